@@ -1,0 +1,124 @@
+"""What worker and launcher say to each other: one message per SEQPACKET datagram, msgpack, tagged by type name.
+
+The worker asks, the launcher answers each request with exactly one reply that carries the request's `seq`;
+`Exited` comes unasked. File descriptors ride on the datagram that names them (SCM_RIGHTS), in the documented order.
+"""
+
+import msgspec
+
+from farcall.spec.container import ContainerSpec, Interpreter
+
+MAX_DATAGRAM = 192 * 1024  # bytes; below the default socket buffer of 208 KiB
+
+
+class Hello(msgspec.Struct, tag=True):
+    """First message of a worker, and of the launcher in answer."""
+
+    version: str
+    pid: int
+
+
+class Prepare(msgspec.Struct, tag=True):
+    """Make the base template for this interpreter ready, so that the first start by fork finds it warm."""
+
+    seq: int
+    interpreter: Interpreter
+
+
+class Start(msgspec.Struct, tag=True):
+    """Make a container. Carries four descriptors: control socket, stdout, stderr, shared page (they become 3, 1, 2, 4
+    in the runner; 0 is /dev/null; 5 is the lifeline, made by the launcher)."""
+
+    seq: int
+    spec: ContainerSpec
+
+
+class Reattach(msgspec.Struct, tag=True):
+    """Give a running container a new control socket after its worker went away. Carries that one descriptor, which the
+    launcher passes on over the container's lifeline."""
+
+    seq: int
+    container_id: str
+
+
+class Signal(msgspec.Struct, tag=True):
+    """Send a signal to the runner (not to pid 1). SIGKILL ends the whole container."""
+
+    seq: int
+    container_id: str
+    signal: int
+
+
+class List(msgspec.Struct, tag=True):
+    """Ask for all live containers, and for the exits no worker has acknowledged."""
+
+    seq: int
+
+
+class AckExit(msgspec.Struct, tag=True):
+    """The worker has seen this exit; the launcher may forget it. Has no reply."""
+
+    container_id: str
+
+
+class Shutdown(msgspec.Struct, tag=True):
+    """Kill everything, sweep mounts, cgroups and namespaces, reply and end."""
+
+    seq: int
+
+
+class Done(msgspec.Struct, tag=True):
+    """The request succeeded."""
+
+    seq: int
+
+
+class Started(msgspec.Struct, tag=True):
+    """The container exists. Carries one descriptor: the pidfd of its pid 1.
+
+    `timeline` is seconds since the request arrived, by step; `notes` are one-line reductions a user should know of
+    (no cgroup: the memory limit is not enforced, no network: slirp4netns is missing).
+    """
+
+    seq: int
+    container_id: str
+    pid: int
+    timeline: dict[str, float]
+    notes: list[str] = []
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The request failed. `code` is one of farcall.errors; `message` says what and what to do next."""
+
+    seq: int
+    code: str
+    message: str
+
+
+class Exited(msgspec.Struct, tag=True):
+    """A container is gone, and everything it had with it. Exactly one of `exit_code` and `signal` is set.
+
+    `memory_peak` and `memory_limit` are bytes, 0 where unknown.
+    """
+
+    container_id: str
+    exit_code: int | None
+    signal: int | None
+    out_of_memory: bool
+    memory_peak: int
+    memory_limit: int
+    killed_by_us: bool  # we sent SIGKILL on the worker's request
+
+
+class Listed(msgspec.Struct, tag=True):
+    """All live containers, and the exits not yet acknowledged. Carries the pidfds of `containers` in order
+    (at most 200 a message; `more` says that a further List gives the rest)."""
+
+    seq: int
+    containers: list[str]
+    exits: list[Exited]
+    more: bool = False
+
+
+Request = Hello | Prepare | Start | Reattach | Signal | List | AckExit | Shutdown
+Reply = Hello | Done | Started | Failed | Exited | Listed

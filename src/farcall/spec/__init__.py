@@ -1,0 +1,1 @@
+"""What a decorator says, as values. Nothing here does I/O."""

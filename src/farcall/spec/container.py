@@ -1,0 +1,59 @@
+"""What one container is made of: the request that the worker sends to the launcher."""
+
+from typing import Literal
+
+import msgspec
+
+Runtime = Literal["native", "process"]
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """A file or directory of the host that the container sees at `target`.
+
+    `optional` binds are left out silently where `source` does not exist.
+    """
+
+    source: str
+    target: str
+    read_only: bool = True
+    optional: bool = False
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the kernel enforces on one container. `None` means no limit of its own."""
+
+    cpu_request: float = 0.125  # cores; becomes a share
+    cpu_limit: float | None = None  # cores; becomes a quota
+    memory_request: int = 128  # MiB
+    memory_limit: int | None = None  # MiB
+    pids: int = 4096
+    disk: int = 16 * 1024  # MiB of the writable area
+
+
+class Interpreter(msgspec.Struct, frozen=True):
+    """A Python that runs user code, as probed on the host.
+
+    `paths` are all host directories that must be visible at the same path for it to work: prefixes, `sys.path` entries,
+    targets of editable installs. `runner_path` is the private directory that holds `farcall` and what it imports,
+    built for this interpreter's version, libc and architecture.
+    """
+
+    executable: str
+    version: str  # "3.11.7"
+    tag: str  # "cp311-linux_x86_64-gnu"
+    paths: tuple[str, ...]
+    runner_path: str
+
+
+class ContainerSpec(msgspec.Struct, frozen=True):
+    """One container, complete: a launcher makes it from this and four file descriptors, knowing nothing else."""
+
+    container_id: str  # "ta-..."
+    interpreter: Interpreter
+    limits: Limits
+    binds: tuple[Bind, ...] = ()
+    env: dict[str, str] = {}
+    cwd: str = "/root"
+    runtime: Runtime = "native"
+    block_network: bool = False
+    start: Literal["fork", "exec"] = "fork"
