@@ -1,0 +1,90 @@
+"""What `@app.function` and `@app.cls` say, as one value."""
+
+from typing import Literal
+
+import msgspec
+
+from farcall.spec.container import Bind, Interpreter, Runtime
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """How often and after which delay a failed attempt is repeated; delays are seconds."""
+
+    max_retries: int = 0
+    initial_delay: float = 1.0
+    backoff_coefficient: float = 1.0
+    max_delay: float = 60.0
+
+    def delay(self, retry: int) -> float:
+        """Seconds to wait before retry number `retry`, counted from 1; never more than `max_delay`."""
+        return min(self.max_delay, self.initial_delay * self.backoff_coefficient ** (retry - 1))
+
+
+class Scaling(msgspec.Struct, frozen=True):
+    """Bounds of a function's pool of containers. `scaledown_window` is seconds."""
+
+    min_containers: int = 0
+    max_containers: int | None = None
+    buffer_containers: int = 0
+    scaledown_window: float = 60.0
+
+
+class MethodSpec(msgspec.Struct, frozen=True):
+    """One callable of a function or class. A plain function has exactly one, named ''."""
+
+    name: str
+    is_generator: bool = False
+    is_async: bool = False
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the container finds the user's code.
+
+    `module` is imported with the folders of `paths` in front of `sys.path`; `script` is set where the module is a file
+    run as a program, so that it is loaded from there under `module`'s name and also stands for `__main__`.
+    `pickled` holds the function or class itself, by value, in place of a module.
+    """
+
+    module: str
+    qualname: str
+    script: str | None = None
+    paths: tuple[str, ...] = ()
+    pickled: bytes | None = None
+
+
+class FunctionSpec(msgspec.Struct, frozen=True):
+    """One function or class of an app, complete: server, worker and runner need nothing else to run it."""
+
+    function_id: str  # "fu-..." or, for a class, "cs-..."
+    name: str
+    source: Source
+    methods: tuple[MethodSpec, ...]
+    interpreter: Interpreter | None = None
+    is_class: bool = False
+    cpu: tuple[float, float | None] = (0.125, None)  # cores: request, limit
+    memory: tuple[int, int | None] = (128, None)  # MiB: request, limit
+    disk: int | None = None  # MiB
+    retries: RetryPolicy = RetryPolicy()
+    timeout: float = 300.0  # seconds, of one attempt
+    startup_timeout: float = 300.0  # seconds, imports and enter hooks
+    scaling: Scaling = Scaling()
+    env: dict[str, str] = {}  # secrets included; never shown
+    binds: tuple[Bind, ...] = ()
+    block_network: bool = False
+    single_use_containers: bool = False
+    compat: Literal["", "modal"] = ""
+    runtime: Runtime = "native"
+    unimplemented: tuple[str, ...] = ()  # features declared that this version cannot do
+
+    def method(self, name: str) -> MethodSpec | None:
+        """The method of that name, None where there is none."""
+        return next((method for method in self.methods if method.name == name), None)
+
+
+class AppSpec(msgspec.Struct, frozen=True):
+    """An app as a client hands it over."""
+
+    app_id: str
+    name: str
+    mode: Literal["ephemeral", "detached"]
+    functions: tuple[FunctionSpec, ...]
