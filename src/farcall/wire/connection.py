@@ -1,0 +1,314 @@
+"""The blocking side of the wire: one socket, shared by all threads and event loops of a process.
+
+A call must not cross threads: waking another thread costs more than the whole round trip. So whichever thread waits for a
+message reads the socket itself. One of them, the leader, reads and hands every message to the connection's handler, also
+those for others; when it has what it waited for it passes the lead to a follower. An event loop never leads for longer
+than one read: it watches the socket and reads only when no thread does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from farcall.errors import ConnectionLostError, ProtocolError
+from farcall.wire import descriptors
+from farcall.wire.frames import FrameDecoder, FrameEncoder
+
+if TYPE_CHECKING:
+    import asyncio
+
+READ_SIZE = 256 * 1024  # bytes, of one read
+
+
+class Waiter:
+    """Something a thread or a task waits for. The connection's handler calls `set` when it is there; once set it stays set."""
+
+    __slots__ = ("_future", "_loop", "_loop_thread", "_wake", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._wake: threading.Lock | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+
+    def set(self) -> None:
+        """Ends the wait. Any thread; more than once does no harm."""
+        self.done = True
+        self.wake()
+
+    def clear(self) -> None:
+        """Makes the waiter wait again. Only the thread or task that waits may do this."""
+        self.done = False
+
+    def wake(self) -> None:
+        """Lets the waiting thread look again, done or not."""
+        wake = self._wake
+        if wake is not None and wake.locked():
+            try:
+                wake.release()
+            except RuntimeError:
+                pass  # another thread released it in between
+        future, loop = self._future, self._loop
+        if future is not None and loop is not None:
+            if self._loop_thread == threading.get_ident():
+                _resolve(future)
+            else:
+                try:
+                    loop.call_soon_threadsafe(_resolve, future)
+                except RuntimeError:
+                    pass  # the loop is closed, and with it whoever waited
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Connection:
+    """A stream of messages over one Unix socket.
+
+    `on_message(message, fds)` is called by whichever thread or loop is reading, one message at a time, in order; it owns
+    the descriptors and must not block. `on_close(error)` is called once, when the peer is gone or `close` was called; every
+    waiter must be set by it. A frame that is refused goes to `on_message` as a ProtocolError.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        messages: Any,
+        on_message: Callable[[Any, tuple[int, ...]], None],
+        on_close: Callable[[ConnectionLostError], None],
+    ) -> None:
+        sock.setblocking(True)
+        self._sock = sock
+        self._on_message = on_message
+        self._on_close = on_close
+        self._encoder = FrameEncoder()
+        self._decoder = FrameDecoder(messages)
+        self._arrived = descriptors.DescriptorQueue()
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+        self._send_lock = threading.Lock()
+        self._unsent = b""  # rest of a frame whose sending was interrupted by an exception in a signal handler
+        self._mutex = threading.Lock()  # guards the two below
+        self._leading = False
+        self._followers: list[Waiter] = []
+        self._watchers: dict[asyncio.AbstractEventLoop, int] = {}
+        self._closed: ConnectionLostError | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over."""
+        return self._closed is not None
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+    # --- sending
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Sends one message; returns when the kernel has it. The descriptors stay the caller's.
+
+        Raises ConnectionLostError (which then says that nothing has run) where the connection is over, ProtocolError where
+        the message is too large.
+        """
+        with self._send_lock:
+            frame = self._encoder.encode(message, len(fds))
+            if self._closed is not None:
+                raise ConnectionLostError(str(self._closed), may_have_run=False)
+            try:
+                if self._unsent:
+                    self._send_all(self._unsent)
+                self._unsent = frame
+                if fds:
+                    # A descriptor goes with the first byte, so an interrupted start is repeated whole.
+                    sent = self._sock.sendmsg([frame], descriptors.pack(fds))
+                    self._unsent = frame[sent:]
+                    if sent == len(frame):
+                        return
+                    frame = self._unsent
+                self._send_all(frame)
+            except OSError as error:
+                self._unsent = b""
+                raise ConnectionLostError(f"the connection to the server broke while sending: {error}", may_have_run=True) from error
+
+    def _send_all(self, data: bytes) -> None:
+        sent = self._sock.send(data)
+        self._unsent = data[sent:] if sent < len(data) else b""
+        while self._unsent:
+            sent = self._sock.send(self._unsent)
+            self._unsent = self._unsent[sent:]
+
+    # --- waiting
+
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        """Blocks until the waiter is set; False where `timeout` seconds pass first. Reads the socket where nobody else does."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not waiter.done:
+            with self._mutex:
+                lead = not self._leading
+                if lead:
+                    self._leading = True
+                else:
+                    wake = threading.Lock()
+                    wake.acquire()
+                    waiter._wake = wake  # pyright: ignore[reportPrivateUsage]
+                    self._followers.append(waiter)
+            if lead:
+                try:
+                    while not waiter.done:
+                        if not self._read(deadline):
+                            return False
+                finally:
+                    self._pass_lead()
+            else:
+                try:
+                    # `set` may have come before it could see the lock.
+                    if not waiter.done:
+                        remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+                        if not wake.acquire(timeout=remaining) and not waiter.done:
+                            return False
+                finally:
+                    with self._mutex:
+                        if waiter in self._followers:
+                            self._followers.remove(waiter)
+                            promoted = False
+                        else:
+                            promoted = True
+                    waiter._wake = None  # pyright: ignore[reportPrivateUsage]
+                    if promoted and waiter.done:
+                        # It was woken to lead and needs to no more: the lead must not be lost.
+                        self._wake_follower()
+        return True
+
+    async def wait_async(self, waiter: Waiter) -> None:
+        """Awaits the waiter. Many tasks and loops may wait at once, beside threads."""
+        import asyncio
+
+        if waiter.done:
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        waiter._loop, waiter._loop_thread, waiter._future = loop, threading.get_ident(), future  # pyright: ignore[reportPrivateUsage]
+        self._watch(loop)
+        try:
+            while not waiter.done:
+                await future
+                if not waiter.done:
+                    future = loop.create_future()
+                    waiter._future = future  # pyright: ignore[reportPrivateUsage]
+        finally:
+            waiter._future = None  # pyright: ignore[reportPrivateUsage]
+            self._unwatch(loop)
+
+    def poll(self) -> bool:
+        """Handles what has arrived, without waiting. False where nothing had, or another thread is reading."""
+        return self._read_without_waiting()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        count = self._watchers.get(loop, 0)
+        self._watchers[loop] = count + 1
+        if count == 0 and not self.closed:
+            loop.add_reader(self._sock.fileno(), self._read_without_waiting)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        count = self._watchers[loop] - 1
+        if count:
+            self._watchers[loop] = count
+            return
+        del self._watchers[loop]
+        if self._sock.fileno() >= 0 and not loop.is_closed():
+            loop.remove_reader(self._sock.fileno())
+
+    # --- reading
+
+    def _pass_lead(self) -> None:
+        with self._mutex:
+            self._leading = False
+        self._wake_follower()
+
+    def _wake_follower(self) -> None:
+        with self._mutex:
+            if self._leading or not self._followers:
+                return
+            follower = self._followers.pop()
+        follower.wake()
+
+    def _read_without_waiting(self) -> bool:
+        with self._mutex:
+            if self._leading:
+                return False
+            self._leading = True
+        try:
+            return self._receive(socket.MSG_DONTWAIT)
+        finally:
+            self._pass_lead()
+
+    def _read(self, deadline: float | None) -> bool:
+        if deadline is not None:
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return False
+        self._receive(0)
+        return True
+
+    def _receive(self, flags: int) -> bool:
+        try:
+            count, ancillary, _, _ = self._sock.recvmsg_into([self._buffer], descriptors.ANCILLARY_SPACE, flags | socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._end(f"the connection to the server broke: {error}")
+            return False
+        if count == 0:
+            self._end("the server closed the connection")
+            return False
+        if ancillary:
+            self._arrived.add(ancillary)
+        for message, carried in self._decoder.feed(self._view[:count]):
+            try:
+                fds = self._arrived.take(carried) if carried else ()
+            except ProtocolError as error:
+                self._on_message(error, ())
+                continue
+            if isinstance(message, ProtocolError):
+                descriptors.close_all(fds)
+                fds = ()
+            self._on_message(message, fds)
+        return True
+
+    # --- ending
+
+    def close(self) -> None:
+        """Ends the connection; whoever waits is set free. Safe from any thread."""
+        self._end("the connection was closed")
+
+    def abandon(self) -> None:
+        """After a fork, in the child: lets go of the socket without a word to the peer, which the parent goes on using."""
+        self._closed = ConnectionLostError("the connection belongs to the parent process")
+        os.close(self._sock.detach())
+
+    def _end(self, reason: str) -> None:
+        with self._mutex:
+            if self._closed is not None:
+                return
+            self._closed = error = ConnectionLostError(reason)
+        for loop in list(self._watchers):
+            fd = self._sock.fileno()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(loop.remove_reader, fd)
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._arrived.close()
+        self._on_close(error)

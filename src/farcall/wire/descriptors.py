@@ -1,0 +1,57 @@
+"""File descriptors that ride on frames (SCM_RIGHTS)."""
+
+import array
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from farcall.errors import ProtocolError
+from farcall.wire.frames import MAX_DESCRIPTORS
+
+ANCILLARY_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+def pack(fds: Sequence[int]) -> Ancillary:
+    """The ancillary data that sends these descriptors along."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Closes descriptors nobody wants; one that is closed already is no error."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+class DescriptorQueue:
+    """Descriptors that have arrived and wait for the frame that claims them, in order of arrival.
+
+    The kernel delivers a descriptor with the first byte of the send it rode on, so it is never later than its frame.
+    """
+
+    def __init__(self) -> None:
+        self._fds: deque[int] = deque()
+
+    def add(self, ancillary: Ancillary) -> None:
+        """Takes over the descriptors in what `recvmsg` returned."""
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                self._fds.extend(fds)
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """The next `count` descriptors. Raises ProtocolError where the peer claimed more than it sent."""
+        if count > len(self._fds):
+            raise ProtocolError(f"a frame claims {count} descriptors and {len(self._fds)} came with it")
+        return tuple(self._fds.popleft() for _ in range(count))
+
+    def close(self) -> None:
+        """Closes what nobody claimed."""
+        close_all(self._fds)
+        self._fds.clear()

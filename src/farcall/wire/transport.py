@@ -1,0 +1,168 @@
+"""The event loop's side of the wire: one connection of a server.
+
+asyncio's own transports drop file descriptors, so this one reads and writes the socket itself when the loop says it is
+ready. Messages sent in one turn of the loop leave in one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from farcall.errors import ProtocolError
+from farcall.wire import descriptors
+from farcall.wire.connection import READ_SIZE
+from farcall.wire.frames import FrameDecoder, FrameEncoder
+
+# All transports of a process read on one loop, one after another, so they share one buffer.
+_read_buffer = bytearray(READ_SIZE)
+_read_view = memoryview(_read_buffer)
+
+
+class Transport:
+    """A non-blocking stream of messages on the running loop.
+
+    `on_message(message, fds)` gets each message, or a ProtocolError for a frame that was refused, and owns the descriptors.
+    `on_close()` is called once, after the last message, when the peer is gone or `close` was called.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        messages: Any,
+        on_message: Callable[[Any, tuple[int, ...]], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._on_message = on_message
+        self._on_close = on_close
+        self._encoder = FrameEncoder()
+        self._decoder = FrameDecoder(messages)
+        self._arrived = descriptors.DescriptorQueue()
+        self._out: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._flushing = False
+        self._paused = False
+        self._writing = False
+        self.buffered = 0  # bytes accepted by `send` and not yet taken by the kernel
+        self.closed = False
+        self._loop.add_reader(self._fd, self._readable)
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Queues one message. Takes over the descriptors and closes them once sent. A closed transport drops both."""
+        if self.closed:
+            descriptors.close_all(fds)
+            return
+        frame = self._encoder.encode(message, len(fds))
+        self.buffered += len(frame)
+        self._out.append((frame, tuple(fds)))
+        if not self._flushing and not self._writing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def close(self, *, after_flush: bool = False) -> None:
+        """Ends the connection; `on_close` follows in the same turn of the loop. With `after_flush` what can be sent at once
+        is sent first."""
+        if self.closed:
+            return
+        if after_flush:
+            self._flush()
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        for _, fds in self._out:
+            descriptors.close_all(fds)
+        self._out.clear()
+        self.buffered = 0
+        self._arrived.close()
+        self._sock.close()
+        self._on_close()
+
+    def pause(self) -> None:
+        """Stops reading: the peer is held back by the kernel's buffers."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Reads again."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self._loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        try:
+            count, ancillary, _, _ = self._sock.recvmsg_into([_read_buffer], descriptors.ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count, ancillary = 0, []
+        if count == 0:
+            self.close()
+            return
+        if ancillary:
+            self._arrived.add(ancillary)
+        for message, carried in self._decoder.feed(_read_view[:count]):
+            if self.closed:
+                return
+            try:
+                fds = self._arrived.take(carried) if carried else ()
+            except ProtocolError as error:
+                self._on_message(error, ())
+                continue
+            if isinstance(message, ProtocolError):
+                descriptors.close_all(fds)
+                fds = ()
+            self._on_message(message, fds)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out = self._out
+        while out and not self.closed:
+            frame, fds = out[0]
+            if fds:
+                batch, ancillary = [frame], descriptors.pack(fds)
+            else:
+                batch, ancillary = [], []
+                for frame, more in out:
+                    if more or len(batch) == 64:
+                        break
+                    batch.append(frame)
+            try:
+                sent = self._sock.sendmsg(batch, ancillary)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            self.buffered -= sent
+            for frame in batch:
+                if sent < len(frame):
+                    break
+                sent -= len(frame)
+                descriptors.close_all(out.popleft()[1])
+            else:
+                continue
+            if sent:
+                # The descriptors went with the first byte.
+                frame, fds = out.popleft()
+                descriptors.close_all(fds)
+                out.appendleft((frame[sent:], ()))
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._fd, self._writable)
+            return
+        if self._writing and not self.closed:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _writable(self) -> None:
+        self._flush()
