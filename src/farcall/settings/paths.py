@@ -1,0 +1,133 @@
+"""The directories farcall uses, after the XDG base directory specification."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from farcall.errors import InvalidError
+
+MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its terminating zero
+_SOCKET_NAME = "server.sock"
+
+
+class Paths:
+    """The directories of one user's farcall. Each is made on first use, readable by this user only (0700).
+
+    `state` is what must survive a restart, `runtime` holds sockets, `data` what farcall built and can build again at a
+    cost, `cache` what may be deleted at any time, `config` the user's own files (it is never made by us).
+    """
+
+    def __init__(self, state: Path, runtime: Path, data: Path, cache: Path, config: Path) -> None:
+        self._state, self._runtime, self._data, self._cache = state, runtime, data, cache
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Paths(state={self._state}, runtime={self._runtime}, data={self._data}, cache={self._cache})"
+
+    @property
+    def state(self) -> Path:
+        return private_directory(self._state)
+
+    @property
+    def runtime(self) -> Path:
+        return private_directory(self._runtime)
+
+    @property
+    def data(self) -> Path:
+        return private_directory(self._data)
+
+    @property
+    def cache(self) -> Path:
+        return private_directory(self._cache)
+
+    @property
+    def server_socket(self) -> Path:
+        """The server's Unix socket. Its length is at most `MAX_SOCKET_PATH` bytes."""
+        return self.runtime / _SOCKET_NAME
+
+    @property
+    def server_log(self) -> Path:
+        return self.state / "server.log"
+
+    @property
+    def launcher_state(self) -> Path:
+        """The launcher's journal, sockets and containers' areas."""
+        return private_directory(self.state / "launcher")
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+
+def private_directory(path: Path) -> Path:
+    """Make `path` with mode 0700 where it is missing, and return it. Raises `InvalidError` where that is impossible."""
+    if path.is_dir():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InvalidError(
+            f"farcall cannot make its directory {path}: {error.strerror}. "
+            "Set FARCALL_STATE_DIR (or XDG_STATE_HOME, XDG_DATA_HOME, XDG_CACHE_HOME) to a directory you may write to."
+        ) from error
+    return path
+
+
+def paths(environ: Mapping[str, str] | None = None) -> Paths:
+    """The directories that hold under `environ` (this process's environment when None).
+
+    `FARCALL_STATE_DIR` moves state *and* sockets, so that two state directories never share a server; data and cache,
+    which any number of servers may share, follow `XDG_DATA_HOME` and `XDG_CACHE_HOME`.
+    """
+    environ = os.environ if environ is None else environ
+    home = environ.get("HOME") or os.path.expanduser("~")
+
+    def base(variable: str, default: str) -> Path:
+        value = environ.get(variable, "")
+        # A relative XDG path is invalid by the specification, and to be ignored.
+        return Path(value if os.path.isabs(value) else os.path.join(home, default)) / "farcall"
+
+    chosen = environ.get("FARCALL_STATE_DIR", "")
+    state = Path(os.path.abspath(os.path.expanduser(chosen))) if chosen else base("XDG_STATE_HOME", ".local/state")
+    runtime = None if chosen else _session_directory(environ)
+    runtime = runtime or state
+    if len(os.fsencode(runtime / _SOCKET_NAME)) > MAX_SOCKET_PATH:
+        runtime = _short_directory(state)
+    return Paths(
+        state=state,
+        runtime=runtime,
+        data=base("XDG_DATA_HOME", ".local/share"),
+        cache=base("XDG_CACHE_HOME", ".cache"),
+        config=base("XDG_CONFIG_HOME", ".config"),
+    )
+
+
+def _session_directory(environ: Mapping[str, str]) -> Path | None:
+    """`$XDG_RUNTIME_DIR/farcall`, unless the variable was inherited from another user (sudo -E, su) or is stale."""
+    value = environ.get("XDG_RUNTIME_DIR", "")
+    if not os.path.isabs(value):
+        return None
+    try:
+        found = os.stat(value)
+    except OSError:
+        return None
+    return Path(value) / "farcall" if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
+
+
+def _short_directory(state: Path) -> Path:
+    """A directory with a short name that belongs to this state directory, for a socket whose own path is too long."""
+    from hashlib import sha256
+
+    digest = sha256(os.fsencode(state)).hexdigest()[:12]
+    directory = Path("/tmp") / f"farcall-{os.getuid()}-{digest}"
+    private_directory(directory)
+    found = os.lstat(directory)
+    # /tmp is everybody's: a directory that another user made first, or a link, is not ours to put a socket into.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise InvalidError(
+            f"{directory} is not a private directory of yours, and the path of the state directory {state} is too "
+            f"long for a socket (at most {MAX_SOCKET_PATH} bytes). Set FARCALL_STATE_DIR to a shorter path."
+        )
+    return directory
