@@ -67,7 +67,7 @@ class Done(_Message, tag=3):
     """The request succeeded. `body` is msgpack, documented with the request."""
 
     seq: int
-    body: msgspec.Raw = msgspec.Raw(b"\xc0")
+    body: bytes = b"\xc0"
 
 
 class Failed(_Message, tag=4):
