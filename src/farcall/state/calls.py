@@ -1,0 +1,288 @@
+"""Calls, their inputs and their outputs in the database: one function for each thing that can happen to them."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from farcall.errors import AlreadyExistsError, ConflictError, InputCancelledError, NotFoundError, OutputExpiredError
+from farcall.state.records import Call, Input
+from farcall.state.writer import Transaction
+
+PAGE = 1000  # rows
+
+_CALL_COLUMNS = "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at"
+
+
+class StoredPayload(NamedTuple):
+    """Where a payload is: in the row (`data`) or in a file."""
+
+    size: int
+    file: str | None
+    data: bytes | None
+
+
+def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredPayload], now: float) -> Call:
+    state = transaction.execute("SELECT state FROM apps WHERE app_id = ?", (call.app_id,)).fetchone()
+    if state is None:
+        raise NotFoundError(f"no app {call.app_id}: call {call.call_id} cannot be added to it.")
+    if state[0] == "stopped":
+        raise ConflictError(f"app {call.app_id} has stopped and takes no more calls. Run or deploy it again.")
+    if _rowid(transaction, call.call_id) is not None or _is_tombstone(transaction, call.call_id):
+        raise AlreadyExistsError(f"call {call.call_id} exists already.")
+    rowid = transaction.execute(
+        f"INSERT INTO calls ({_CALL_COLUMNS}) VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, NULL)",
+        (call.call_id, call.app_id, call.function_id, call.function_name, now),
+    ).lastrowid
+    assert rowid is not None, "an INSERT has a rowid"
+    _insert_inputs(transaction, rowid, payloads, first_index=0)
+    return select_call(transaction, call.call_id)
+
+
+def insert_inputs(transaction: Transaction, call_id: str, payloads: Sequence[StoredPayload], first_index: int) -> int:
+    rowid, status = _require(transaction, call_id)
+    if status == "cancelled":
+        raise ConflictError(f"call {call_id} was cancelled and takes no more inputs. Spawn a new one.")
+    return _insert_inputs(transaction, rowid, payloads, first_index)
+
+
+def _insert_inputs(transaction: Transaction, rowid: int, payloads: Sequence[StoredPayload], first_index: int) -> int:
+    added = 0
+    for position, payload in enumerate(payloads, start=first_index):
+        inserted = transaction.execute(
+            "INSERT OR IGNORE INTO inputs VALUES (?, ?, 'pending', 0, 0, ?, ?, ?)", (rowid, position, *payload)
+        ).rowcount
+        added += inserted
+        if not inserted:
+            transaction.discard(payload.file)
+    # A call that had finished waits again for its new inputs.
+    transaction.execute(
+        """UPDATE calls SET num_inputs = num_inputs + ?,
+           status = CASE WHEN num_finished < num_inputs + ? THEN 'pending' ELSE status END WHERE id = ?""",
+        (added, added, rowid),
+    )
+    return added
+
+
+def insert_output(
+    transaction: Transaction, call_id: str, index: int, status: int, payload: StoredPayload, now: float
+) -> bool:
+    rowid = _rowid(transaction, call_id)
+    if rowid is None:
+        if not _is_tombstone(transaction, call_id):
+            raise _no_call(call_id)
+        transaction.discard(payload.file)
+        return False
+    found = transaction.execute(
+        "SELECT status, file FROM inputs WHERE call = ? AND position = ?", (rowid, index)
+    ).fetchone()
+    if found is None:
+        raise _no_input(call_id, index)
+    if found[0] in ("done", "cancelled"):
+        transaction.discard(payload.file)
+        return False
+    transaction.execute(
+        "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)", (rowid, index, status, now, payload.file, payload.data)
+    )
+    # The input never runs again: its payload would only take up disk for as long as the result is kept.
+    transaction.execute(
+        "UPDATE inputs SET status = 'done', payload = NULL, file = NULL WHERE call = ? AND position = ?", (rowid, index)
+    )
+    transaction.discard(found[1])
+    transaction.execute(
+        """UPDATE calls SET num_finished = num_finished + 1, finished_at = ?,
+           status = CASE WHEN status = 'pending' AND num_finished + 1 >= num_inputs THEN 'done' ELSE status END
+           WHERE id = ?""",
+        (now, rowid),
+    )
+    return True
+
+
+def cancel(transaction: Transaction, call_id: str, now: float) -> int:
+    rowid, _ = _require(transaction, call_id)
+    unfinished = "call = ? AND status IN ('pending', 'running')"
+    for (file,) in transaction.execute(f"SELECT file FROM inputs WHERE {unfinished} AND file IS NOT NULL", (rowid,)):
+        transaction.discard(file)
+    cancelled = transaction.execute(
+        f"UPDATE inputs SET status = 'cancelled', payload = NULL, file = NULL WHERE {unfinished}", (rowid,)
+    ).rowcount
+    transaction.execute(
+        """UPDATE calls SET status = 'cancelled', num_finished = num_inputs, finished_at = ?
+           WHERE id = ? AND status = 'pending'""",
+        (now, rowid),
+    )
+    return cancelled
+
+
+def mark_running(transaction: Transaction, call_id: str, indexes: Sequence[int]) -> None:
+    rowid, _ = _require(transaction, call_id)
+    transaction.executemany(
+        "UPDATE inputs SET status = 'running' WHERE call = ? AND position = ? AND status = 'pending'",
+        [(rowid, index) for index in indexes],
+    )
+
+
+def bump_attempt(transaction: Transaction, call_id: str, index: int, lost: bool) -> tuple[int, int]:
+    rowid, _ = _require(transaction, call_id)
+    counters = "losses = losses + 1" if lost else "attempts = attempts + 1, losses = 0"
+    changed = transaction.execute(
+        f"""UPDATE inputs SET status = 'pending', {counters}
+            WHERE call = ? AND position = ? AND status IN ('pending', 'running')""",
+        (rowid, index),
+    ).rowcount
+    found = transaction.execute(
+        "SELECT status, attempts, losses FROM inputs WHERE call = ? AND position = ?", (rowid, index)
+    ).fetchone()
+    if found is None:
+        raise _no_input(call_id, index)
+    if not changed:
+        raise ConflictError(f"input {index} of call {call_id} is {found[0]}: it has no further attempts.")
+    return found[1], found[2]
+
+
+def select_call(source: sqlite3.Connection | Transaction, call_id: str) -> Call:
+    found = source.execute(f"SELECT {_CALL_COLUMNS} FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+    if found is None:
+        raise _missing(source, call_id)
+    return _call(found)
+
+
+def select_pending_calls(connection: sqlite3.Connection, after: int, app_id: str | None) -> list[tuple[int, Call]]:
+    """The next page of calls with unfinished inputs, oldest first, each with the position to go on from."""
+    rows = connection.execute(
+        f"""SELECT id, {_CALL_COLUMNS} FROM calls
+            WHERE id > ? AND num_finished < num_inputs AND app_id = ifnull(?, app_id) ORDER BY id LIMIT {PAGE}""",
+        (after, app_id),
+    )
+    return [(row[0], _call(row[1:])) for row in rows]
+
+
+def select_pending_inputs(connection: sqlite3.Connection, call_id: str, after: int) -> list[Input]:
+    """The next page of a call's unfinished inputs by index; none when the call is gone."""
+    rows = connection.execute(
+        f"""SELECT position, status, attempts, losses, size FROM inputs
+            WHERE call = (SELECT id FROM calls WHERE call_id = ?) AND position > ? AND status IN ('pending', 'running')
+            ORDER BY position LIMIT {PAGE}""",
+        (call_id, after),
+    )
+    return [
+        Input(call_id=call_id, index=index, status=status, attempts=attempts, losses=losses, size=size)
+        for index, status, attempts, losses, size in rows
+    ]
+
+
+def select_input_payload(connection: sqlite3.Connection, call_id: str, index: int) -> tuple[str | None, bytes | None]:
+    rowid, _ = _require(connection, call_id)
+    found = connection.execute(
+        "SELECT status, file, payload FROM inputs WHERE call = ? AND position = ?", (rowid, index)
+    ).fetchone()
+    if found is None:
+        raise _no_input(call_id, index)
+    if found[0] in ("done", "cancelled"):
+        raise ConflictError(f"input {index} of call {call_id} is {found[0]}: its arguments are no longer kept.")
+    return found[1], found[2]
+
+
+def select_output(
+    connection: sqlite3.Connection, call_id: str, index: int
+) -> tuple[int, float, str | None, bytes | None] | None:
+    """(status, finished_at, file, payload), or None while there is none yet."""
+    rowid, _ = _require(connection, call_id)
+    found = connection.execute(
+        "SELECT status, finished_at, file, payload FROM outputs WHERE call = ? AND position = ?", (rowid, index)
+    ).fetchone()
+    if found is not None:
+        return found
+    status = connection.execute("SELECT status FROM inputs WHERE call = ? AND position = ?", (rowid, index)).fetchone()
+    if status is None:
+        raise _no_input(call_id, index)
+    if status[0] == "cancelled":
+        raise InputCancelledError(f"input {index} of call {call_id} was cancelled before it had a result.")
+    return None
+
+
+def expire(transaction: Transaction, before: float, now: float, limit: int = 100) -> int:
+    """Turn up to `limit` calls that finished before `before` into tombstones; returns how many."""
+    rows = transaction.execute(
+        """SELECT id, call_id FROM calls
+           WHERE num_finished >= num_inputs AND ifnull(finished_at, created_at) < ? LIMIT ?""",
+        (before, limit),
+    ).fetchall()
+    for rowid, call_id in rows:
+        for table in ("inputs", "outputs"):
+            for (file,) in transaction.execute(
+                f"SELECT file FROM {table} WHERE call = ? AND file IS NOT NULL", (rowid,)
+            ):
+                transaction.discard(file)
+            transaction.execute(f"DELETE FROM {table} WHERE call = ?", (rowid,))
+        transaction.execute("DELETE FROM calls WHERE id = ?", (rowid,))
+        transaction.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (call_id, now))
+    return len(rows)
+
+
+def forget(transaction: Transaction, tombstones_before: float, apps_before: float) -> None:
+    """Delete tombstones made before the one time, and apps without calls that stopped before the other."""
+    transaction.execute("DELETE FROM tombstones WHERE expired_at < ?", (tombstones_before,))
+    transaction.execute(
+        """DELETE FROM apps WHERE state = 'stopped' AND stopped_at < ?
+           AND NOT EXISTS (SELECT 1 FROM calls WHERE calls.app_id = apps.app_id)""",
+        (apps_before,),
+    )
+
+
+def restamp(transaction: Transaction, latest: float) -> None:
+    """Times after `latest` were written by a clock that ran ahead; without this they would be kept until it comes."""
+    transaction.execute("UPDATE calls SET finished_at = ? WHERE finished_at > ?", (latest, latest))
+    transaction.execute("UPDATE calls SET created_at = ? WHERE created_at > ?", (latest, latest))
+    transaction.execute("UPDATE tombstones SET expired_at = ? WHERE expired_at > ?", (latest, latest))
+    transaction.execute("UPDATE apps SET stopped_at = ? WHERE stopped_at > ?", (latest, latest))
+
+
+def is_file_named(connection: sqlite3.Connection, file: str) -> bool:
+    """Whether a row names this payload file."""
+    found = connection.execute(
+        "SELECT 1 FROM inputs WHERE file = ? UNION ALL SELECT 1 FROM outputs WHERE file = ? LIMIT 1", (file, file)
+    )
+    return found.fetchone() is not None
+
+
+def newest_time(connection: sqlite3.Connection) -> float | None:
+    """The newest time in the store."""
+    return connection.execute(
+        "SELECT max(t) FROM (SELECT max(created_at) t FROM apps UNION ALL SELECT max(created_at) FROM calls"
+        " UNION ALL SELECT max(finished_at) FROM calls)"
+    ).fetchone()[0]
+
+
+def _call(row: Sequence[object]) -> Call:
+    return Call(**dict(zip(Call.__struct_fields__, row, strict=True)))  # pyright: ignore[reportArgumentType]
+
+
+def _rowid(source: sqlite3.Connection | Transaction, call_id: str) -> int | None:
+    found = source.execute("SELECT id FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+    return None if found is None else found[0]
+
+
+def _require(source: sqlite3.Connection | Transaction, call_id: str) -> tuple[int, str]:
+    """(rowid, status) of a call; OutputExpiredError or NotFoundError when there is none."""
+    found = source.execute("SELECT id, status FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+    if found is None:
+        raise _missing(source, call_id)
+    return found
+
+
+def _is_tombstone(source: sqlite3.Connection | Transaction, call_id: str) -> bool:
+    return source.execute("SELECT 1 FROM tombstones WHERE call_id = ?", (call_id,)).fetchone() is not None
+
+
+def _missing(source: sqlite3.Connection | Transaction, call_id: str) -> Exception:
+    if _is_tombstone(source, call_id):
+        return OutputExpiredError(f"the results of call {call_id} have expired: they are kept 7 days. Spawn it again.")
+    return _no_call(call_id)
+
+
+def _no_call(call_id: str) -> NotFoundError:
+    return NotFoundError(f"no call {call_id} here. Check the id, and that this is the server that it was spawned on.")
+
+
+def _no_input(call_id: str, index: int) -> NotFoundError:
+    return NotFoundError(f"call {call_id} has no input {index}.")

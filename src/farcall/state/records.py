@@ -1,0 +1,63 @@
+"""What the store keeps, as values: apps, calls, inputs and outputs. Times are seconds since the epoch."""
+
+from typing import Literal
+
+import msgspec
+
+AppState = Literal["initializing", "ephemeral", "detached", "deployed", "stopping", "stopped"]
+CallStatus = Literal["pending", "done", "cancelled"]
+InputStatus = Literal["pending", "running", "done", "cancelled"]
+
+
+class App(msgspec.Struct, frozen=True, kw_only=True):
+    """One app. `definition` is opaque here; `created_at` and `stopped_at` are stamped by the store."""
+
+    app_id: str
+    name: str
+    state: AppState = "initializing"
+    definition: bytes = b""
+    client_pid: int | None = None
+    created_at: float = 0.0
+    stopped_at: float | None = None
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One spawned call. Everything after `function_name` is stamped and counted by the store.
+
+    `num_finished` counts the inputs that have an output or were cancelled; a call is "done" when that is all of them
+    and "cancelled" from `cancel_call` on. `finished_at` is when the last input so far finished.
+    """
+
+    call_id: str
+    app_id: str
+    function_id: str
+    function_name: str
+    created_at: float = 0.0
+    status: CallStatus = "pending"
+    num_inputs: int = 0
+    num_finished: int = 0
+    finished_at: float | None = None
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """One input of a call, without its payload (`size` is the payload's length in bytes).
+
+    `attempts` counts those that spent the retry budget, `losses` those lost in a row through no fault of the function.
+    """
+
+    call_id: str
+    index: int
+    status: InputStatus
+    attempts: int
+    losses: int
+    size: int
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one input; the meaning of `status` and `payload` is the server's and the client's."""
+
+    call_id: str
+    index: int
+    status: int
+    payload: bytes
+    finished_at: float

@@ -1,0 +1,60 @@
+"""The tables, as migrations: `PRAGMA user_version` is the number of migrations that a database has been through."""
+
+import sqlite3
+from pathlib import Path
+
+from farcall.errors import VersionError
+
+# A migration that has been released is never edited; a change of the tables is a new one at the end.
+# `call` is the call's rowid: one small integer in a million inputs, where its id would be 30 bytes.
+# A payload is either in the row or in the file that `file` names, never both.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE apps (
+            app_id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, definition BLOB NOT NULL,
+            client_pid INTEGER, created_at REAL NOT NULL, stopped_at REAL)""",
+        """CREATE TABLE calls (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, call_id TEXT NOT NULL UNIQUE, app_id TEXT NOT NULL,
+            function_id TEXT NOT NULL, function_name TEXT NOT NULL, created_at REAL NOT NULL, status TEXT NOT NULL,
+            num_inputs INTEGER NOT NULL, num_finished INTEGER NOT NULL, finished_at REAL)""",
+        "CREATE INDEX calls_by_app ON calls (app_id)",
+        "CREATE INDEX calls_pending ON calls (id) WHERE num_finished < num_inputs",
+        """CREATE INDEX calls_finished ON calls (ifnull(finished_at, created_at))
+            WHERE num_finished >= num_inputs""",
+        """CREATE TABLE inputs (
+            call INTEGER NOT NULL, position INTEGER NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL,
+            losses INTEGER NOT NULL, size INTEGER NOT NULL, file TEXT, payload BLOB, PRIMARY KEY (call, position))""",
+        "CREATE INDEX inputs_unfinished ON inputs (call, position) WHERE status IN ('pending', 'running')",
+        "CREATE INDEX inputs_by_file ON inputs (file) WHERE file IS NOT NULL",
+        """CREATE TABLE outputs (
+            call INTEGER NOT NULL, position INTEGER NOT NULL, status INTEGER NOT NULL, finished_at REAL NOT NULL,
+            file TEXT, payload BLOB, PRIMARY KEY (call, position))""",
+        "CREATE INDEX outputs_by_file ON outputs (file) WHERE file IS NOT NULL",
+        "CREATE TABLE tombstones (call_id TEXT PRIMARY KEY, expired_at REAL NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX tombstones_by_time ON tombstones (expired_at)",
+    ),
+)
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> None:
+    """Bring the database up to date, each migration in a transaction of its own.
+
+    Raises VersionError when a newer farcall has written it: its tables may mean something else by now.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(migrations):
+        raise VersionError(
+            f"the state database {path} was written by a newer farcall (schema {version}; this one knows "
+            f"{len(migrations)}). Upgrade farcall, or use another state directory."
+        )
+    for number, statements in enumerate(migrations[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
