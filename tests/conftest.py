@@ -66,26 +66,25 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 
 @dataclass
 class Installation:
-    """Directories of its own for one farcall: state, runtime, cache, configuration; and the command line in them."""
+    """Directories of its own for one farcall: state, sockets, configuration, home; and the command line in them."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def under(cls, root: Path) -> "Installation":
+    def under(cls, root: Path, shared: Path) -> "Installation":
+        """State and sockets under `root`; under `shared` what any number of servers may share, and is costly to build."""
         kept = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
-        environment["HOME"] = str(root / "home")
-        for name, folder in {
-            "XDG_STATE_HOME": "state",
-            "XDG_DATA_HOME": "data",
-            "XDG_CACHE_HOME": "cache",
-            "XDG_CONFIG_HOME": "config",
-            "XDG_RUNTIME_DIR": "run",
-            "HOME": "home",
+        for name, directory in {
+            "HOME": root / "home",
+            "XDG_CONFIG_HOME": root / "config",
+            "FARCALL_STATE_DIR": root / "state",
+            "XDG_DATA_HOME": shared / "data",
+            "XDG_CACHE_HOME": shared / "cache",
         }.items():
-            (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-            environment[name] = str(root / folder)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            environment[name] = str(directory)
         return cls(root, environment)
 
     def farcall(
@@ -117,9 +116,9 @@ class Installation:
 
 
 @contextmanager
-def running_server(root: Path) -> Iterator[Installation]:
+def running_server(root: Path, shared: Path) -> Iterator[Installation]:
     """A server started as a user starts it, in directories of its own. When it has stopped, nothing may stay behind."""
-    installation = Installation.under(root)
+    installation = Installation.under(root, shared)
     before = snapshot(root)
     installation.farcall("server", "start")
     try:
@@ -140,12 +139,18 @@ def short_directory() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What farcall builds for an interpreter, once for all tests of a session."""
+    return tmp_path_factory.mktemp("shared")
+
+
 @pytest.fixture
-def installation() -> Iterator[Installation]:
+def installation(shared: Path) -> Iterator[Installation]:
     """Directories for one test, with no server running. A server that the test starts must be gone when it ends."""
     with short_directory() as root:
         before = snapshot(root)
-        made = Installation.under(root)
+        made = Installation.under(root, shared)
         yield made
         made.farcall("server", "stop", check=False)
         if left := leftovers(root, before):
@@ -153,9 +158,9 @@ def installation() -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Installation]:
+def server(shared: Path) -> Iterator[Installation]:
     """A running server, shared by the tests of a module."""
-    with short_directory() as root, running_server(root) as installation:
+    with short_directory() as root, running_server(root, shared) as installation:
         yield installation
 
 
