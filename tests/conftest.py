@@ -73,7 +73,7 @@ class Installation:
 
     @classmethod
     def under(cls, root: Path, shared: Path) -> "Installation":
-        """State and sockets under `root`; under `shared` what any number of servers may share, and is costly to build."""
+        """State and sockets under `root`; under `shared` what servers may share and is costly to build."""
         kept = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         for name, directory in {
