@@ -19,6 +19,8 @@ from farcall.spec.function import AppSpec, FunctionSpec
 
 PROTOCOL_VERSION = 1
 
+GENERATOR_WINDOW = 64  # items a generator may send ahead of its consumer
+
 # How an input ended. The numbers travel and are stored: they never change.
 OK = 0  # data is the pickled result
 EXCEPTION = 1  # data is an exception of user code
@@ -99,10 +101,15 @@ class Output(_Message):
 
 
 class CreateApp(_Message, tag=10):
-    """Make an app's functions callable. An ephemeral app ends with the connection that created it. Answer: Done."""
+    """Make an app's functions callable. An ephemeral app ends with the connection that created it. Answer: Done.
+
+    A long `source.pickled` does not fit the frame: it is b"" and rides along as a memory file, one for each such function
+    in order. A very long list of functions comes in several CreateApp of the same app_id.
+    """
 
     seq: int
     app: AppSpec
+    descriptors: int = 0
 
 
 class StopApp(_Message, tag=11):
@@ -312,11 +319,13 @@ class StatusReport(msgspec.Struct):
 
 
 class Load(_Message, tag=50):
-    """Import this function, make its class, run its enter hooks. Answer: Loaded."""
+    """Import this function, make its class, run its enter hooks. Answer: Loaded. Where `descriptors` is 1,
+    `function.source.pickled` is b"" and rides along as a memory file."""
 
     app_id: str
     function: FunctionSpec
     params: bytes = b""
+    descriptors: int = 0
 
 
 class RunInput(_Message):

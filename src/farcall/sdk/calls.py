@@ -1,0 +1,299 @@
+"""Calls: one input, one result. Maps and generators have rooms of their own; this is also where they are reached.
+
+Every function here has an awaited twin. In local mode (`farcall run --local`) all of them run in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from farcall import errors
+from farcall.sdk import client as clients
+from farcall.sdk import context, ids, local, outcomes, output, values
+from farcall.wire import descriptors, messages
+from farcall.wire.connection import Waiter
+
+
+class Target(NamedTuple):
+    """What is called: a function, or a method of a class with these parameters. `name` is for messages to people."""
+
+    function_id: str
+    method: str
+    params: bytes
+    name: str
+
+
+class _OneCall:
+    """A call with one input whose result is awaited here."""
+
+    __slots__ = ("call_id", "error", "fds", "name", "output", "waiter", "waits")
+
+    def __init__(self, call_id: str, name: str) -> None:
+        self.call_id = call_id
+        self.name = name
+        self.waiter = Waiter()
+        self.output: messages.Output | None = None
+        self.fds: tuple[int, ...] = ()
+        self.error: errors.ConnectionLostError | None = None
+        self.waits = False
+
+    def receive(self, message: Any, fds: tuple[int, ...]) -> None:
+        if isinstance(message, messages.Outputs):
+            self.output, self.fds = message.outputs[0], fds
+            self.waiter.set()
+        elif isinstance(message, messages.CallWaiting):
+            self.waits = True
+            output.call_waits(self.call_id, self.name, message.reason)
+
+    def lose(self, error: errors.ConnectionLostError) -> None:
+        self.error = error
+        self.waiter.set()
+
+    def result(self) -> Any:
+        if self.waits:
+            output.call_waits(self.call_id, self.name, None)
+        if self.output is None:
+            raise errors.ConnectionLostError(
+                f"{self.error} while {self.name} was running; it may have run (call {self.call_id}). "
+                "See `farcall server logs`; use .spawn for calls that must survive this"
+            )
+        return outcomes.decode(self.call_id, self.output, self.fds)
+
+
+def submit(
+    client: clients.Client,
+    target: Target,
+    kind: Literal["remote", "generator"],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    call_id: str,
+    receiver: clients.Receiver,
+) -> None:
+    """Sends a call's one input; its messages go to `receiver` until `close_call`."""
+    payload = values.dumps_call(args, kwargs)
+    fds = payload.fds
+    client.open_call(call_id, receiver)
+    try:
+        client.connection.send(
+            messages.Submit(
+                call_id,
+                target.function_id,
+                target.method,
+                kind,
+                [messages.Input(0, payload.data, len(fds))],
+                target.params,
+                context.current_input_id() or "",
+            ),
+            fds,
+        )
+    except BaseException:
+        client.close_call(call_id)
+        raise
+    finally:
+        if fds:
+            descriptors.close_all(fds)
+
+
+def abandon(client: clients.Client, call_id: str) -> None:
+    """The caller gives up: the server is told, where it can be."""
+    try:
+        client.connection.send(messages.CancelCall(0, call_id))
+    except errors.ConnectionLostError:
+        pass  # with the connection the server cancels what is ours
+
+
+def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Runs one input and returns its result."""
+    if local.is_active():
+        return local.remote(target, args, kwargs)
+    client = clients.current()
+    call_id = ids.new_id("fc")
+    call = _OneCall(call_id, target.name)
+    submit(client, target, "remote", args, kwargs, call_id, call)
+    try:
+        client.connection.wait(call.waiter)
+    except BaseException:
+        abandon(client, call_id)
+        raise
+    finally:
+        client.close_call(call_id)
+    return call.result()
+
+
+async def remote_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`remote`, awaited; cancelling the task cancels the input."""
+    if local.is_active():
+        return await local.remote_async(target, args, kwargs)
+    client = clients.current()
+    call_id = ids.new_id("fc")
+    call = _OneCall(call_id, target.name)
+    submit(client, target, "remote", args, kwargs, call_id, call)
+    try:
+        await client.connection.wait_async(call.waiter)
+    except BaseException:
+        abandon(client, call_id)
+        raise
+    finally:
+        client.close_call(call_id)
+    return call.result()
+
+
+# --- spawned calls
+
+
+def _spawn_message(target: Target, call_id: str, inputs: list[messages.Input]) -> Any:
+    parent = context.current_input_id() or ""
+    return lambda seq: messages.Spawn(seq, call_id, target.function_id, target.method, inputs, target.params, parent)
+
+
+def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Records one input durably and returns the call's id; the result is fetched with `get_output`."""
+    if local.is_active():
+        return local.spawn(target, [(args, kwargs)])
+    call_id = ids.new_id("fc")
+    payload = values.dumps_call(args, kwargs)
+    try:
+        clients.current().request(
+            _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))]), payload.fds
+        )
+    finally:
+        descriptors.close_all(payload.fds)
+    return call_id
+
+
+async def spawn_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """`spawn`, awaited."""
+    if local.is_active():
+        return local.spawn(target, [(args, kwargs)])
+    call_id = ids.new_id("fc")
+    payload = values.dumps_call(args, kwargs)
+    try:
+        await clients.current().request_async(
+            _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))]), payload.fds
+        )
+    finally:
+        descriptors.close_all(payload.fds)
+    return call_id
+
+
+def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any]) -> str:
+    """Records one input for each item of the zipped iterables, durably, as one call; returns its id."""
+    inputs = zip(*iterables, strict=False)
+    if local.is_active():
+        return local.spawn(target, [(args, kwargs) for args in inputs])
+    from farcall.sdk.maps import Chunker
+
+    call_id = ids.new_id("fc")
+    client = clients.current()
+    chunker = Chunker(kwargs)
+    for index, args in enumerate(inputs):
+        chunk = chunker.add(index, args)
+        if chunk is not None:
+            _send_spawned(client, target, call_id, chunk)
+    _send_spawned(client, target, call_id, chunker.rest())
+    return call_id
+
+
+def _send_spawned(client: clients.Client, target: Target, call_id: str, chunk: tuple[list[messages.Input], tuple[int, ...]]) -> None:
+    inputs, fds = chunk
+    if not inputs:
+        return
+    try:
+        client.request(_spawn_message(target, call_id, inputs), fds)
+    finally:
+        descriptors.close_all(fds)
+
+
+def get_output(call_id: str, index: int, timeout: float | None) -> Any:
+    """The result of one input of a spawned call.
+
+    Raises the builtin TimeoutError where it is not there within `timeout` seconds (0: now), OutputExpiredError,
+    NotFoundError, or what the function raised.
+    """
+    if local.is_active():
+        return local.get_output(call_id, index)
+    answer, fds = clients.current().request(lambda seq: messages.GetOutput(seq, call_id, index, timeout))
+    return _got(call_id, answer, fds, timeout)
+
+
+async def get_output_async(call_id: str, index: int, timeout: float | None) -> Any:
+    """`get_output`, awaited."""
+    if local.is_active():
+        return local.get_output(call_id, index)
+    answer, fds = await clients.current().request_async(lambda seq: messages.GetOutput(seq, call_id, index, timeout))
+    return _got(call_id, answer, fds, timeout)
+
+
+def _got(call_id: str, answer: Any, fds: tuple[int, ...], timeout: float | None) -> Any:
+    if isinstance(answer, messages.Pending):
+        raise errors.TimeoutError(f"call {call_id} has no result yet, after {timeout:g} s" if timeout else f"call {call_id} has no result yet")
+    return outcomes.decode(call_id, answer.outputs[0], fds)
+
+
+def cancel(call_id: str, terminate_containers: bool) -> None:
+    """Cancels all inputs of a call that have no result yet."""
+    if local.is_active():
+        return
+    clients.current().request(lambda seq: messages.CancelCall(seq, call_id, None, terminate_containers))
+
+
+async def cancel_async(call_id: str, terminate_containers: bool) -> None:
+    """`cancel`, awaited."""
+    if local.is_active():
+        return
+    await clients.current().request_async(lambda seq: messages.CancelCall(seq, call_id, None, terminate_containers))
+
+
+# --- maps and generators
+
+
+def map_(
+    target: Target,
+    iterables: Sequence[Iterable[Any]],
+    kwargs: Mapping[str, Any],
+    order_outputs: bool,
+    return_exceptions: bool,
+    star: bool = False,
+) -> Generator[Any]:
+    """The results of one input for each item of the zipped iterables (`star`: of the items of the one iterable, unpacked)."""
+    if local.is_active():
+        return local.map_(target, iterables, kwargs, return_exceptions, star)
+    from farcall.sdk import maps
+
+    return maps.run(target, iterables, kwargs, order_outputs, return_exceptions, star)
+
+
+def map_async(
+    target: Target,
+    iterables: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    order_outputs: bool,
+    return_exceptions: bool,
+    star: bool = False,
+) -> AsyncGenerator[Any]:
+    """`map_` for event loops; takes asynchronous iterables too."""
+    if local.is_active():
+        return local.map_async(target, iterables, kwargs, return_exceptions, star)
+    from farcall.sdk import maps
+
+    return maps.run_async(target, iterables, kwargs, order_outputs, return_exceptions, star)
+
+
+def remote_gen(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Any]:
+    """The items of a remote generator, as they come. Closing the iterator closes the generator."""
+    if local.is_active():
+        return local.remote_gen(target, args, kwargs)
+    from farcall.sdk import generators
+
+    return generators.run(target, args, kwargs)
+
+
+def remote_gen_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncGenerator[Any]:
+    """`remote_gen` for event loops."""
+    if local.is_active():
+        return local.remote_gen_async(target, args, kwargs)
+    from farcall.sdk import generators
+
+    return generators.run_async(target, args, kwargs)
+

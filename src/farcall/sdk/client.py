@@ -1,0 +1,366 @@
+"""The client: this process's connection to the server.
+
+There is one for each process. In a user's program it connects to the embedded server's socket, and starts the server where
+none listens; in a container it is the runner's connection. No thread belongs to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from farcall import errors
+from farcall.spec.function import AppSpec, FunctionSpec
+from farcall.version import __version__
+from farcall.wire import descriptors, messages
+from farcall.wire.connection import Connection, Waiter
+from farcall.wire.memory import INLINE_LIMIT, to_memory
+
+CONNECT_TIMEOUT = 20.0  # seconds, for a server that is starting
+
+
+class Receiver(Protocol):
+    """What the client hands a call's messages to. Called by whichever thread is reading; must not block."""
+
+    def receive(self, message: Any, fds: tuple[int, ...]) -> None: ...
+
+    def lose(self, error: errors.ConnectionLostError) -> None: ...
+
+
+class _Reply(Receiver):
+    """The answer to one request."""
+
+    __slots__ = ("fds", "message", "waiter")
+
+    def __init__(self) -> None:
+        self.waiter = Waiter()
+        self.message: Any = None
+        self.fds: tuple[int, ...] = ()
+
+    def receive(self, message: Any, fds: tuple[int, ...]) -> None:
+        self.message, self.fds = message, fds
+        self.waiter.set()
+
+    def lose(self, error: errors.ConnectionLostError) -> None:
+        self.message = error
+        self.waiter.set()
+
+
+class Client:
+    """Calls, requests and their answers over one connection. All methods may be used from any thread."""
+
+    def __init__(self) -> None:
+        self.connection: Connection
+        self.server: messages.Welcome | None = None
+        self.on_entries: Callable[[messages.LogBatch | messages.AppStats], None] | None = None
+        self._seqs = itertools.count(1)
+        self._replies: dict[int, Receiver] = {}
+        self._calls: dict[str, Receiver] = {}
+
+    @classmethod
+    def adopt(cls, connection: Connection) -> Client:
+        """The client of a runner: its connection carries calls as well. The runner's handler passes on to `handle` what is
+        not its own."""
+        client = cls()
+        client.connection = connection
+        return client
+
+    @classmethod
+    def connect(cls, sock: socket.socket) -> Client:
+        """Says hello over a fresh socket. Raises VersionError where the server does not understand this version."""
+        client = cls()
+        client.connection = Connection(sock, messages.ToClient, client.handle, client.lose)
+        welcome = _Reply()
+        client._replies[0] = welcome
+        client.connection.send(messages.Hello(messages.PROTOCOL_VERSION, __version__, "client", os.getpid()))
+        if not client.connection.wait(welcome.waiter, CONNECT_TIMEOUT):
+            client.connection.close()
+            raise errors.ConnectionError(
+                f"the farcall server does not answer within {CONNECT_TIMEOUT:.0f} s; see `farcall server logs`, "
+                "or end it with `farcall server stop --force`"
+            )
+        client._replies.pop(0, None)
+        answer = client._checked(welcome)
+        assert isinstance(answer, messages.Welcome)
+        client.server = answer
+        return client
+
+    # --- messages
+
+    def handle(self, message: Any, fds: tuple[int, ...]) -> None:
+        """Takes one message of the server. Ends no wait but that of whom the message is for."""
+        match message:
+            case messages.Outputs(seq=0, call_id=call_id) | messages.Items(call_id=call_id):
+                receiver = self._calls.get(call_id)
+            case messages.CallWaiting(call_id=call_id):
+                receiver = self._calls.get(call_id)
+            case messages.LogBatch() | messages.AppStats():
+                if self.on_entries is not None:
+                    self.on_entries(message)
+                return
+            case messages.Welcome():
+                receiver = self._replies.get(0)
+            case messages.Done(seq=seq) | messages.Failed(seq=seq) | messages.Pending(seq=seq) | messages.Outputs(seq=seq):
+                receiver = self._replies.get(seq)
+            case _:  # a frame this version refused: nobody can be waiting for it by name
+                receiver = None
+        if receiver is None:
+            descriptors.close_all(fds)
+        else:
+            receiver.receive(message, fds)
+
+    def lose(self, error: errors.ConnectionLostError) -> None:
+        """The connection is over: everyone who waits is told."""
+        for receiver in [*self._replies.values(), *self._calls.values()]:
+            receiver.lose(error)
+
+    def open_call(self, call_id: str, receiver: Receiver) -> None:
+        """From now on messages of this call go to `receiver`."""
+        self._calls[call_id] = receiver
+
+    def close_call(self, call_id: str) -> None:
+        """Nobody wants this call's messages any more."""
+        self._calls.pop(call_id, None)
+
+    # --- requests
+
+    def request(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
+        """Sends the request that `make` builds for a sequence number; returns its answer and what descriptors came along.
+
+        Raises the error the server answered with, or ConnectionLostError.
+        """
+        seq, reply = self._begin(make, fds)
+        try:
+            self.connection.wait(reply.waiter)
+        finally:
+            self._replies.pop(seq, None)
+        return self._checked(reply), reply.fds
+
+    async def request_async(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
+        """`request`, awaited."""
+        seq, reply = self._begin(make, fds)
+        try:
+            await self.connection.wait_async(reply.waiter)
+        finally:
+            self._replies.pop(seq, None)
+        return self._checked(reply), reply.fds
+
+    def _begin(self, make: Callable[[int], Any], fds: tuple[int, ...]) -> tuple[int, _Reply]:
+        seq, reply = next(self._seqs), _Reply()
+        self._replies[seq] = reply
+        try:
+            self.connection.send(make(seq), fds)
+        except BaseException:
+            del self._replies[seq]
+            raise
+        return seq, reply
+
+    def _checked(self, reply: _Reply) -> Any:
+        message = reply.message
+        if isinstance(message, messages.Failed):
+            failure = message.failure
+            error = errors.from_code(failure.code, failure.message)
+            if isinstance(error, errors.ConnectionLostError):
+                error.may_have_run = failure.may_have_run
+            raise error
+        if isinstance(message, errors.ConnectionLostError):
+            raise errors.ConnectionLostError(f"{message}; see `farcall server logs`")
+        return message
+
+    # --- apps
+
+    def create_app(self, app: AppSpec) -> None:
+        """Makes the app's functions callable."""
+        for make, fds in _creations(app):
+            try:
+                self.request(make, fds)
+            finally:
+                descriptors.close_all(fds)
+
+    async def create_app_async(self, app: AppSpec) -> None:
+        """`create_app`, awaited."""
+        for make, fds in _creations(app):
+            try:
+                await self.request_async(make, fds)
+            finally:
+                descriptors.close_all(fds)
+
+    def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
+        """Ends the app; returns when nothing of it is left. `grace` is the seconds that exit hooks get."""
+        answer, _ = self.request(lambda seq: messages.StopApp(seq, app_id, grace))
+        return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
+
+    async def stop_app_async(self, app_id: str, grace: float) -> messages.StopReport:
+        """`stop_app`, awaited."""
+        answer, _ = await self.request_async(lambda seq: messages.StopApp(seq, app_id, grace))
+        return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
+
+    def lookup(self, function_id: str) -> FunctionSpec:
+        """The spec of a function by its id. Raises NotFoundError."""
+        answer, _ = self.request(lambda seq: messages.Lookup(seq, function_id))
+        return msgspec.msgpack.decode(answer.body, type=FunctionSpec)
+
+    def status(self) -> messages.StatusReport:
+        """What the server is doing."""
+        answer, _ = self.request(messages.ServerStatus)
+        return msgspec.msgpack.decode(answer.body, type=messages.StatusReport)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.connection.close()
+
+
+def _creations(app: AppSpec) -> list[tuple[Callable[[int], messages.CreateApp], tuple[int, ...]]]:
+    """The CreateApp messages that hand over an app, each small enough for a frame."""
+    groups: list[tuple[list[FunctionSpec], list[int]]] = [([], [])]
+    size = 0
+    for function in app.functions:
+        pickled = function.source.pickled
+        fds = groups[-1][1]
+        if pickled is not None and len(pickled) > INLINE_LIMIT // 2:
+            fd = to_memory(pickled)
+            function = msgspec.structs.replace(function, source=msgspec.structs.replace(function.source, pickled=b""))
+        else:
+            fd = None
+        length = len(msgspec.msgpack.encode(function))
+        if groups[-1][0] and (size + length > 2 * INLINE_LIMIT or len(fds) == 32):
+            groups.append(([], []))
+            size = 0
+        size += length
+        groups[-1][0].append(function)
+        if fd is not None:
+            groups[-1][1].append(fd)
+
+    def creation(functions: list[FunctionSpec], count: int) -> Callable[[int], messages.CreateApp]:
+        part = msgspec.structs.replace(app, functions=tuple(functions))
+        return lambda seq: messages.CreateApp(seq, part, count)
+
+    return [(creation(functions, len(fds)), tuple(fds)) for functions, fds in groups]
+
+
+# --- one for each process
+
+_lock = threading.Lock()
+_current: Client | None = None
+_in_container = False
+
+
+def current() -> Client:
+    """This process's client, connected. Starts the embedded server where none listens.
+
+    Raises ConnectionError where that fails; the message names the log that says why.
+    """
+    global _current
+    client = _current
+    if client is not None and not client.connection.closed:
+        return client
+    with _lock:
+        if _current is None or _current.connection.closed:
+            if _in_container:
+                raise errors.ConnectionError(
+                    "this process has no connection to farcall: calls from a container are made by the process that runs "
+                    "the function, not by its children"
+                )
+            _current = connect_or_start()
+        return _current
+
+
+def use(client: Client) -> None:
+    """In a runner: makes its client the process's."""
+    global _current, _in_container
+    _current, _in_container = client, True
+
+
+def connect_existing() -> Client | None:
+    """A client of the server that is running now, None where there is none."""
+    from farcall import settings
+
+    sock = _dial(str(settings.paths().server_socket))
+    return None if sock is None else Client.connect(sock)
+
+
+def connect_or_start() -> Client:
+    """A client of the running server, else of one that is started for it."""
+    from farcall import settings
+    from farcall.sdk import embedded
+
+    path = str(settings.paths().server_socket)
+    deadline = time.monotonic() + CONNECT_TIMEOUT
+    while True:
+        sock = _dial(path)
+        if sock is None:
+            embedded.start_server()
+            sock = _dial(path)
+        if sock is not None:
+            try:
+                client = Client.connect(sock)
+            except errors.ConnectionLostError:
+                client = None  # it was ending itself as we came
+            if client is not None and _usable(client):
+                return client
+        if time.monotonic() > deadline:
+            raise errors.ConnectionError(
+                f"the farcall server at {path} accepts no connection; see {settings.paths().server_log}"
+            )
+        time.sleep(0.01)
+
+
+def _usable(client: Client) -> bool:
+    """Whether to stay with this server; one of another version is replaced when it is idle."""
+    server = client.server
+    assert server is not None
+    if server.version == __version__:
+        return True
+    try:
+        client.request(lambda seq: messages.StopServer(seq, False))
+    except errors.ConflictError as error:
+        client.close()
+        raise errors.VersionError(
+            f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}, and the server is busy: "
+            f"{error}. Wait until it is idle, or end what it runs with `farcall server stop --force`"
+        ) from None
+    except errors.ConnectionLostError:
+        pass  # it ended before it could answer
+    client.close()
+    return False
+
+
+def _dial(path: str) -> socket.socket | None:
+    if not hasattr(socket, "AF_UNIX"):
+        raise errors.UnimplementedError("this system has no Unix sockets; use `farcall run --local FILE`")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except OSError as error:
+        sock.close()
+        raise errors.ConnectionError(f"cannot connect to the farcall server at {path}: {error}") from error
+    return sock
+
+
+def _after_fork_in_child() -> None:
+    """A child must not speak on its parent's connection; it makes its own when it needs one."""
+    global _current, _lock
+    _lock = threading.Lock()
+    client, _current = _current, None
+    if client is not None:
+        client.connection.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def warn(message: str) -> None:
+    """Shows one line of the client's to the user."""
+    warnings.warn(message, errors.FarcallWarning, stacklevel=3)
