@@ -1,0 +1,65 @@
+"""The examples do what they say, for a user who runs them."""
+
+import re
+import subprocess
+import zlib
+from pathlib import Path
+from typing import Protocol
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+class Farcall(Protocol):
+    root: Path
+
+    def farcall(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]: ...
+
+
+def test_hello(server: Farcall) -> None:
+    assert "Hello, Ada!" in server.farcall("run", EXAMPLES / "hello.py", "--name", "Ada").stdout
+
+
+def test_word_count_over_300_files(server: Farcall, tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.txt").write_text("container " * number + "of a few words")
+    output = server.farcall("run", EXAMPLES / "word_count.py", "--folder", tmp_path, "--top", "1").stdout
+    total = sum(range(300))
+    assert f"{total + 300:,} words in 300 files" in output
+    assert re.search(rf"{total:,} container$", output, re.MULTILINE)
+
+
+def test_render_writes_the_picture(server: Farcall, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    server.farcall("run", EXAMPLES / "render.py", "--width", "100", "--out", picture)
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    start = content.index(b"IDAT") + 4
+    rows = zlib.decompress(content[start : content.index(b"IEND")])
+    assert len(rows) == 80 * (1 + 100)
+    row = rows[40 * 101 + 1 : 41 * 101]  # the real axis, from -2.2 to 0.8: outside, inside up to 0.25, outside
+    assert row[0] > 0
+    assert row[70] == 0
+    assert row[99] > 0
+
+
+def test_counter_keeps_its_state_between_calls(server: Farcall) -> None:
+    output = server.farcall("run", EXAMPLES / "counter.py").stdout
+    assert "visit 3 of /" in output
+    assert "{'/': 3, '/about': 1, '/docs': 1}" in output
+
+
+def test_generator_yields_and_is_closed(server: Farcall) -> None:
+    output = server.farcall("run", EXAMPLES / "generator.py", "--above", "1000", "--count", "3").stdout
+    assert [line for line in output.splitlines() if line.isdigit()] == ["1009", "1013", "1019"]
+    assert "the generator was closed" in output
+
+
+def test_error_is_shown_with_the_users_code(server: Farcall) -> None:
+    completed = server.farcall("run", EXAMPLES / "error.py", check=False)
+    assert completed.returncode == 1
+    assert "JSONDecodeError" in completed.stdout
+    assert "3.0" in completed.stdout
+    assert "ZeroDivisionError: division by zero" in completed.stderr
+    assert "return total / len(values)" in completed.stderr
+    assert "src/farcall/" not in completed.stderr
+    assert "farcall logs" in completed.stderr
