@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CHILDREN_PATH = os.path.join(_ROOT, "path")
-HOME_PYTHON_VARIABLE = "_FARCALL_HOME_PYTHON"
+HOME_PYTHON_VARIABLE = "_FARCALL_HOME_PYTHON"  # from one CLI to the next; no user code sees it
+_home = sys.executable
 
 
 def active() -> bool:
@@ -37,6 +38,8 @@ def install() -> None:
     Loads our msgspec out of sight. Puts on `sys.path`, last, a directory in which only `farcall` can be found: this
     process has farcall loaded already; the children that multiprocessing spawns inherit `sys.path` and need it there.
     """
+    global _home
+    _home = os.environ.pop(HOME_PYTHON_VARIABLE, _home)
     if _CHILDREN_PATH not in sys.path:
         sys.path.append(_CHILDREN_PATH)
     if "msgspec" not in globals():
@@ -45,7 +48,7 @@ def install() -> None:
 
 def home_executable() -> str:
     """The Python in which farcall is installed: the one to start a server with."""
-    return os.environ.get(HOME_PYTHON_VARIABLE) or sys.executable
+    return _home
 
 
 def package_directory(name: str) -> str:
