@@ -107,6 +107,11 @@ class NetworkPool:
         if lease.netns_fd is not None and (namespace := self._leased.pop(lease.netns_fd, None)) is not None:
             self._dispose(namespace)
 
+    @property
+    def spare(self) -> int:
+        """How many networks are ready to be taken."""
+        return sum(namespace.ready for namespace in self._spare)
+
     def prepare(self) -> None:
         """Begins the first network before anybody asks, as when a first container is about to come. Does not wait."""
         if not self._spare and self._size > 0 and not self._failure:
