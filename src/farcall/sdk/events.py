@@ -1,0 +1,54 @@
+"""What the SDK tells whoever listens, as plain values: `farcall.sdk.output.listener` gets them.
+
+Named tuples, because every program imports them and a dataclass costs it 10 ms of imports.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class LogLine(NamedTuple):
+    """A piece of a container's output: a line with its newline, or a part of one. `time` is seconds since the epoch;
+    `call_id` and `function` are empty where it is not known which input wrote it; `index` is the input's in its call."""
+
+    time: float
+    function: str
+    call_id: str
+    index: int
+    container_id: str
+    stream: Literal["stdout", "stderr", "system"]
+    text: str
+
+
+class CallWaiting(NamedTuple):
+    """A call has waited for over a second: `reason` says for what. None: it waits no more."""
+
+    call_id: str
+    function: str
+    reason: str | None
+
+
+class MapProgress(NamedTuple):
+    """How far a map is. `done` counts all inputs that have ended, `failed` those of them that failed; `total` is None as
+    long as the input iterator goes on. The last event of a map has `finished`."""
+
+    call_id: str
+    function: str
+    done: int
+    failed: int
+    total: int | None
+    finished: bool
+
+
+class AppStats(NamedTuple):
+    """What an app has and has had. `start_seconds` and `run_seconds` are sums over its containers and its inputs."""
+
+    app_id: str
+    containers_live: int
+    containers_started: int
+    inputs_done: int
+    inputs_failed: int
+    start_seconds: float
+    run_seconds: float
+
+
+Event = LogLine | CallWaiting | MapProgress | AppStats
