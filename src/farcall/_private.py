@@ -60,7 +60,7 @@ def package_directory(name: str) -> str:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"farcall needs {name}, which is not installed beside it", name=name)
-    return list(spec.submodule_search_locations)[0]
+    return next(iter(spec.submodule_search_locations))
 
 
 def _load_msgspec() -> ModuleType:

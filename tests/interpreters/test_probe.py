@@ -66,7 +66,7 @@ def test_editable_installs_are_followed(tmp_path: Path, make_venv: MakeVenv) -> 
     mapped, project = tmp_path / "mapped" / "package", tmp_path / "with space"
     mapped.mkdir(parents=True)
     project.mkdir()
-    # As setuptools writes it: a .pth line that imports a module with a MAPPING and puts a finder of it on sys.meta_path.
+    # As setuptools writes it: a .pth line imports a module with a MAPPING, which puts a finder on sys.meta_path.
     (site_packages(folder) / "__editable___thing_finder.py").write_text(
         "import sys\n"
         f"MAPPING = {{'package': {str(mapped)!r}}}\n"

@@ -1,4 +1,4 @@
-"""The farcall CLI under an interpreter that does not have farcall: run by path, as a script, from a runner directory."""
+"""The farcall CLI under an interpreter that does not have farcall: a runner directory's file, run as a script."""
 
 import os
 import sys

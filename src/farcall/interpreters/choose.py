@@ -14,14 +14,14 @@ _VERSION = re.compile(r"(?:python|cpython-?)?(3\.\d+)(\.\d+)?$")
 
 
 class Choice(NamedTuple):
-    """The interpreter a script runs with, and why: `--python`, `active venv`, `.venv`, `pyproject.toml`, `farcall's own`."""
+    """The interpreter a script runs with, and why: "--python", "active venv", ".venv", "farcall's own"."""
 
     executable: str
     reason: str
 
 
 def choose(explicit: str | None, cwd: Path, environ: Mapping[str, str], *, origin: str = "--python") -> Choice:
-    """The project's interpreter: `explicit`, else the active venv, else `.venv` upward from `cwd` (the script's folder),
+    """The project's interpreter: `explicit`, else the active venv, else `.venv` upward from `cwd`, the script's folder,
     else `[tool.farcall] python` in the nearest pyproject.toml, else the one that runs farcall.
 
     `explicit` is a path, a command, a venv's folder, or a version such as "3.12"; `origin` names where it came from.
@@ -65,7 +65,7 @@ def is_own(executable: str) -> bool:
 
 
 def environment_of(executable: str) -> str:
-    """What makes two executables the same Python with the same packages: the venv's folder, else the real executable."""
+    """What two executables of the same Python and packages share: the venv's folder, else the real executable."""
     # A venv's python is a link to its base: the folder tells them apart, the link's target does not.
     folder = os.path.dirname(os.path.dirname(os.path.abspath(executable)))
     return folder if os.path.exists(os.path.join(folder, "pyvenv.cfg")) else os.path.realpath(executable)
@@ -99,7 +99,8 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
         if found:
             return found
     raise InvalidError(
-        f"there is no Python at {value} ({origin}). Name an interpreter, the folder of a virtual environment, or a version such as 3.12."
+        f"there is no Python at {value} ({origin}). "
+        "Name an interpreter, the folder of a virtual environment, or a version such as 3.12."
     )
 
 

@@ -1,4 +1,4 @@
-"""The runner directory: farcall, and what it imports, for one kind of interpreter. `farcall._private` says how it is used.
+"""The runner directory: farcall, and what it imports, for one kind of interpreter; its use: `farcall._private`.
 
     <data>/runner/dependencies/<tag>-<version>/msgspec/                 fetched or copied once
     <data>/runner/<farcall version>-<source stamp>/<tag>/               a runner directory
@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import zlib
-from importlib.util import MAGIC_NUMBER, find_spec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,7 +80,7 @@ def runner_path(interpreter: Details) -> Path:
 
 
 def enter(executable: str, arguments: list[str]) -> NoReturn:
-    """Replace this process by the farcall CLI under another interpreter, which need not have farcall. Does not return."""
+    """Replace this process by the farcall CLI under another interpreter, which need not have farcall."""
     directory = runner_path(details(executable))
     bootstrap = directory / "farcall" / "interpreters" / "bootstrap.py"
     environment = {**os.environ, _private.HOME_PYTHON_VARIABLE: _private.home_executable()}
@@ -194,7 +194,7 @@ def _compile(folder: Path, interpreter: Details) -> None:
     if not missing:
         return
     # "Unchecked", because these files never change: an import then does not even look at the source.
-    if MAGIC_NUMBER == _magic(interpreter):
+    if _same_bytecode(interpreter):
         import py_compile
 
         for path in missing:
@@ -223,9 +223,8 @@ def _open_to_read(folder: Path) -> None:
             os.chmod(path, 0o755 if path.is_dir() else 0o644)
 
 
-def _magic(interpreter: Details) -> bytes | None:
-    same = interpreter.version.rsplit(".", 1)[0] == "{}.{}".format(*sys.version_info[:2])
-    return MAGIC_NUMBER if same else None
+def _same_bytecode(interpreter: Details) -> bool:
+    return interpreter.version.split(".")[:2] == [str(number) for number in sys.version_info[:2]]
 
 
 def _latest(root: Path, tag: str) -> Path | None:

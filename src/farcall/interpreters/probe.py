@@ -20,7 +20,8 @@ _VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONUSERBASE", 
 
 # Folders that hold everybody's files. A container gets what an interpreter needs of them, never one as a whole.
 _NEVER = frozenset(
-    "/ /bin /boot /dev /etc /home /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr/local /var /var/tmp".split()
+    {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/sbin"}
+    | {"/srv", "/sys", "/tmp", "/usr/local", "/var", "/var/tmp"}
 )
 
 
@@ -69,10 +70,7 @@ def details(executable: str) -> Details:
         with open(file, encoding="utf-8") as cached:
             entry: dict[str, Any] = json.load(cached)
         if entry["identity"] == identity and all(_stamp(path) == stamp for path, stamp in entry["stamps"].items()):
-            found = entry["details"]
-            return Details(
-                **{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-            )
+            return _details_from(entry["details"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     report = _run(executable, environment)
@@ -80,8 +78,9 @@ def details(executable: str) -> Details:
         # A script that picks a Python, as pyenv's shims do, may pick another one tomorrow or in another folder.
         return details(report["executable"])
     found = _details(executable, report)
-    watched = [executable, os.path.join(found.prefix, "pyvenv.cfg"), *report["path"], *report["watch"]]
-    for folder in report["path"]:
+    watched: list[str] = [executable, os.path.join(found.prefix, "pyvenv.cfg"), *report["path"], *report["watch"]]
+    path: list[str] = report["path"]
+    for folder in path:
         if os.path.isdir(folder):
             watched += [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth")]
     entry = {"identity": identity, "stamps": {path: _stamp(path) for path in watched}, "details": found._asdict()}
@@ -90,6 +89,11 @@ def details(executable: str) -> Details:
         json.dump(entry, out)
     os.replace(temporary, file)
     return found
+
+
+def _details_from(values: dict[str, Any]) -> Details:
+    lists = {name: tuple(values[name]) for name in ("paths", "warnings", "sys_path")}
+    return Details(**{**values, **lists})
 
 
 def _stamp(path: str) -> list[int] | None:

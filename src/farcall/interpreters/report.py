@@ -1,5 +1,7 @@
 # Runs in the interpreter that is probed, given to it with -c: prints one line of JSON about it. It must parse under
 # every Python, old ones included, to say that they are too old: no annotations, no f-strings.
+# pyright: basic, reportArgumentType=false
+# ruff: noqa: UP036
 import json
 import os
 import sys
@@ -70,7 +72,7 @@ def main():
         "version": ".".join(str(part) for part in sys.version_info[:3]),
         "implementation": sys.implementation.name if hasattr(sys, "implementation") else "unknown",
     }
-    if sys.version_info >= (3, 11):
+    if sys.version_info[:2] >= (3, 11):
         import site
         import sysconfig
 
@@ -81,17 +83,15 @@ def main():
         user_site = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
         shared = sysconfig.get_config_var("LIBDIR") if sysconfig.get_config_var("Py_ENABLE_SHARED") else None
         extra = mapped_libraries()
-        report.update(
-            prefixes=[sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix],
-            path=[os.path.abspath(entry) for entry in path if entry],
-            watch=user_site,
-            stdlib=stdlib,
-            libraries=extra + ([shared] if shared else []),
-            editable=editable_targets(path),
-            soabi=sysconfig.get_config_var("SOABI") or "",
-            platform=sysconfig.get_platform(),
-            libc=libc(),
-        )
+        report["prefixes"] = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+        report["path"] = [os.path.abspath(entry) for entry in path if entry]
+        report["watch"] = user_site
+        report["stdlib"] = stdlib
+        report["libraries"] = extra + ([shared] if shared else [])
+        report["editable"] = editable_targets(path)
+        report["soabi"] = sysconfig.get_config_var("SOABI") or ""
+        report["platform"] = sysconfig.get_platform()
+        report["libc"] = libc()
     sys.stdout.write("\n" + MARK + json.dumps(report) + "\n")
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 class LogLine(NamedTuple):
     """A piece of a container's output: a line with its newline, or a part of one. `time` is seconds since the epoch;
-    `call_id` and `function` are empty where it is not known which input wrote it; `index` is the input's in its call."""
+    `call_id` and `function` are empty where it is not known which input wrote it; `index` is its place in the call."""
 
     time: float
     function: str
@@ -28,7 +28,7 @@ class CallWaiting(NamedTuple):
 
 
 class MapProgress(NamedTuple):
-    """How far a map is. `done` counts all inputs that have ended, `failed` those of them that failed; `total` is None as
+    """How far a map is. `done` counts all inputs that ended, `failed` those of them that failed; `total` is None as
     long as the input iterator goes on. The last event of a map has `finished`."""
 
     call_id: str
