@@ -5,7 +5,6 @@ stay in the host's namespace; before that it forks the second, which enters the 
 it back as a descriptor. The launcher itself never changes its namespace: without root it could not return.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -16,15 +15,12 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import NamedTuple, NoReturn
 
+from farcall.launcher import syscalls
 from farcall.launcher.netlink import Netlink
 
 DEVICE = "eth0"
 MTU = 65520  # bytes; the link ends in slirp4netns, which cuts real packets itself
-CLONE_NEWNET = 0x40000000
-PR_SET_PDEATHSIG = 1
 MAX_ERROR = 4096  # bytes of a child's complaint that are read
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Recipe(NamedTuple):
@@ -153,7 +149,7 @@ def prohibit(namespaces: Iterable[int], networks: Iterable[IPv4Network]) -> None
 
     def change() -> None:
         for descriptor in descriptors:
-            _call("setns", descriptor, CLONE_NEWNET)
+            syscalls.setns(descriptor, syscalls.NEWNET)
             with Netlink() as netlink:
                 netlink.prohibit(prohibited)
 
@@ -225,7 +221,7 @@ def _become_slirp(recipe: Recipe, netns: int, channel: socket.socket, errors: in
 
 def _make_namespace(prohibited: Iterable[IPv4Network], channel: socket.socket, parent: int) -> None:
     _die_with(parent)
-    _call("unshare", CLONE_NEWNET)
+    syscalls.unshare(syscalls.NEWNET)
     with Netlink() as netlink:
         netlink.link_up("lo")
         netlink.prohibit(prohibited)
@@ -254,12 +250,6 @@ def configure_namespace() -> None:
 
 
 def _die_with(parent: int) -> None:
-    _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
