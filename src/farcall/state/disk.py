@@ -36,6 +36,10 @@ def disk_error(error: sqlite3.Error | OSError, path: Path) -> FarcallError:
             f"no room to write state under {path} ({error}; {_free(path)}). Free some space there and try again; "
             f"nothing that was acknowledged is lost."
         )
+    if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return InternalError(
+            f"the state database {path} is damaged ({error}). Restore a copy, or move it away to start afresh."
+        )
     return InternalError(f"the state under {path} could not be read or written: {error} ({_free(path)}).")
 
 

@@ -1,5 +1,6 @@
 """The lock on a state directory: one server at a time."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -27,8 +28,9 @@ class StateLock:
         except BaseException:
             os.close(self._file)
             raise
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        # The lock is what counts; on a full disk the pid may be missing from a message.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, f"{os.getpid():<15}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next server in. Idempotent."""

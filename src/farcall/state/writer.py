@@ -93,8 +93,13 @@ class Writer:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, remove_files: Callable[[Iterable[str]], None]
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        remove_files: Callable[[Iterable[str]], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._connection = connection
         self._path = path
         self._remove_files = remove_files
@@ -110,7 +115,7 @@ class Writer:
 
     def submit(self, operation: Operation[Any]) -> None:
         """Queue the operation. After `close` its future raises ConnectionError instead."""
-        operation.queued_at = time.monotonic()
+        operation.queued_at = self._clock()
         with self._ready:
             closing = self._closing
             if not closing:
@@ -162,7 +167,7 @@ class Writer:
 
     def _commit_group(self, group: list[Operation[Any]]) -> None:
         """Take operations into `group` and commit them. A sqlite3.Error means that none of them is committed."""
-        deadline = time.monotonic() + GROUP_SECONDS
+        deadline = self._clock() + GROUP_SECONDS
         size = 0
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -170,7 +175,7 @@ class Writer:
                 group.append(operation)
                 self._run(operation)
                 size += operation.size
-                if size >= GROUP_BYTES or time.monotonic() >= deadline:
+                if size >= GROUP_BYTES or self._clock() >= deadline:
                     if (operation := self._overdue_bulk()) is not None:
                         group.append(operation)
                         self._run(operation)
@@ -193,7 +198,7 @@ class Writer:
 
     def _overdue_bulk(self) -> Operation[Any] | None:
         with self._ready:
-            if self._bulk and time.monotonic() - self._bulk[0].queued_at > BULK_PATIENCE_SECONDS:
+            if self._bulk and self._clock() - self._bulk[0].queued_at > BULK_PATIENCE_SECONDS:
                 return self._bulk.popleft()
             return None
 
