@@ -1,0 +1,199 @@
+"""Pickling with code, by cloudpickle, for values that plain pickle cannot send; and naming the part that nothing can send."""
+
+import functools
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Protocol, cast
+
+import cloudpickle
+
+_MAX_DEPTH = 64  # of the search for an offending part
+_MAX_REASON = 2000  # characters of the underlying error, and of a path, in a message
+
+_registry = threading.RLock()  # cloudpickle's set of by-value modules belongs to the whole process
+
+
+class Sink(Protocol):
+    """What a pickler writes to."""
+
+    def write(self, part: bytes, /) -> Any: ...
+
+
+class ByValuePickler(cloudpickle.Pickler):
+    """cloudpickle, except for what it sends with its code.
+
+    By value: what cannot be found by name (lambdas, local classes), and classes and functions of `modules` and their
+    submodules. By name: all others; also those of a `__main__` that is not one of `modules`, which cloudpickle would
+    copy, and so make a second class of.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        modules: frozenset[str],
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    ) -> None:
+        super().__init__(cast(Any, sink), protocol=5, buffer_callback=buffer_callback)
+        self._modules = modules
+
+    def dump(self, obj: Any) -> None:
+        with _registry:
+            already = set(cloudpickle.list_registry_pickle_by_value())
+            added = [
+                module
+                for name in self._modules - already
+                if name != "__main__" and isinstance(module := sys.modules.get(name), types.ModuleType)
+            ]
+            for module in added:
+                cloudpickle.register_pickle_by_value(module)
+            try:
+                super().dump(obj)
+            finally:
+                for module in added:
+                    cloudpickle.unregister_pickle_by_value(module)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if "__main__" not in self._modules and isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
+            found: Any = sys.modules["__main__"]
+            for name in obj.__qualname__.split("."):
+                found = getattr(found, name, None)
+            if found is obj:
+                return NotImplemented
+        return super().reducer_override(obj)
+
+
+def explain_unpicklable(parts: Iterable[tuple[str, Any]], modules: frozenset[str], error: Exception) -> str:
+    """The message for a value that failed to pickle with `error`: the smallest part that fails, as a path, and why.
+
+    `parts` are the value's own parts with their names ('argument 2').
+    """
+    parts = list(parts)
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        names = parts[0][0] if len(parts) == 1 else "a value"
+        return (
+            f"{names}: nested too deeply to pickle; flatten it, or raise sys.setrecursionlimit "
+            f"(now {sys.getrecursionlimit()})"
+        )
+    path, reason = _blame(parts, modules) or ("value" if len(parts) != 1 else parts[0][0], error)
+    text = f"{reason}" if isinstance(reason, (TypeError, pickle.PicklingError)) else f"{type(reason).__name__}: {reason}"
+    return (
+        f"{_shorten(path)}: {_shorten(text)}; make it inside the function instead of passing it, "
+        "or pass the data it is made from"
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON // 2]} ... {text[-_MAX_REASON // 2 :]}"
+
+
+class _Discard:
+    def write(self, part: bytes, /) -> None:
+        pass
+
+
+def _failure(value: Any, modules: frozenset[str]) -> Exception | None:
+    try:
+        ByValuePickler(_Discard(), modules, _leave_out).dump(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def _leave_out(buffer: pickle.PickleBuffer) -> bool:
+    return False
+
+
+def _blame(parts: list[tuple[str, Any]], modules: frozenset[str]) -> tuple[str, Exception] | None:
+    """Follows failing parts down to one whose own parts all pickle. None where none of `parts` fails by itself."""
+    found: tuple[str, Exception] | None = None
+    prefix = ""
+    seen: set[int] = set()
+    for _ in range(_MAX_DEPTH):
+        candidate = _first_failing([part for part in parts if id(part[1]) not in seen], modules)
+        if candidate is None:
+            return found
+        label, value, error = candidate
+        prefix += label
+        found = prefix, error
+        seen.add(id(value))
+        parts = list(_children(value))
+    return found
+
+
+def _first_failing(parts: list[tuple[str, Any]], modules: frozenset[str]) -> tuple[str, Any, Exception] | None:
+    # Halving, so that one bad element of a million costs twenty picklings of a shrinking list and not a million.
+    while parts:
+        half = parts[: (len(parts) + 1) // 2]
+        error = _failure([value for _, value in half], modules)
+        if error is None:
+            parts = parts[len(half) :]
+        elif len(half) == 1:
+            return *half[0], error
+        else:
+            parts = half
+    return None
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in cast(Mapping[Any, Any], value).items():
+            yield f"[{_name(key)}]", item
+        for key in cast(Mapping[Any, Any], value):
+            yield f" key {_name(key)}", key
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(cast(list[Any], value)):
+            yield f"[{index}]", item
+    elif isinstance(value, AbstractSet):
+        for item in cast(AbstractSet[Any], value):
+            yield f" element {_name(item)}", item
+    elif isinstance(value, types.FunctionType):
+        yield from _function_children(value)
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+    elif isinstance(value, functools.partial):
+        partial = cast("functools.partial[Any]", value)
+        yield ".func", partial.func
+        for index, item in enumerate(partial.args):
+            yield f".args[{index}]", item
+        for key, item in partial.keywords.items():
+            yield f".keywords[{key!r}]", item
+    if isinstance(value, type) or hasattr(value, "__dict__"):
+        attributes = {name: item for name, item in vars(value).items() if name not in ("__dict__", "__weakref__")}
+        for name, item in attributes.items():
+            yield f".{name}", item
+    for name in _slots(type(cast(object, value))):
+        try:
+            yield f".{name}", getattr(value, name)
+        except AttributeError:
+            continue
+
+
+def _function_children(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield f" closure variable {name!r}", cell.cell_contents
+        except ValueError:  # not yet assigned
+            continue
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f" global {name!r}", function.__globals__[name]
+    for index, item in enumerate(function.__defaults__ or ()):
+        yield f".__defaults__[{index}]", item
+
+
+def _slots(cls: type) -> Iterator[str]:
+    for base in cls.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else (str(slot) for slot in slots)
+
+
+def _name(key: Any) -> str:
+    try:
+        text = repr(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
