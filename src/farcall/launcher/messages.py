@@ -108,6 +108,7 @@ class Exited(msgspec.Struct, tag=True):
     memory_peak: int
     memory_limit: int
     killed_by_us: bool  # we sent SIGKILL on the worker's request
+    disk_exceeded: bool = False  # we killed it because its writable area outgrew `limits.disk`
 
 
 class Listed(msgspec.Struct, tag=True):

@@ -1,0 +1,245 @@
+"""One cgroup per container, in whichever hierarchies this machine has and lets us write: v1, v2, both or none.
+
+All of a launcher's containers live under one parent directory per hierarchy, made inside the launcher's own cgroup (or
+the nearest one above it that can hold them), so that limits already set on the launcher go on to hold.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from farcall.spec.container import Limits
+
+Controller = Literal["cpu", "memory", "pids"]
+CONTROLLERS: tuple[Controller, ...] = ("cpu", "memory", "pids")
+
+_MIB = 1024 * 1024
+_CPU_PERIOD = 100_000  # microseconds, the kernel's default
+
+
+class Usage(NamedTuple):
+    """What a cgroup's memory controller recorded. `peak` is bytes, 0 where the kernel does not say."""
+
+    peak: int
+    oom_kills: int
+
+
+class CgroupError(Exception):
+    """A cgroup that should be usable is not; `str()` says which file."""
+
+
+class Cgroup:
+    """The cgroup of one container: one directory on v2, one per controller on v1."""
+
+    def __init__(self, directories: dict[Path, tuple[int, tuple[Controller, ...]]]) -> None:
+        self._directories = directories  # directory: (version, controllers)
+
+    @property
+    def paths(self) -> list[str]:
+        """All its directories, for the journal."""
+        return [str(directory) for directory in self._directories]
+
+    @property
+    def procs_files(self) -> list[str]:
+        """The files that take the pid of a process to move in."""
+        return [str(directory / "cgroup.procs") for directory in self._directories]
+
+    def limit(self, limits: Limits) -> None:
+        """Write the limits. Raises CgroupError."""
+        for directory, (version, controllers) in self._directories.items():
+            for controller in controllers:
+                for file, value in _settings(version, controller, limits):
+                    try:
+                        _write(directory / file, value)
+                    except FileNotFoundError:
+                        if file not in _OPTIONAL:
+                            raise CgroupError(f"{directory / file} does not exist") from None
+                    except OSError as error:
+                        raise CgroupError(f"{directory / file}: {os.strerror(error.errno or 0)}") from error
+
+    def usage(self) -> Usage:
+        """Peak memory and the number of processes killed at the limit, so far."""
+        for directory, (version, controllers) in self._directories.items():
+            if "memory" in controllers:
+                peak = _read_number(directory / ("memory.max_usage_in_bytes" if version == 1 else "memory.peak"))
+                events = directory / ("memory.oom_control" if version == 1 else "memory.events")
+                return Usage(peak, _read_field(events, "oom_kill"))
+        return Usage(0, 0)
+
+    def remove(self) -> bool:
+        """Remove the directories; False when the kernel still counts a process in one, so that it must be tried again."""
+        return remove(self.paths)
+
+
+class Cgroups:
+    """Makes cgroups. `missing` are the controllers that no writable hierarchy offers."""
+
+    def __init__(self, name: str) -> None:
+        """`name` tells this launcher's parent directories from others'."""
+        self._name = name
+        self._parents: dict[Path, tuple[int, tuple[Controller, ...]]] = {}
+        for parent, version, controllers in _find_parents(name):
+            self._parents[parent] = (version, controllers)
+        found = {c for _, controllers in self._parents.values() for c in controllers}
+        self.missing: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c not in found)
+
+    def create(self, container_id: str) -> Cgroup:
+        """A cgroup without limits yet. Raises CgroupError."""
+        directories: dict[Path, tuple[int, tuple[Controller, ...]]] = {}
+        for parent, kind in self._parents.items():
+            directory = parent / container_id
+            try:
+                directory.mkdir(exist_ok=True)
+            except OSError as error:
+                raise CgroupError(f"cannot create {directory}: {os.strerror(error.errno or 0)}") from error
+            directories[directory] = kind
+        return Cgroup(directories)
+
+    def close(self) -> None:
+        """Remove the parents, as far as they are empty."""
+        remove([str(parent) for parent in self._parents])
+
+
+def remove(paths: list[str]) -> bool:
+    """Remove cgroup directories; absent ones count as removed."""
+    gone = True
+    for path in paths:
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            gone = False
+    return gone
+
+
+def members(path: str) -> list[int]:
+    """The pids in a cgroup; empty when it is gone."""
+    try:
+        with open(os.path.join(path, "cgroup.procs")) as file:
+            return [int(line) for line in file]
+    except OSError:
+        return []
+
+
+_OPTIONAL = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})
+
+
+def _settings(version: int, controller: Controller, limits: Limits) -> list[tuple[str, str]]:
+    if controller == "cpu":
+        # 1024 shares are one core; v2's weight by the kernel documentation's conversion from shares.
+        shares = min(max(int(limits.cpu_request * 1024), 2), 262144)
+        quota = int(limits.cpu_limit * _CPU_PERIOD) if limits.cpu_limit else None
+        if version == 1:
+            return [("cpu.shares", str(shares))] + ([("cpu.cfs_quota_us", str(quota))] if quota else [])
+        weight = 1 + (shares - 2) * 9999 // 262142
+        return [("cpu.weight", str(weight))] + ([("cpu.max", f"{quota} {_CPU_PERIOD}")] if quota else [])
+    if controller == "memory":
+        if limits.memory_limit is None:
+            return []
+        limit = str(limits.memory_limit * _MIB)
+        if version == 1:
+            return [("memory.limit_in_bytes", limit), ("memory.memsw.limit_in_bytes", limit)]
+        return [("memory.max", limit), ("memory.swap.max", "0")]
+    return [("pids.max", str(limits.pids))]
+
+
+def _find_parents(name: str) -> list[tuple[Path, int, tuple[Controller, ...]]]:
+    mounts = _cgroup_mounts()
+    parents: list[tuple[Path, int, tuple[Controller, ...]]] = []
+    unified: str | None = None
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, listed, own = line.split(":", 2)
+        if not listed:
+            unified = own
+            continue
+        controllers = tuple(c for c in CONTROLLERS if c in listed.split(","))
+        mount = next((m for m, held in mounts.items() if controllers and controllers[0] in held), None)
+        if mount is not None:
+            parent = _make_v1_parent(mount / own.lstrip("/"), name)
+            if parent is not None:
+                parents.append((parent, 1, controllers))
+    taken = {c for _, _, controllers in parents for c in controllers}
+    mount = next((m for m, held in mounts.items() if "cgroup2" in held), None)
+    if unified is not None and mount is not None:
+        parent, controllers = _make_v2_parent(mount, mount / unified.lstrip("/"), name)
+        controllers = tuple(c for c in controllers if c not in taken)
+        if parent is not None and controllers:
+            parents.append((parent, 2, controllers))
+        elif parent is not None:
+            remove([str(parent)])
+    return parents
+
+
+def _cgroup_mounts() -> dict[Path, set[str]]:
+    """Mount points of cgroup hierarchies and what each holds: v1 controllers, or "cgroup2"."""
+    mounts: dict[Path, set[str]] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        filesystem, _, options = after.split(" ", 2)
+        if filesystem in ("cgroup", "cgroup2"):
+            held = {"cgroup2"} if filesystem == "cgroup2" else set(options.split(","))
+            mounts[Path(before.split()[4])] = held
+    return mounts
+
+
+def _make_v1_parent(own: Path, name: str) -> Path | None:
+    parent = own / name
+    try:
+        parent.mkdir(exist_ok=True)
+        # A read-only or foreign hierarchy may allow the directory and nothing in it.
+        return parent if os.access(parent / "cgroup.procs", os.W_OK) else None
+    except OSError:
+        return None
+
+
+def _make_v2_parent(mount: Path, own: Path, name: str) -> tuple[Path | None, tuple[Controller, ...]]:
+    # Controllers can only be handed down by a cgroup that has no processes itself (or the real root): climb to the
+    # nearest one that hands them down already or can be made to.
+    at = own
+    while True:
+        offered = set(_read_text(at / "cgroup.controllers").split())
+        wanted = tuple(c for c in CONTROLLERS if c in offered)
+        if wanted and os.access(at / "cgroup.procs", os.W_OK):
+            with contextlib.suppress(OSError):
+                _write(at / "cgroup.subtree_control", " ".join(f"+{c}" for c in wanted))
+            enabled = _read_text(at / "cgroup.subtree_control").split()
+            handed = tuple(c for c in wanted if c in enabled)
+            if handed:
+                with contextlib.suppress(OSError):
+                    parent = at / name
+                    parent.mkdir(exist_ok=True)
+                    _write(parent / "cgroup.subtree_control", " ".join(f"+{c}" for c in handed))
+                    return parent, handed
+        if at == mount:
+            return None, ()
+        at = at.parent
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _read_number(path: Path) -> int:
+    text = _read_text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _read_field(path: Path, name: str) -> int:
+    for line in _read_text(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

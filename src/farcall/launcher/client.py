@@ -1,0 +1,342 @@
+"""The worker's side of the launcher: an asyncio client, which starts the launcher when there is none."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from farcall.errors import InternalError, ProtocolError, ResourceExhaustedError, VersionError, from_code
+from farcall.errors import ConnectionError as ServerConnectionError
+from farcall.launcher.messages import (
+    MAX_DATAGRAM,
+    AckExit,
+    Done,
+    Exited,
+    Failed,
+    Hello,
+    List,
+    Listed,
+    Prepare,
+    Reattach,
+    Reply,
+    Request,
+    Shutdown,
+    Signal,
+    Start,
+    Started,
+)
+from farcall.launcher.process import PROTOCOL_VERSION, SOCKET_NAME
+from farcall.spec.container import ContainerSpec, Interpreter
+
+_MAX_FDS = 250
+_START_SECONDS = 15.0  # for a new launcher to listen, a sweep of a killed one included
+_RETRY_SECONDS = 0.005
+
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+_encode = msgspec.msgpack.encode
+
+_R = TypeVar("_R", Done, Started, Listed)
+
+
+class ContainerFds(NamedTuple):
+    """What a container is given. The caller keeps its own copies, and may close them once `start` has returned."""
+
+    control: int  # a connected socket
+    stdout: int
+    stderr: int
+    page: int  # memory shared with the worker
+
+
+class StartedContainer(NamedTuple):
+    """A container that runs. `pidfd`, of pid 1, belongs to the caller, and is readable once the container is gone.
+
+    `timeline` is seconds since the launcher got the request, by step.
+    """
+
+    container_id: str
+    pid: int
+    pidfd: int
+    timeline: dict[str, float]
+    notes: list[str]
+
+
+class LiveContainer(NamedTuple):
+    """A container found running. `pidfd` belongs to the caller."""
+
+    container_id: str
+    pidfd: int
+
+
+class LauncherClient:
+    """A worker's connection to its launcher. All methods belong to one event loop.
+
+    `on_exit` is called for each container that ends, in order; the exit is acknowledged when it returns, so one that
+    raises is told again to the next client that lists. `on_lost` is called once, when the launcher is gone without
+    having been asked; all its containers are then dead or dying, and their pidfds become readable.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        """Takes over a connected, non-blocking socket. Use `connect`."""
+        self.on_exit: Callable[[Exited], None] = _ignore_exit
+        self.on_lost: Callable[[], None] = _ignore_loss
+        self.launcher_pid = 0
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._next_seq = 1
+        self._waiting: dict[int, asyncio.Future[tuple[Reply, list[int]]]] = {}
+        self._hello: asyncio.Future[Hello] = self._loop.create_future()
+        self._out: list[tuple[bytes, list[int]]] = []
+        self._closed = False
+        self._loop.add_reader(channel.fileno(), self._readable)
+
+    @classmethod
+    async def connect(cls, state_dir: Path, *, idle_seconds: float | None = None) -> "LauncherClient":
+        """Connect to the launcher of a state directory, starting it if none listens.
+
+        Of several clients that start one at once, one launcher survives and all find it. Raises
+        farcall.errors.ConnectionError when none comes up, ConflictError when it has a worker already, and VersionError.
+        """
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + _START_SECONDS
+        starting: subprocess.Popen[bytes] | None = None
+        while True:
+            channel = _try_connect(state_dir)
+            if channel is not None:
+                client = cls(channel)
+                try:
+                    await client._greet()
+                    return client
+                except ServerConnectionError:
+                    client.close()  # it was ending itself just then
+            if starting is None or (starting.poll() is not None and time.monotonic() < deadline):
+                starting = _start_launcher(state_dir, idle_seconds)
+            if time.monotonic() > deadline:
+                raise ServerConnectionError(f"the launcher did not start; its log is {state_dir / 'launcher.log'}")
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def start(self, spec: ContainerSpec, fds: ContainerFds) -> StartedContainer:
+        """Make a container; returns when its runner runs. Raises ContainerStartError and others, as the launcher says."""
+        reply, received = await self._ask(Start(self._seq(), spec), Started, list(fds))
+        return StartedContainer(reply.container_id, reply.pid, received[0], reply.timeline, reply.notes)
+
+    async def prepare(self, interpreter: Interpreter) -> None:
+        """Warm the base template of an interpreter. Raises ContainerStartError when it can have none."""
+        await self._ask(Prepare(self._seq(), interpreter), Done)
+
+    async def reattach(self, container_id: str, fd: int) -> None:
+        """Give a container a new control socket. Raises NotFoundError."""
+        await self._ask(Reattach(self._seq(), container_id), Done, [fd])
+
+    async def signal(self, container_id: str, signum: int) -> None:
+        """Signal the runner; SIGKILL ends the container. Raises NotFoundError."""
+        await self._ask(Signal(self._seq(), container_id, int(signum)), Done)
+
+    async def kill(self, container_id: str) -> None:
+        """End a container at once."""
+        await self.signal(container_id, signal.SIGKILL)
+
+    async def list(self) -> tuple[list[LiveContainer], list[Exited]]:
+        """All containers that run, and the exits that nobody has acknowledged; acknowledge them with `acknowledge`."""
+        live: list[LiveContainer] = []
+        exits: list[Exited] = []
+        more = True
+        while more:
+            reply, received = await self._ask(List(self._seq()), Listed)
+            live += [LiveContainer(name, fd) for name, fd in zip(reply.containers, received, strict=True)]
+            exits += reply.exits
+            more = reply.more
+        return live, exits
+
+    def acknowledge(self, container_id: str) -> None:
+        """Let the launcher forget an exit that `list` told of."""
+        self._send(AckExit(container_id), [])
+
+    async def shutdown(self) -> None:
+        """Kill all containers and end the launcher; returns when nothing is left."""
+        await self._ask(Shutdown(self._seq()), Done)
+        self.close()
+
+    def close(self) -> None:
+        """Leave; the launcher and its containers go on."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._channel.fileno())
+            self._loop.remove_writer(self._channel.fileno())
+            self._channel.close()
+            for _, fds in self._out:
+                _close_all(fds)
+            self._out.clear()
+            self._fail_all("the connection to the launcher was closed")
+
+    # -- the connection
+
+    async def _greet(self) -> None:
+        self._send(Hello(PROTOCOL_VERSION, os.getpid()), [])
+        hello = await self._hello
+        if hello.version != PROTOCOL_VERSION:
+            self.close()
+            raise VersionError(
+                f"the running launcher (pid {hello.pid}) speaks version {hello.version}, this farcall {PROTOCOL_VERSION}; "
+                "stop its containers with the farcall that started it (`farcall server stop`)"
+            )
+        self.launcher_pid = hello.pid
+
+    def _seq(self) -> int:
+        self._next_seq += 1
+        return self._next_seq
+
+    async def _ask(
+        self,
+        request: Start | Prepare | Reattach | Signal | List | Shutdown,
+        expected: type[_R],
+        fds: "list[int] | None" = None,
+    ) -> "tuple[_R, list[int]]":
+        if self._closed:
+            raise ServerConnectionError("the connection to the launcher is closed")
+        answer: asyncio.Future[tuple[Reply, list[int]]] = self._loop.create_future()
+        self._waiting[request.seq] = answer
+        try:
+            self._send(request, fds or [])
+            reply, received = await answer
+        except asyncio.CancelledError:
+            # The answer may still come, with descriptors that nobody wants any more.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                _close_all(answer.result()[1])
+            raise
+        finally:
+            self._waiting.pop(request.seq, None)
+        if not isinstance(reply, expected):
+            _close_all(received)
+            raise InternalError(f"the launcher answered {type(request).__name__} with {type(reply).__name__}")
+        return reply, received
+
+    def _send(self, request: Request, fds: "list[int]") -> None:
+        data = _encode(request)
+        if len(data) > MAX_DATAGRAM:
+            raise ResourceExhaustedError(
+                f"the container's specification is {len(data)} bytes, more than {MAX_DATAGRAM}: shorten its environment"
+            )
+        if self._out:
+            self._out.append((data, [os.dup(fd) for fd in fds]))
+            return
+        try:
+            socket.send_fds(self._channel, [data], fds)
+        except BlockingIOError:
+            self._out.append((data, [os.dup(fd) for fd in fds]))
+            self._loop.add_writer(self._channel.fileno(), self._writable)
+        except OSError:
+            pass  # the end of file that follows fails whoever waits
+
+    def _writable(self) -> None:
+        while self._out:
+            data, fds = self._out[0]
+            try:
+                socket.send_fds(self._channel, [data], fds)
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            _close_all(fds)
+            self._out.pop(0)
+        self._loop.remove_writer(self._channel.fileno())
+
+    def _readable(self) -> None:
+        for _ in range(64):
+            if self._closed:
+                return
+            try:
+                data, fds, _, _ = socket.recv_fds(self._channel, MAX_DATAGRAM, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fds = b"", list[int]()
+            if not data:
+                self._lost()
+                return
+            self._take(_decode_reply(data), fds)
+
+    def _take(self, reply: Reply, fds: "list[int]") -> None:
+        match reply:
+            case Hello():
+                if not self._hello.done():
+                    self._hello.set_result(reply)
+            case Exited():
+                self.on_exit(reply)
+                self.acknowledge(reply.container_id)
+            case Failed(seq=0):
+                error = from_code(reply.code, reply.message)
+                if not self._hello.done():
+                    self._hello.set_exception(error)
+                else:
+                    self._fail_all(str(ProtocolError(reply.message)))
+            case _:
+                answer = self._waiting.get(reply.seq)
+                if answer is None or answer.done():
+                    _close_all(fds)
+                elif isinstance(reply, Failed):
+                    answer.set_exception(from_code(reply.code, reply.message))
+                else:
+                    answer.set_result((reply, fds))
+
+    def _lost(self) -> None:
+        greeted = self._hello.done()
+        self.close()
+        if greeted:
+            self.on_lost()
+
+    def _fail_all(self, message: str) -> None:
+        error = ServerConnectionError(message)
+        if not self._hello.done():
+            self._hello.set_exception(error)
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+
+def _ignore_exit(exited: Exited) -> None:
+    """The default `on_exit`."""
+
+
+def _ignore_loss() -> None:
+    """The default `on_lost`."""
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _try_connect(state_dir: Path) -> socket.socket | None:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(state_dir, os.O_PATH | os.O_CLOEXEC)
+    try:
+        # The state directory's own path may be too long for a socket's.
+        channel.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+        channel.setblocking(False)
+        return channel
+    except OSError as error:
+        channel.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+            return None
+        raise ServerConnectionError(f"cannot connect to the launcher of {state_dir}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        os.close(directory)
+
+
+def _start_launcher(state_dir: Path, idle_seconds: float | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "farcall.launcher", "--state", str(state_dir)]
+    if idle_seconds is not None:
+        command += ["--idle", str(idle_seconds)]
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(state_dir / "launcher.log", "ab"))
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

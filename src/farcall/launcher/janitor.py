@@ -1,0 +1,106 @@
+"""A helper process of the launcher for what takes long: measuring writable areas, and deleting them.
+
+Forked from the launcher before it has containers; ends with it. The launcher never waits for it.
+"""
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from farcall.launcher import syscalls
+
+_INTERVAL = 1.0  # seconds between two measurements of an area, at least
+_SHARE = 20  # a measurement may take at most 1/20 of the time, so large areas are measured less often
+_MAX_MESSAGE = 8192
+
+
+class Watch(msgspec.Struct, tag=True):
+    """Measure this area from now on; tell when it holds more than `limit` bytes."""
+
+    container_id: str
+    path: str
+    limit: int
+
+
+class Delete(msgspec.Struct, tag=True):
+    """Stop watching, and delete this directory."""
+
+    container_id: str
+    path: str
+
+
+class Exceeded(msgspec.Struct, tag=True):
+    """To the launcher: this area holds more than its limit."""
+
+    container_id: str
+
+
+encode = msgspec.msgpack.encode
+_decode_order = msgspec.msgpack.Decoder(Watch | Delete).decode
+decode_exceeded = msgspec.msgpack.Decoder(Exceeded).decode
+
+
+def start() -> tuple[int, socket.socket]:
+    """Fork the janitor; returns its pid and the socket to it."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            syscalls.close_all_but([0, 1, 2, far.fileno()])
+            syscalls.set_process_name("farcall-janitor")
+            _run(far)
+        finally:
+            os._exit(1)
+    far.close()
+    near.setblocking(False)
+    return pid, near
+
+
+def _run(channel: socket.socket) -> NoReturn:
+    watched: dict[str, tuple[Watch, float]] = {}  # with the time of the next measurement
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    while True:
+        now = time.monotonic()
+        wait = min((due - now for _, due in watched.values()), default=None)
+        if poll.poll(None if wait is None else max(wait, 0) * 1000):
+            message = channel.recv(_MAX_MESSAGE)
+            if not message:
+                os._exit(0)
+            order = _decode_order(message)
+            if isinstance(order, Watch):
+                watched[order.container_id] = (order, time.monotonic() + _INTERVAL)
+            else:
+                watched.pop(order.container_id, None)
+                shutil.rmtree(order.path, ignore_errors=True)
+        for container_id, (watch, due) in list(watched.items()):
+            began = time.monotonic()
+            if due > began:
+                continue
+            if disk_usage(Path(watch.path)) > watch.limit:
+                channel.send(encode(Exceeded(container_id)))
+                del watched[container_id]
+            else:
+                ended = time.monotonic()
+                watched[container_id] = (watch, ended + max(_INTERVAL, (ended - began) * _SHARE))
+
+
+def disk_usage(directory: Path) -> int:
+    """Bytes allocated below a directory, not crossing into what is mounted there. Files that vanish count nothing."""
+    total = 0
+    pending = [os.fspath(directory)]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+    return total

@@ -1,0 +1,121 @@
+"""What a launcher would leave behind if it were killed now, on disk, one file per container.
+
+A new launcher sweeps: kills what still runs (identity is pid and start time, within one boot), removes cgroups and
+writable areas. Written before a thing is made, removed after it is gone. Nothing is synced: after a power cut there are
+no processes and no cgroups to sweep, and areas without a journal entry are swept too.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from farcall.launcher import cgroups
+
+_SWEEP_PATIENCE = 10.0  # seconds for killed processes to be gone
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process of this boot. `started` is field 22 of /proc/PID/stat, clock ticks since boot."""
+
+    pid: int
+    started: int
+
+
+class Entry(msgspec.Struct):
+    """What one container has on this machine."""
+
+    container_id: str
+    boot_id: str
+    area: str
+    cgroups: list[str]
+    processes: list[Process] = []
+
+
+def process_of(pid: int) -> Process | None:
+    """Identify a live process; None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return Process(pid, int(fields[19]))
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Journal:
+    """The journal of one state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._boot_id = boot_id()
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+    def write(self, container_id: str, area: str, cgroup_paths: list[str], pids: list[int]) -> None:
+        """Record a container, in place of what was recorded of it before."""
+        processes = [process for process in map(process_of, pids) if process is not None]
+        entry = Entry(container_id, self._boot_id, area, cgroup_paths, processes)
+        path = self._path(container_id)
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(entry))
+        new.rename(path)
+
+    def remove(self, container_id: str) -> None:
+        """Forget a container of which nothing is left."""
+        self._path(container_id).unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """All containers recorded. An unreadable file (a power cut) is dropped."""
+        found: list[Entry] = []
+        for path in sorted(self._directory.iterdir()):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=Entry))
+            except (msgspec.DecodeError, OSError):
+                path.unlink(missing_ok=True)
+        return found
+
+    def sweep(self, containers: Path) -> int:
+        """Remove everything that a former launcher left: processes, cgroups, areas under `containers`. Returns how many
+        containers that were."""
+        entries = self.entries()
+        for entry in entries:
+            if entry.boot_id == self._boot_id:
+                _kill(entry)
+                deadline = time.monotonic() + _SWEEP_PATIENCE
+                while not cgroups.remove(entry.cgroups) and time.monotonic() < deadline:
+                    _kill(entry)
+                    time.sleep(0.01)  # the kernel gives no event for a cgroup becoming empty on v1
+            self.remove(entry.container_id)
+        if containers.is_dir():
+            for area in containers.iterdir():
+                shutil.rmtree(area, ignore_errors=True)
+        return len(entries)
+
+    def _path(self, container_id: str) -> Path:
+        return self._directory / f"{container_id}.json"
+
+
+def _kill(entry: Entry) -> None:
+    pids = {process.pid: process.started for process in entry.processes}
+    for path in entry.cgroups:
+        for pid in cgroups.members(path):
+            process = process_of(pid)
+            if process is not None:
+                pids.setdefault(pid, process.started)
+    for pid, started in pids.items():
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                # Compared after the pidfd is open: the pid cannot be reused under it.
+                if process_of(pid) == Process(pid, started):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)

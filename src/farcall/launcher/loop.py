@@ -1,0 +1,36 @@
+"""A poll loop over descriptors: all the concurrency that the launcher has."""
+
+import select
+from collections.abc import Callable
+
+
+class Loop:
+    """Calls a handler whenever its descriptor is readable, has hung up, or (where asked for) is writable."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+
+    def add(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` when `fd` has something to read or has hung up."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def want_write(self, fd: int, wanted: bool) -> None:
+        """Call the handler of `fd` also when it can be written."""
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def remove(self, fd: int) -> None:
+        """Forget `fd`; call before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def turn(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds and handle what is ready; False when nothing was."""
+        ready = self._epoll.poll(timeout)
+        for fd, _ in ready:
+            # A handler before this one may have removed it.
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler()
+        return bool(ready)

@@ -1,0 +1,89 @@
+"""What the launcher hands to the processes that become a container, and what they report back.
+
+The launcher decides everything in a `Plan`; the intermediate process, init and the runner only carry it out. A plan
+travels in a memfd, so that a template passes it on unread: no container's environment is ever in a template's memory.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from farcall.spec.container import ContainerSpec
+
+IdMap = list[tuple[int, int, int]]  # (first id inside, first id outside, count)
+
+
+class Plan(msgspec.Struct):
+    """One container, with all that depends on this machine worked out."""
+
+    spec: ContainerSpec
+    area: str  # directory of the container on disk; its root file system is `area`/root
+    uid_map: IdMap
+    gid_map: IdMap
+    cgroup_procs: list[str]  # files that take the pid of init
+    cgroup_named: bool  # give it a cgroup namespace
+    seccomp: bytes
+    resolv_conf: str
+    hosts: str
+    has_idmap: bool  # PlanFds carries a user namespace with the maps above, for idmapped mounts
+    has_netns: bool  # PlanFds carries a network namespace to join; otherwise a fresh one, loopback only
+    data_limit: int | None  # bytes, RLIMIT_DATA of the runner: stands in for a memory cgroup
+    process_limit: int | None  # RLIMIT_NPROC of the runner: stands in for a pids cgroup
+    file_limit: int | None  # bytes, RLIMIT_FSIZE of the runner
+    open_files: tuple[int, int]  # RLIMIT_NOFILE of the runner
+
+
+class PlanFds(NamedTuple):
+    """The descriptors that go with a plan, in the order they are sent."""
+
+    status: int  # SEQPACKET socket to the launcher: reports out, SendSignal in, end of file when the launcher dies
+    control: int
+    stdout: int
+    stderr: int
+    page: int
+    lifeline: int
+    plan: int  # memfd with the encoded Plan; -1 in a fork of the launcher, which has the plan itself
+    idmap: int | None
+    netns: int | None
+
+
+class Born(msgspec.Struct, tag=True):
+    """Pid 1 exists. Carries its pidfd."""
+
+    pid: int  # in the launcher's pid namespace
+
+
+class Running(msgspec.Struct, tag=True):
+    """The runner runs. `timeline` has points of CLOCK_MONOTONIC, in seconds, by step."""
+
+    timeline: dict[str, float]
+    notes: list[str]
+
+
+class Broken(msgspec.Struct, tag=True):
+    """The container could not be made: the step that failed, and the errno (0 where there is none)."""
+
+    step: str
+    errno: int
+    message: str
+
+
+class Ended(msgspec.Struct, tag=True):
+    """The runner ended; exactly one of the two is set."""
+
+    exit_code: int | None
+    signal: int | None
+
+
+class SendSignal(msgspec.Struct, tag=True):
+    """From the launcher: send this signal to the runner."""
+
+    signal: int
+
+
+Report = Born | Running | Broken | Ended
+
+encode = msgspec.msgpack.encode
+decode_report = msgspec.msgpack.Decoder(Report).decode
+decode_plan = msgspec.msgpack.Decoder(Plan).decode
+decode_signal = msgspec.msgpack.Decoder(SendSignal).decode

@@ -1,0 +1,622 @@
+"""The launcher process: answers one worker at a time, makes containers, and tells how they end."""
+
+import contextlib
+import fcntl
+import os
+import re
+import resource
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farcall.launcher import cgroups, janitor, namespaces, process_runtime, seccomp, syscalls, template
+from farcall.launcher.container import Container
+from farcall.launcher.journal import Journal
+from farcall.launcher.loop import Loop
+from farcall.launcher.messages import (
+    MAX_DATAGRAM,
+    AckExit,
+    Done,
+    Exited,
+    Failed,
+    Hello,
+    List,
+    Listed,
+    Prepare,
+    Reattach,
+    Reply,
+    Request,
+    Shutdown,
+    Signal,
+    Start,
+    Started,
+)
+from farcall.launcher.network import NetworkPool
+from farcall.launcher.plan import Broken, Plan, Running
+from farcall.launcher.templates import Template, Templates
+from farcall.spec.container import ContainerSpec
+
+PROTOCOL_VERSION = "1"
+SOCKET_NAME = "launcher.sock"
+LOCK_NAME = "launcher.lock"
+DEFAULT_IDLE_SECONDS = 60.0  # without containers and worker, until the launcher ends itself
+
+_HOUSEKEEPING = 1.0  # seconds between turns without events
+_MAX_PIDFDS = 200  # a message; the kernel takes 253
+_MAX_EXITS = 500  # a message
+_MAX_FDS = 8
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_MIB = 1024 * 1024
+# RLIMIT_FSIZE counts shared memory too, which values travel in: never below this.
+_FILE_LIMIT_FLOOR = 4096 * _MIB
+
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+_encode = msgspec.msgpack.encode
+
+
+class AlreadyRunningError(Exception):
+    """Another launcher holds the lock of this state directory."""
+
+
+class Launcher:
+    """One launcher of one state directory. `run` returns when it has ended."""
+
+    def __init__(self, state: Path, idle_seconds: float = DEFAULT_IDLE_SECONDS) -> None:
+        """Takes the lock, sweeps what a former launcher left, listens. Raises AlreadyRunningError."""
+        self._state = state.absolute()
+        self._idle_seconds = idle_seconds
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        self._uid = os.getuid()  # of the worker too; inside a user namespace of ours it will read as 0
+        self._open_files = _raise_open_files()
+        self._place = namespaces.enter()
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        self._areas = self._state / "containers"
+        self._trash = self._state / "trash"
+        self._areas.mkdir(mode=0o711, exist_ok=True)
+        self._trash.mkdir(mode=0o700, exist_ok=True)
+        self._journal = Journal(self._state / "journal")
+        self._journal.sweep(self._areas)
+        self._journal.sweep(self._trash)
+        self._cgroups = cgroups.Cgroups(f"farcall-{_name_of(self._state)}")
+        self._network = NetworkPool(self._state, self._place.rootless)
+        self._network.sweep()
+        self._filters: dict[bool, bytes] = {}
+        self._containers: dict[str, Container] = {}
+        self._exits: dict[str, Exited] = {}
+        self._closing: list[Container] = []  # dead, with a cgroup that the kernel still holds
+        self._intermediates: set[int] = set()
+        self._starting_in: dict[Container, Template] = {}
+        self._listed: tuple[list[str], int] = ([], 0)
+        self._out: deque[tuple[bytes, list[int]]] = deque()
+        self._worker: socket.socket | None = None
+        self._idle_since = time.monotonic()
+        self._shutdown_seq: int | None = None
+        self._ended = False
+        self._loop = Loop()
+        self._templates = Templates(self._loop, self._state, self._template_lost)
+        self._janitor_pid, self._janitor = janitor.start()
+        self._loop.add(self._janitor.fileno(), self._hear_janitor)
+        self._listener = self._listen()
+        self._loop.add(self._listener.fileno(), self._accept)
+
+    # -- life
+
+    def run(self) -> None:
+        """Serve until a Shutdown, or until idle for long enough."""
+        while not self._ended:
+            busy = self._loop.turn(_HOUSEKEEPING if not self._closing else 0.01)
+            self._finish_closing()
+            self._reap_intermediates()
+            if not busy:
+                self._network.refill()
+                self._templates.end_idle()
+            if self._shutdown_seq is not None and not self._containers and not self._closing:
+                self._reply(Done(self._shutdown_seq))
+                self._ended = True
+            elif self._worker or self._containers or self._closing:
+                self._idle_since = time.monotonic()
+            elif time.monotonic() - self._idle_since > self._idle_seconds:
+                self._ended = True
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._state / SOCKET_NAME)
+        self._listener.close()
+        self._templates.close()
+        self._network.close()
+        self._cgroups.close()
+        self._janitor.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._janitor_pid, 0)  # it deletes what it was told to, then ends
+        if self._worker:
+            self._worker.setblocking(True)
+            self._flush()
+            self._worker.close()
+        os.close(self._lock)
+
+    def _take_lock(self) -> int:
+        fd = os.open(self._state / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise AlreadyRunningError(f"another launcher runs on {self._state}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return fd
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        directory = os.open(self._state, os.O_PATH | os.O_CLOEXEC)
+        # A socket's path holds 107 bytes; the way through the directory's descriptor is always short. Bound under
+        # another name and renamed once it listens: whoever finds the socket can connect to it.
+        new = f"/proc/self/fd/{directory}/{SOCKET_NAME}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        mask = os.umask(0o177)
+        listener.bind(new)
+        os.umask(mask)
+        listener.listen(8)
+        listener.setblocking(False)
+        os.rename(new, self._state / SOCKET_NAME)
+        os.close(directory)
+        return listener
+
+    # -- the worker
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            worker, _ = self._listener.accept()
+            credentials = worker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            _, uid, _ = struct.unpack("3i", credentials)
+            if uid != os.getuid():
+                self._refuse(worker, "permission-denied", f"uid {uid} may not use the launcher of another user")
+                return
+            self._hear_worker()  # the former worker's end may be waiting to be read
+            if self._worker is not None:
+                self._refuse(worker, "conflict", "another worker is connected to this launcher; stop it first")
+            else:
+                worker.setblocking(False)
+                self._worker = worker
+                self._out.clear()
+                self._listed = ([], 0)
+                self._loop.add(worker.fileno(), self._hear_worker)
+
+    def _refuse(self, worker: socket.socket, code: str, message: str) -> None:
+        with worker, contextlib.suppress(OSError):
+            worker.send(_encode(Failed(0, code, message)))
+
+    def _lose_worker(self) -> None:
+        if self._worker:
+            self._loop.remove(self._worker.fileno())
+            self._worker.close()
+            self._worker = None
+            self._out.clear()
+
+    def _hear_worker(self) -> None:
+        self._flush()
+        # As many requests as are there, but not for ever: containers have news too.
+        for _ in range(32):
+            if self._worker is None:
+                return
+            try:
+                data, fds, _, _ = socket.recv_fds(self._worker, MAX_DATAGRAM, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fds = b"", []
+            if not data:
+                self._lose_worker()
+                return
+            try:
+                request = _decode_request(data)
+            except msgspec.DecodeError as error:
+                _close_all(fds)
+                self._reply(Failed(0, "protocol", f"the launcher does not understand this request: {error}"))
+                continue
+            self._handle(request, fds)
+
+    def _handle(self, request: Request, fds: list[int]) -> None:
+        wanted = {Start: 4, Reattach: 1}.get(type(request), 0)
+        if len(fds) != wanted:
+            _close_all(fds)
+            name = type(request).__name__
+            self._reply(Failed(getattr(request, "seq", 0), "protocol", f"{name} carries {wanted} descriptors, not {len(fds)}"))
+            return
+        match request:
+            case Hello():
+                self._reply(Hello(PROTOCOL_VERSION, os.getpid()))
+            case Start():
+                self._start(request.seq, request.spec, fds)
+            case Prepare():
+                self._prepare(request)
+            case Reattach():
+                self._reattach(request, fds[0])
+            case Signal():
+                self._signal(request)
+            case List():
+                self._list(request.seq)
+            case AckExit():
+                self._exits.pop(request.container_id, None)
+            case Shutdown():
+                self._shutdown_seq = request.seq
+                for container in self._containers.values():
+                    container.killed_by_us = True
+                    container.kill()
+
+    def _reply(self, message: Reply, fds: list[int] | None = None) -> None:
+        """Send, or queue with copies of the descriptors, what the worker should hear; without one it goes nowhere."""
+        if self._worker is not None:
+            self._out.append((_encode(message), [os.dup(fd) for fd in fds or []]))
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._worker is not None and self._out:
+            data, fds = self._out[0]
+            try:
+                socket.send_fds(self._worker, [data], fds)
+            except BlockingIOError:
+                self._loop.want_write(self._worker.fileno(), True)
+                return
+            except OSError:
+                return  # end of file comes next
+            _close_all(fds)
+            self._out.popleft()
+            if not self._out and not self._ended:
+                self._loop.want_write(self._worker.fileno(), False)
+
+    # -- requests
+
+    def _prepare(self, request: Prepare) -> None:
+        found = self._templates.get(request.interpreter)
+        self._network.prepare()
+
+        def tell(why: str | None) -> None:
+            if why is None:
+                self._reply(Done(request.seq))
+            else:
+                self._reply(Failed(request.seq, "container-start", f"no base template: {why}; containers start by exec"))
+
+        if isinstance(found, str):
+            tell(found)
+        else:
+            self._templates.when_ready(found, tell)
+
+    def _start(self, seq: int, spec: ContainerSpec, fds: list[int]) -> None:
+        requested = time.monotonic()
+        try:
+            container = self._make(seq, spec, fds)
+        except (_StartError, cgroups.CgroupError, OSError) as error:
+            _close_all(fds)
+            code = error.code if isinstance(error, _StartError) else "container-start"
+            self._reply(Failed(seq, code, f"{spec.container_id}: {error}"))
+            return
+        container.requested = requested
+        self._containers[container.id] = container
+        self._loop.add(container.status.fileno(), lambda: self._hear_container(container))
+        self._launch(container)
+
+    def _make(self, seq: int, spec: ContainerSpec, fds: list[int]) -> Container:
+        name = spec.container_id
+        if not _ID.fullmatch(name):
+            raise _StartError("invalid", f"{name!r} is no container id: letters, digits, '.', '_', '-', at most 63")
+        if name in self._containers or name in self._exits:
+            raise _StartError("already-exists", "a container with this id exists")
+        if self._shutdown_seq is not None:
+            raise _StartError("conflict", "the launcher is shutting down")
+        native = spec.runtime == "native"
+        if native and self._place.refusal:
+            raise _StartError("container-start", self._place.refusal)
+        if not native and (why := process_runtime.unsupported(spec)):
+            raise _StartError("container-start", why)
+        area = self._areas / name
+        area.mkdir(mode=0o711)
+        (area / "root").mkdir(mode=0o755)
+        cgroup = self._cgroups.create(name) if len(self._cgroups.missing) < len(cgroups.CONTROLLERS) else None
+        self._journal.write(name, str(area), cgroup.paths if cgroup else [], [])
+        try:
+            if cgroup:
+                cgroup.limit(spec.limits)
+            lease = self._network.take(spec.block_network) if native else None
+        except BaseException:
+            self._discard(name, cgroup)
+            raise
+        for fd in fds[1:3]:
+            with contextlib.suppress(OSError):  # so that /dev/stdout can be opened by the container's root
+                os.fchown(fd, self._place.uid_map[0][1], self._place.gid_map[0][1])
+        has_memory, has_pids = "memory" not in self._cgroups.missing, "pids" not in self._cgroups.missing
+        limit = spec.limits.memory_limit
+        writable = any(not bind.read_only for bind in spec.binds)
+        plan = Plan(
+            spec=spec,
+            area=str(area),
+            uid_map=self._place.uid_map,
+            gid_map=self._place.gid_map,
+            cgroup_procs=cgroup.procs_files if cgroup else [],
+            cgroup_named=cgroup is not None,
+            seccomp=self._filter(not native and spec.block_network),
+            resolv_conf=lease.resolv_conf if lease else "",
+            hosts=f"{lease.hosts}127.0.1.1\t{name}\n" if lease else "",
+            has_idmap=native and self._place.idmap_fd is not None,
+            has_netns=lease is not None and lease.netns_fd is not None,
+            data_limit=limit * _MIB if limit and not has_memory else None,
+            process_limit=spec.limits.pids if not has_pids and native and _counts_by_namespace() else None,
+            file_limit=None if writable else max(spec.limits.disk * _MIB, _FILE_LIMIT_FLOOR),
+            open_files=self._open_files,
+        )
+        container = Container(seq, plan, fds, cgroup, lease)
+        if lease and lease.note:
+            container.notes.append(lease.note)
+        if self._cgroups.missing:
+            container.notes.append(self._missing_note(limit is not None))
+        container.mark("cgroup")
+        return container
+
+    def _missing_note(self, memory_limited: bool) -> str:
+        missing = ", ".join(self._cgroups.missing)
+        note = f"no writable cgroup for {missing}: not limited or measured"
+        if memory_limited and "memory" in self._cgroups.missing:
+            note += "; the memory limit holds for each process by itself (RLIMIT_DATA)"
+        return note
+
+    def _filter(self, unix_sockets_only: bool) -> bytes:
+        if unix_sockets_only not in self._filters:
+            self._filters[unix_sockets_only] = seccomp.assemble(syscalls.machine(), unix_sockets_only=unix_sockets_only)
+        return self._filters[unix_sockets_only]
+
+    def _launch(self, container: Container) -> None:
+        spec = container.plan.spec
+        if spec.start == "fork" and spec.runtime == "native":
+            variable = template.needs_exec(spec.env)
+            found = self._templates.get(spec.interpreter) if variable is None else f"{variable} is set"
+            if isinstance(found, Template):
+                try:
+                    container.fork_from(found.channel, self._place.idmap_fd)
+                    self._starting_in[container] = found
+                    return
+                except OSError as error:
+                    found = os.strerror(error.errno or 0)
+            container.notes.append(f"started by exec, not by fork: {found}")
+        self._intermediates.add(container.fork_here(self._place.idmap_fd))
+        container.let_go()
+
+    def _template_lost(self, lost: Template) -> None:
+        for container, at in list(self._starting_in.items()):
+            if at is lost:
+                del self._starting_in[container]
+                if container.pid is None:
+                    container.notes.append("started by exec, not by fork: the template ended")
+                    self._intermediates.add(container.fork_here(self._place.idmap_fd))
+                    container.let_go()
+
+    def _reattach(self, request: Reattach, fd: int) -> None:
+        container = self._containers.get(request.container_id)
+        try:
+            if container is None or not container.started:
+                self._reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
+                return
+            socket.send_fds(container.lifeline, [b"control"], [fd], socket.MSG_DONTWAIT)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            self._reply(Failed(request.seq, "conflict", f"{request.container_id} does not take a connection: {reason}"))
+        else:
+            self._reply(Done(request.seq))
+        finally:
+            os.close(fd)
+
+    def _signal(self, request: Signal) -> None:
+        container = self._containers.get(request.container_id)
+        if container is None:
+            self._reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
+            return
+        try:
+            container.send_signal(request.signal)
+        except (OSError, ValueError) as error:
+            self._reply(Failed(request.seq, "conflict", f"{request.container_id} takes no signal: {error}"))
+        else:
+            self._reply(Done(request.seq))
+
+    def _list(self, seq: int) -> None:
+        names, at = self._listed
+        exits: list[Exited] = []
+        if at == 0:
+            names = [name for name, container in self._containers.items() if container.started]
+            exits = list(self._exits.values())[:_MAX_EXITS]
+        page = names[at : at + _MAX_PIDFDS]
+        more = at + _MAX_PIDFDS < len(names)
+        self._listed = (names, at + _MAX_PIDFDS) if more else ([], 0)
+        live = [name for name in page if name in self._containers]
+        pidfds = [fd for name in live if (fd := self._containers[name].pidfd) is not None]
+        self._reply(Listed(seq, live, exits, more), pidfds)
+
+    # -- containers
+
+    def _hear_container(self, container: Container) -> None:
+        had_pid, had_started = container.pid is not None, container.started
+        reports, ended = container.reports()
+        if not had_pid and container.pid is not None and container.pidfd is not None:
+            self._starting_in.pop(container, None)
+            container.let_go()
+            paths = container.cgroup.paths if container.cgroup else []
+            self._journal.write(container.id, container.plan.area, paths, [container.pid])
+            self._loop.add(container.pidfd, lambda: self._init_died(container))
+            if container.killed_by_us:
+                container.kill()
+        for report in reports:
+            if isinstance(report, Running) and not had_started:
+                assert container.pid is not None and container.pidfd is not None
+                steps, notes = container.steps(), container.notes
+                self._reply(Started(container.seq, container.id, container.pid, steps, notes), [container.pidfd])
+                self._watch_disk(container)
+        if ended:
+            self._loop.remove(container.status.fileno())
+            if container.pid is None and container not in self._starting_in:
+                self._bury(container)  # the intermediate failed before there was an init
+            elif container.pid is None and container.broken:
+                self._starting_in.pop(container, None)
+                self._bury(container)
+
+    def _init_died(self, container: Container) -> None:
+        assert container.pid is not None and container.pidfd is not None
+        self._loop.remove(container.pidfd)
+        self._intermediates.add(container.pid)  # not ours to reap before the intermediate has ended
+        self._hear_container(container)
+        self._bury(container)
+
+    def _bury(self, container: Container) -> None:
+        if container.dead:
+            return
+        container.dead = True
+        self._loop.remove(container.status.fileno())
+        if container.plan.spec.runtime == "process":
+            process_runtime.kill_outliving(container.id)
+        self._reap_intermediates()
+        self._closing.append(container)
+        self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        for container in list(self._closing):
+            if not container.exit:
+                container.exit = container.exited()
+            if container.cgroup and not container.cgroup.remove():
+                continue
+            self._closing.remove(container)
+            self._containers.pop(container.id, None)
+            if container.lease:
+                self._network.give_back(container.lease)
+            self._discard(container.id, None)
+            if container.started:
+                self._exits[container.id] = container.exit
+                self._reply(container.exit)
+            else:
+                self._reply(Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}"))
+            container.close()
+
+    def _why(self, container: Container) -> str:
+        broken = container.broken
+        if container.killed_by_us:
+            return "killed before it had started"
+        if broken is None:
+            if container.exit and container.exit.out_of_memory:
+                return f"out of memory while it was made: raise its limit of {container.exit.memory_limit // _MIB} MiB"
+            return "it was killed while it was made; the launcher's log may say more"
+        return namespaces.explain(broken.step, broken.errno, broken.message) if broken.errno else _plain(broken)
+
+    def _watch_disk(self, container: Container) -> None:
+        limit = container.plan.spec.limits.disk * _MIB
+        self._tell_janitor(janitor.Watch(container.id, container.plan.area, limit))
+
+    def _discard(self, name: str, cgroup: cgroups.Cgroup | None) -> None:
+        """Remove a container's cgroup, area and journal entry; the area's content is deleted in the background."""
+        if cgroup:
+            cgroup.remove()
+        target = self._trash / f"{name}.{time.monotonic_ns()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._areas / name, target)
+        self._tell_janitor(janitor.Delete(name, str(target)))
+        self._journal.remove(name)
+
+    def _tell_janitor(self, order: janitor.Watch | janitor.Delete) -> None:
+        try:
+            self._janitor.send(janitor.encode(order))
+        except BlockingIOError:
+            # Hundreds of orders wait: it cannot keep up, so wait for it rather than lose one.
+            self._janitor.setblocking(True)
+            self._janitor.send(janitor.encode(order))
+            self._janitor.setblocking(False)
+        except OSError:
+            self._restart_janitor()
+
+    def _hear_janitor(self) -> None:
+        try:
+            message = self._janitor.recv(8192)
+        except BlockingIOError:
+            return
+        if not message:
+            self._restart_janitor()
+            return
+        container = self._containers.get(janitor.decode_exceeded(message).container_id)
+        if container is not None and container.ended is None:
+            container.disk_exceeded = True
+            container.kill()
+
+    def _restart_janitor(self) -> None:
+        self._loop.remove(self._janitor.fileno())
+        self._janitor.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._janitor_pid, 0)
+        self._janitor_pid, self._janitor = janitor.start()
+        self._loop.add(self._janitor.fileno(), self._hear_janitor)
+        for container in self._containers.values():
+            self._watch_disk(container)
+
+    def _reap_intermediates(self) -> None:
+        for pid in list(self._intermediates):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # a dead init whose intermediate has not ended yet: ours in a moment
+            if ended:
+                self._intermediates.discard(pid)
+
+
+class _StartError(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _plain(broken: Broken) -> str:
+    return f"the container could not be made: {broken.step}: {broken.message}"
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _name_of(state: Path) -> str:
+    """A short name for a state directory, unique on this machine."""
+    import hashlib
+
+    return hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
+
+
+def _raise_open_files() -> tuple[int, int]:
+    """Take as many descriptors as allowed (four a container), and return what was set, for the containers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def _counts_by_namespace() -> bool:
+    """Since Linux 5.14 RLIMIT_NPROC counts within the user namespace, not all the user's processes."""
+    major, minor = (int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    return (major, minor) >= (5, 14)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m farcall.launcher --state DIR [--idle SECONDS]`"""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="farcall.launcher")
+    parser.add_argument("--state", type=Path, required=True, help="state directory")
+    parser.add_argument("--idle", type=float, default=DEFAULT_IDLE_SECONDS, help="end after so many idle seconds")
+    options: Any = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal's signals are for the worker
+    try:
+        launcher = Launcher(options.state, options.idle)
+    except AlreadyRunningError:
+        return 0
+    syscalls.set_process_name("farcall-launch")
+    launcher.run()
+    return 0

@@ -1,0 +1,161 @@
+"""Runtime "process", the last resort: a plain child with limits, where no namespaces can be had. Not isolated.
+
+A supervisor process stands where init stands in a container: a subreaper, so that all that the runner starts comes back
+to it, and is killed, at the end. Landlock keeps writes inside the container's own area and reads to what a container
+would see, and seccomp filters system calls, each where the kernel has it.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+import msgspec
+
+from farcall.launcher import init, sandbox, seccomp, syscalls
+from farcall.launcher.plan import Born, Plan, PlanFds
+from farcall.spec.container import ContainerSpec
+
+NOTE = "not isolated: runtime process shares this machine's processes, users and file system"
+# In the environment of every process of such a container: how the launcher finds what outlived its supervisor.
+MARK = "FARCALL_PROCESS_CONTAINER"
+
+# Landlock's access bits: see landlock(7).
+_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
+_ABI_1 = (1 << 13) - 1
+_BY_ABI = {1: _ABI_1, 2: _ABI_1 | 1 << 13, 3: _ABI_1 | 1 << 13 | 1 << 14}
+_ON_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14  # the bits that a rule on a file may have
+_READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/sys", "/dev", "/run/systemd/resolve")
+_WRITABLE = ("/dev", "/proc/self")
+
+
+def make_container(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> NoReturn:
+    """Become the supervisor of a container of this runtime, in a process just forked for it."""
+    try:
+        _supervise(plan, fds, enter_runner)
+    except (OSError, sandbox.BindError) as error:
+        init.report(fds.status, init.StepError("process", error).report)
+    except BaseException as error:
+        init.report(fds.status, init.StepError("start", error).report)
+    os._exit(1)
+
+
+def _supervise(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> None:
+    syscalls.close_all_but([2, *(fd for fd in fds if fd is not None and fd >= 0)])
+    os.setsid()
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.set_process_name("farcall-init")
+    pid = os.getpid()
+    init.report(fds.status, Born(pid), [os.pidfd_open(pid)])
+    for path in plan.cgroup_procs:
+        with open(path, "w") as file:
+            file.write(str(pid))
+    timeline = {"init": time.monotonic()}
+    notes = [NOTE]
+    for bind in plan.spec.binds:
+        if bind.source != bind.target and os.path.exists(bind.source):
+            notes.append(f"runtime process cannot mount: {bind.source} is not at {bind.target}")
+    root = plan.area + "/root"
+    for name, mode in (("root", 0o700), ("tmp", 0o1777)):
+        os.mkdir(f"{root}/{name}", mode)
+    inside = msgspec.structs.replace(plan, spec=_on_the_host(plan.spec, root))
+    os.makedirs(inside.spec.cwd, exist_ok=True)
+    if syscalls.landlock_abi() == 0:
+        notes.append("this kernel has no Landlock: the host's files are as open as to any process of yours")
+
+    def enter(spec: ContainerSpec) -> NoReturn:
+        _confine(inside, root)
+        enter_runner(spec)
+
+    runner = init.start_runner(inside, fds, enter)
+    timeline["runner"] = time.monotonic()
+    init.supervise(fds.status, runner, timeline, notes, end=_kill_descendants)
+
+
+def _on_the_host(spec: ContainerSpec, root: str) -> ContainerSpec:
+    cwd = root + spec.cwd
+    for bind in spec.binds:
+        if spec.cwd == bind.target or spec.cwd.startswith(bind.target.rstrip("/") + "/"):
+            cwd = bind.source + spec.cwd[len(bind.target.rstrip("/")) :]
+    environment = {"HOME": f"{root}/root", "TMPDIR": f"{root}/tmp", **spec.env, MARK: spec.container_id}
+    return msgspec.structs.replace(spec, cwd=cwd, env=environment)
+
+
+def _confine(plan: Plan, root: str) -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):  # an ordinary user has none to drop
+        syscalls.keep_capabilities(sandbox.KEPT_CAPABILITIES)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    _restrict_files(plan, root)
+    try:
+        seccomp.install(plan.seccomp)
+    except OSError as error:
+        if plan.spec.block_network:
+            raise OSError(error.errno, "block_network: runtime process blocks by seccomp, which is refused here") from None
+
+
+def _restrict_files(plan: Plan, root: str) -> None:
+    abi = syscalls.landlock_abi()
+    if abi == 0:
+        return
+    handled = _BY_ABI[min(abi, 3)]
+    ruleset = syscalls.landlock_create(handled)
+    spec = plan.spec
+    readable = [*_READABLE, *spec.interpreter.paths, spec.interpreter.runner_path, os.path.realpath("/etc/resolv.conf")]
+    writable = [root, *_WRITABLE]
+    for bind in spec.binds:
+        (readable if bind.read_only else writable).append(bind.source)
+    for paths, access in ((readable, _READ), (writable, handled)):
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                syscalls.landlock_allow(ruleset, fd, (access if os.path.isdir(path) else access & _ON_FILES) & handled)
+                os.close(fd)
+    syscalls.landlock_restrict(ruleset)
+    os.close(ruleset)
+
+
+def _kill_descendants() -> None:
+    """Kill until no child is left: what a killed child leaves behind becomes a child of this subreaper."""
+    me = os.getpid()
+    while True:
+        for pid, parent in _processes():
+            if parent == me:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _processes() -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                found.append((int(name), int(file.read().rpartition(b")")[2].split()[1])))
+    return found
+
+
+def kill_outliving(container_id: str) -> None:
+    """From the launcher, after a supervisor was killed: kill what the container left, known by its environment."""
+    mark = f"{MARK}={container_id}\0".encode()
+    for pid, _ in _processes():
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    if mark in file.read() + b"\0":
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+
+def unsupported(spec: ContainerSpec) -> str | None:
+    """Why this runtime cannot honour the spec on this machine, if it cannot."""
+    if spec.block_network and syscalls.machine() not in ("x86_64", "aarch64"):
+        return f"runtime process cannot block the network on {syscalls.machine()} ({sys.platform}): no seccomp filter"
+    return None

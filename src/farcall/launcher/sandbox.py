@@ -1,0 +1,260 @@
+"""The walls of a container: its namespaces, its root file system, its capabilities. Runs in what becomes pid 1.
+
+The order is not free. Mounts are made while the process is still root of the launcher's user namespace, because only
+there idmapped mounts are allowed; the container's own user namespace comes last, so the mount, network and pid
+namespaces belong to the launcher's and nothing inside has power over them.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+
+from farcall.launcher import syscalls
+from farcall.launcher.plan import Plan
+from farcall.spec.container import Bind
+
+# What container root keeps, so that apt and pip work: see capabilities(7).
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE = 0, 1, 3, 5, 6, 7, 10
+KEPT_CAPABILITIES = frozenset(
+    {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE}
+)
+
+# Directories of the host's system that a container sees, read-only. Where /bin and its kind are symlinks (merged /usr)
+# the symlink is made again.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Parts of the host's /etc that hold no secret and that libraries look for. Not /etc/ssl as a whole: it holds private keys.
+_ETC = (
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates",
+    "/etc/localtime",
+)
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DIRECTORIES = (
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("opt", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("srv", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("var", 0o755),
+    ("var/cache", 0o755),
+    ("var/lib", 0o755),
+    ("var/log", 0o755),
+    ("var/tmp", 0o1777),
+)
+_PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+_GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nservices: files\n"
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+
+
+class BindError(Exception):
+    """A bind that cannot be made: `str()` says which and why."""
+
+
+def enter_namespaces(plan: Plan, netns_fd: int | None) -> None:
+    """Fresh mount, ipc and uts namespaces and the given or a fresh, empty network namespace with loopback up."""
+    fresh = syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWUTS
+    if netns_fd is None:
+        syscalls.unshare(fresh | syscalls.NEWNET)
+        _loopback_up()
+    else:
+        syscalls.unshare(fresh)
+        syscalls.setns(netns_fd, syscalls.NEWNET)
+    syscalls.sethostname(plan.spec.container_id[:64])
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP_RUNNING))
+
+
+def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
+    """Build the root file system and make it the root of the mount namespace.
+
+    Returns notes for the user. Raises BindError for a bind that cannot be made, and OSError.
+    """
+    root = plan.area + "/root"
+    owner = plan.uid_map[0][1], plan.gid_map[0][1]
+    notes: list[str] = []
+    # Sources are opened as detached mounts before the root changes and attached after: no symlink in a target can then
+    # lead out of the container.
+    detached: list[tuple[int, str, bool]] = []
+    for bind in _all_binds(plan):
+        opened = _open_bind(bind, idmap_fd)
+        if opened is not None:
+            detached.append(opened)
+    devices = [(syscalls.open_tree(f"/dev/{name}", recursive=False), name) for name in _DEVICES]
+
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    tree = syscalls.open_tree(root, recursive=False)
+    syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, recursive=False)
+    syscalls.move_mount(tree, root)
+    os.close(tree)
+    os.chdir(root)
+    os.umask(0)
+    os.chown(".", *owner)
+    for name, mode in _DIRECTORIES:
+        os.mkdir(name, mode)
+        os.chown(name, *owner)
+    _make_links()
+    _make_etc(plan, owner)
+    # Both before the host's /proc is out of sight: the kernel allows an unprivileged proc only beside a visible one.
+    hardened = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("proc", "proc", "proc", hardened)
+    _make_dev(devices, owner)
+    if not _open_low_ports():
+        notes.append("ports below 1024 cannot be bound: net.ipv4.ip_unprivileged_port_start is not writable")
+    syscalls.pivot_root(".", ".")
+    syscalls.umount(".")
+    os.chdir("/")
+    for fd, target, is_directory in detached:
+        _attach(fd, target, is_directory, owner)
+    os.makedirs(plan.spec.cwd, exist_ok=True)
+    os.umask(0o022)
+    return notes
+
+
+def _all_binds(plan: Plan) -> list[Bind]:
+    binds = [Bind(path, path, optional=True) for path in _SYSTEM if not os.path.islink(path)]
+    binds += [Bind(path, path, optional=True) for path in _ETC]
+    interpreter = plan.spec.interpreter
+    for path in sorted({*interpreter.paths, interpreter.runner_path}):
+        if not any(_is_below(path, bind.target) for bind in binds if bind.source == bind.target):
+            binds.append(Bind(path, path, optional=True))
+    # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
+    return binds + sorted(plan.spec.binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None:
+    try:
+        tree = syscalls.open_tree(bind.source)
+    except FileNotFoundError:
+        if bind.optional:
+            return None
+        raise BindError(f"{bind.source} does not exist on the host (to be mounted at {bind.target})") from None
+    attributes = syscalls.MOUNT_ATTR_NOSUID | (syscalls.MOUNT_ATTR_RDONLY if bind.read_only else 0)
+    if idmap_fd is not None:
+        # Some file systems cannot be idmapped (FUSE without it, older overlays): the plain bind still shows what is
+        # readable for everyone.
+        with contextlib.suppress(OSError):
+            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, userns_fd=idmap_fd)
+    syscalls.mount_setattr(tree, attributes)
+    return tree, bind.target, stat.S_ISDIR(os.fstat(tree).st_mode)
+
+
+def _attach(fd: int, target: str, is_directory: bool, owner: tuple[int, int]) -> None:
+    try:
+        _make_mount_point(target, is_directory, owner)
+        syscalls.move_mount(fd, target)
+    except OSError as error:
+        raise BindError(f"cannot mount at {target}: {os.strerror(error.errno or 0)}") from error
+    os.close(fd)
+
+
+def _make_mount_point(target: str, is_directory: bool, owner: tuple[int, int]) -> None:
+    if os.path.exists(target):
+        return
+    parents: list[str] = []
+    parent = target if is_directory else os.path.dirname(target)
+    while not os.path.isdir(parent):
+        parents.append(parent)
+        parent = os.path.dirname(parent)
+    for parent in reversed(parents):
+        os.mkdir(parent, 0o755)
+        os.chown(parent, *owner)
+    if not is_directory:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _make_links() -> None:
+    for path in _SYSTEM:
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), path[1:])
+    os.symlink("../run", "var/run")
+    os.symlink("../run/lock", "var/lock")
+    os.symlink("../proc/self/mounts", "etc/mtab")
+
+
+def _make_etc(plan: Plan, owner: tuple[int, int]) -> None:
+    name = plan.spec.container_id
+    files = {
+        "passwd": _PASSWD,
+        "group": _GROUP,
+        "nsswitch.conf": _NSSWITCH,
+        "hostname": name + "\n",
+        "hosts": plan.hosts or f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n",
+        "resolv.conf": plan.resolv_conf,
+    }
+    for file, content in files.items():
+        fd = os.open("etc/" + file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.write(fd, content.encode())
+        os.fchown(fd, *owner)
+        os.close(fd)
+
+
+def _make_dev(devices: list[tuple[int, str]], owner: tuple[int, int]) -> None:
+    ids = f"uid={owner[0]},gid={owner[1]}"
+    syscalls.mount("tmpfs", "dev", "tmpfs", syscalls.MS_NOSUID, f"mode=755,size=64k,{ids}")
+    for fd, name in devices:
+        os.close(os.open(f"dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        syscalls.move_mount(fd, f"dev/{name}")
+        os.close(fd)
+    for name, mode in (("pts", 0o755), ("shm", 0o1777)):
+        os.mkdir(f"dev/{name}", mode)
+    nosuid_noexec = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
+    syscalls.mount("devpts", "dev/pts", "devpts", nosuid_noexec, "newinstance,ptmxmode=0666,mode=0620")
+    syscalls.mount("tmpfs", "dev/shm", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=1777,{ids}")
+    os.symlink("pts/ptmx", "dev/ptmx")
+    os.symlink("/proc/self/fd", "dev/fd")
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{fd}", f"dev/{name}")
+
+
+def _open_low_ports() -> bool:
+    # The network namespace belongs to the launcher's user namespace, so CAP_NET_BIND_SERVICE in the container's own does
+    # not reach it; the namespace's own setting does.
+    try:
+        with open("proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
+            file.write("0")
+    except OSError:
+        return False
+    return True
+
+
+def write_id_maps(pid: int, plan: Plan) -> None:
+    """From outside: map the ids of the user namespace that process `pid` has just entered."""
+    for kind, id_map in (("gid", plan.gid_map), ("uid", plan.uid_map)):
+        lines = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in id_map)
+        fd = os.open(f"/proc/{pid}/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, lines.encode())
+        finally:
+            os.close(fd)
+
+
+def become_container_root() -> None:
+    """Once the ids are mapped: be uid 0 of the new user namespace, without supplementary groups where allowed."""
+    with contextlib.suppress(PermissionError):  # a namespace with setgroups denied has none to drop but the user's own
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
