@@ -6,23 +6,21 @@ the user's own cloudpickle, of any version or absent, is left alone.
 """
 
 import importlib
+import pickle
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from farcall import _private
 
 __path__ = [_private.package_directory("cloudpickle")]  # makes this module a package whose files are cloudpickle's
 
-if TYPE_CHECKING:
-    from cloudpickle import cloudpickle as _module
-else:
-    _module = importlib.import_module("farcall._cloudpickle.cloudpickle")
+_module: Any = importlib.import_module("farcall._cloudpickle.cloudpickle")
 
-CloudPickler = _module.CloudPickler
+CloudPickler: type[pickle.Pickler] = _module.CloudPickler
 
 
 def adopt_registrations() -> None:
     """Let `cloudpickle.register_pickle_by_value` of the user's own cloudpickle hold for ours too."""
     theirs: Any = sys.modules.get("cloudpickle.cloudpickle")
     if theirs is not None:
-        _module._PICKLE_BY_VALUE_MODULES = theirs._PICKLE_BY_VALUE_MODULES  # pyright: ignore[reportPrivateUsage]
+        _module._PICKLE_BY_VALUE_MODULES = theirs._PICKLE_BY_VALUE_MODULES

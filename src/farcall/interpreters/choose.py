@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from farcall.errors import InvalidError
 from farcall.interpreters.probe import details
+from farcall.settings.files import project_table
 
 _VERSION = re.compile(r"(?:python|cpython-?)?(3\.\d+)(\.\d+)?$")
 
@@ -20,9 +21,17 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(explicit: str | None, cwd: Path, environ: Mapping[str, str], *, origin: str = "--python") -> Choice:
+def choose(
+    explicit: str | None,
+    cwd: Path,
+    environ: Mapping[str, str],
+    *,
+    origin: str = "--python",
+    last: str | None = None,
+) -> Choice:
     """The project's interpreter: `explicit`, else the active venv, else `.venv` upward from `cwd`, the script's folder,
-    else `[tool.farcall] python` in the nearest pyproject.toml, else the one that runs farcall.
+    else `[tool.farcall] python` in the nearest pyproject.toml, else `last` (the profile's), else the one that runs
+    farcall.
 
     `explicit` is a path, a command, a venv's folder, or a version such as "3.12"; `origin` names where it came from.
     Raises `InvalidError` where what was named is missing, does not work or is older than Python 3.11; it never goes on
@@ -56,6 +65,8 @@ def choose(explicit: str | None, cwd: Path, environ: Mapping[str, str], *, origi
     if project is not None:
         value, folder = project
         return _checked(_named(value, folder, environ, "[tool.farcall] python"), "pyproject.toml")
+    if last:
+        return _checked(_named(last, cwd, environ, "the profile"), "profile")
     return Choice(sys.executable, "farcall's own")
 
 
@@ -132,22 +143,10 @@ def _works(executable: str) -> str | None:
 
 def _project_python(folder: Path) -> tuple[str, Path] | None:
     """`[tool.farcall] python` of the nearest pyproject.toml, and the folder of that file."""
-    for parent in (folder, *folder.parents):
-        file = parent / "pyproject.toml"
-        try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            continue
-        if "tool.farcall" not in text:
-            return None
-        import tomllib
-
-        try:
-            tool: dict[str, dict[str, object]] = tomllib.loads(text).get("tool", {})
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidError(f"{file} is not valid TOML: {error}") from error
-        value = tool.get("farcall", {}).get("python")
-        if value is not None and not isinstance(value, str):
-            raise InvalidError(f"[tool.farcall] python in {file} must be a string (a path or a version), not {value!r}")
-        return (value, parent) if value else None
-    return None
+    found = project_table(folder)
+    value = found[0].get("python") if found else None
+    if found is None or value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidError(f"[tool.farcall] python in {found[1]} must be a string (a path or a version), not {value!r}")
+    return value, found[1].parent

@@ -92,8 +92,8 @@ def details(executable: str) -> Details:
 
 
 def _details_from(values: dict[str, Any]) -> Details:
-    lists = {name: tuple(values[name]) for name in ("paths", "warnings", "sys_path")}
-    return Details(**{**values, **lists})
+    restored: dict[str, Any] = values | {name: tuple(values[name]) for name in ("paths", "warnings", "sys_path")}
+    return Details(**restored)
 
 
 def _stamp(path: str) -> list[int] | None:

@@ -1,0 +1,201 @@
+"""What the user has set, and where: flag > environment > `[tool.farcall]` > named profile > default."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from farcall.errors import InvalidError
+from farcall.settings.files import Table, project_table, read_toml
+from farcall.settings.paths import paths
+
+
+class Setting(NamedTuple):
+    """One thing that can be set. `kind` is `bool`, `str`, or the tuple of the words that are allowed."""
+
+    name: str
+    kind: type[bool] | type[str] | tuple[str, ...]
+    default: bool | str | None
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return "FARCALL_" + self.name.upper()
+
+
+SETTINGS = (
+    Setting("profile", str, None, "the profile of the config file to use"),
+    Setting("python", str, None, "the interpreter that runs scripts: a path, a venv's folder, or a version"),
+    Setting(
+        "runtime", ("native", "process"), "native", "what isolates containers; process: a plain child, not isolated"
+    ),
+    Setting("compat", bool, True, "whether `import modal` is farcall in scripts"),
+    Setting("local", bool, False, "whether functions run in the script's own process"),
+    Setting("quiet", bool, False, "whether only the program's own output and errors are shown"),
+    Setting("traceback", ("short", "full"), "short", "whether tracebacks show farcall's own frames"),
+)
+
+# Variables that are no settings: they say where the settings and all else are.
+_OTHER_VARIABLES = frozenset({"FARCALL_STATE_DIR"})
+
+
+class Value(NamedTuple):
+    """A setting's value and where it comes from: "flag --quiet", "environment FARCALL_QUIET", a file's path."""
+
+    value: bool | str | None
+    origin: str
+
+
+class Settings:
+    """All settings, resolved. `warnings` has a line for each unknown name that was set somewhere."""
+
+    def __init__(self, values: dict[str, Value], warnings: list[str], profiles: list[str]) -> None:
+        self.values = values
+        self.warnings = warnings
+        self.profiles = profiles
+
+    @property
+    def profile(self) -> str | None:
+        return cast("str | None", self.values["profile"].value)
+
+    @property
+    def python(self) -> str | None:
+        return cast("str | None", self.values["python"].value)
+
+    @property
+    def runtime(self) -> Literal["native", "process"]:
+        return cast("Literal['native', 'process']", self.values["runtime"].value)
+
+    @property
+    def compat(self) -> bool:
+        return bool(self.values["compat"].value)
+
+    @property
+    def local(self) -> bool:
+        return bool(self.values["local"].value)
+
+    @property
+    def quiet(self) -> bool:
+        return bool(self.values["quiet"].value)
+
+    @property
+    def traceback(self) -> Literal["short", "full"]:
+        return cast("Literal['short', 'full']", self.values["traceback"].value)
+
+
+def load(
+    flags: Mapping[str, bool | str | None] | None = None,
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Resolve all settings.
+
+    `flags` are those of the command line, None where not given; `folder` is where the search for pyproject.toml begins,
+    upward (default: the current one). Raises `InvalidError`, naming the place, for a value of the wrong kind, a profile
+    that does not exist and a file that is not TOML.
+    """
+    environ = os.environ if environ is None else environ
+    flags = flags or {}
+    warnings: list[str] = []
+    project, project_file = project_table(folder or Path.cwd()) or ({}, None)
+    config_file = paths(environ).config_file
+    config = read_toml(config_file)
+    _warn_unknown_variables(environ, warnings)
+    _warn_unknown_keys(project, f"[tool.farcall] of {project_file}", warnings)
+    _warn_unknown(config, {"profiles"}, str(config_file), warnings)
+
+    values: dict[str, Value] = {}
+    table: Table = {}
+    place = ""
+    for setting in SETTINGS:  # the profile first: it decides where the others are looked for
+        name = setting.name
+        flag = flags.get(name)
+        if flag is not None:
+            origin = f"flag --{'' if flag else 'no-'}{name}"
+            values[name] = Value(_checked(setting, flag, origin), origin)
+        elif environ.get(setting.variable):
+            origin = f"environment {setting.variable}"
+            values[name] = Value(_checked(setting, _parsed(setting, environ[setting.variable]), origin), origin)
+        elif name in project:
+            values[name] = Value(
+                _checked(setting, project[name], f"[tool.farcall] of {project_file}"), str(project_file)
+            )
+        elif name in table:
+            values[name] = Value(_checked(setting, table[name], place), place)
+        else:
+            values[name] = Value(setting.default, "default")
+        if name == "profile" and values[name].value is not None:
+            chosen = str(values[name].value)
+            table = _profile(config, chosen, config_file, values[name].origin)
+            place = f"[profiles.{chosen}] of {config_file}"
+            _warn_unknown_keys(table, place, warnings)
+    return Settings(values, warnings, sorted(_profiles(config)))
+
+
+def _profiles(config: Table) -> dict[str, Any]:
+    profiles = config.get("profiles", {})
+    return cast("dict[str, Any]", profiles) if isinstance(profiles, dict) else {}
+
+
+def _profile(config: Table, name: str, file: Path, origin: str) -> Table:
+    found = _profiles(config).get(name)
+    if not isinstance(found, dict):
+        known = ", ".join(sorted(_profiles(config))) or "none"
+        raise InvalidError(
+            f"there is no profile {name!r} ({origin}) in {file}; profiles there: {known}. "
+            f"Add a table [profiles.{name}] to it."
+        )
+    return cast(Table, found)
+
+
+def _parsed(setting: Setting, text: str) -> bool | str:
+    if setting.kind is bool:
+        word = text.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off"):
+            return False
+    return text
+
+
+def _checked(setting: Setting, value: object, origin: str) -> bool | str:
+    if setting.kind is bool:
+        if isinstance(value, bool):
+            return value
+        wanted = "true or false"
+    elif isinstance(setting.kind, tuple):
+        if isinstance(value, str) and value in setting.kind:
+            return value
+        wanted = " or ".join(setting.kind)
+    else:
+        if isinstance(value, str) and value:
+            return value
+        wanted = "a string"
+    raise InvalidError(f"{setting.name} must be {wanted}, not {value!r} ({origin})")
+
+
+def _warn_unknown_keys(table: Table, place: str, warnings: list[str]) -> None:
+    _warn_unknown(table, {setting.name for setting in SETTINGS}, place, warnings)
+
+
+def _warn_unknown(table: Table, known: set[str], place: str, warnings: list[str]) -> None:
+    for name in table:
+        if name not in known:
+            from difflib import get_close_matches
+
+            nearest = get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(known))}"
+            warnings.append(f"unknown setting {name!r} in {place}: {hint}")
+
+
+def _warn_unknown_variables(environ: Mapping[str, str], warnings: list[str]) -> None:
+    known = {setting.variable for setting in SETTINGS} | _OTHER_VARIABLES
+    for name in environ:
+        if name.startswith("FARCALL_") and name not in known:
+            from difflib import get_close_matches
+
+            # Only where a slip is likely: a program may have variables of its own that begin like ours.
+            nearest = get_close_matches(name, sorted(known), 1, cutoff=0.8)
+            if nearest:
+                warnings.append(f"unknown environment variable {name}: did you mean {nearest[0]}?")

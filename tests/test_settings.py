@@ -1,0 +1,159 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from farcall import settings
+from farcall.errors import InvalidError
+from farcall.settings.paths import MAX_SOCKET_PATH
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+
+def write_config(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "config" / "farcall" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
+def test_defaults(tmp_path: Path, environ: dict[str, str]) -> None:
+    found = settings.load({}, tmp_path, environ)
+    assert (found.runtime, found.compat, found.quiet, found.python) == ("native", True, False, None)
+    assert {value.origin for value in found.values.values()} == {"default"}
+    assert found.warnings == []
+
+
+def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]) -> None:
+    config = write_config(
+        tmp_path, '[profiles.box]\nruntime = "process"\nquiet = true\ntraceback = "full"\ncompat = false\n'
+    )
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[tool.farcall]\nprofile = "box"\nquiet = false\ntraceback = "full"\ncompat = true\n')
+    environ |= {"FARCALL_TRACEBACK": "full", "FARCALL_COMPAT": "off"}
+    found = settings.load({"compat": True, "quiet": None}, tmp_path, environ)
+    origins = {name: value.origin for name, value in found.values.items()}
+    assert origins == {
+        "profile": str(project),
+        "python": "default",
+        "runtime": f"[profiles.box] of {config}",
+        "compat": "flag --compat",
+        "local": "default",
+        "quiet": str(project),
+        "traceback": "environment FARCALL_TRACEBACK",
+    }
+    assert (found.profile, found.runtime, found.compat, found.quiet) == ("box", "process", True, False)
+
+
+def test_the_profile_can_come_from_the_environment(tmp_path: Path, environ: dict[str, str]) -> None:
+    write_config(tmp_path, "[profiles.a]\nquiet = true\n[profiles.b]\n")
+    assert settings.load({}, tmp_path, environ | {"FARCALL_PROFILE": "a"}).quiet is True
+    assert settings.load({"profile": "b"}, tmp_path, environ | {"FARCALL_PROFILE": "a"}).quiet is False
+
+
+def test_an_unknown_profile_lists_the_known_ones(tmp_path: Path, environ: dict[str, str]) -> None:
+    write_config(tmp_path, "[profiles.a]\n[profiles.b]\n")
+    with pytest.raises(InvalidError, match=r"no profile 'c' \(flag --profile\).*profiles there: a, b"):
+        settings.load({"profile": "c"}, tmp_path, environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("FARCALL_QUIET", "perhaps"), ("FARCALL_RUNTIME", "docker"), ("FARCALL_TRACEBACK", "long")]
+)
+def test_a_value_of_the_wrong_kind_names_its_place(
+    tmp_path: Path, environ: dict[str, str], name: str, value: str
+) -> None:
+    with pytest.raises(InvalidError, match=rf"must be .* not '{value}' \(environment {name}\)"):
+        settings.load({}, tmp_path, environ | {name: value})
+    (tmp_path / "pyproject.toml").write_text("[tool.farcall]\npython = 3.12\n")
+    with pytest.raises(InvalidError, match=r"python must be a string, not 3\.12 \(\[tool\.farcall\] of"):
+        settings.load({}, tmp_path, environ)
+
+
+def test_unknown_names_warn_with_the_nearest(tmp_path: Path, environ: dict[str, str]) -> None:
+    write_config(tmp_path, "profile = 'x'\n[profiles.a]\nruntme = 'native'\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.farcall]\ncompatt = true\nzzz = 1\n")
+    found = settings.load(
+        {"profile": "a"}, tmp_path, environ | {"FARCALL_RUNTIM": "native", "FARCALL_OTHER_THING": "1"}
+    )
+    text = "\n".join(found.warnings)
+    assert "'runtme'" in text
+    assert "did you mean runtime?" in text
+    assert "'compatt'" in text
+    assert "'zzz'" in text
+    assert "FARCALL_RUNTIM: did you mean FARCALL_RUNTIME?" in text
+    assert "FARCALL_OTHER_THING" not in text
+    assert len(found.warnings) == 5
+
+
+@pytest.mark.parametrize("text", ["[profiles", "\x00"])
+def test_a_broken_config_file_is_named(tmp_path: Path, environ: dict[str, str], text: str) -> None:
+    file = write_config(tmp_path, text)
+    with pytest.raises(InvalidError, match=str(file)):
+        settings.load({}, tmp_path, environ)
+
+
+def test_xdg_directories_are_followed_and_private(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "d"), "XDG_CACHE_HOME": "relative/is/ignored"}
+    found = settings.paths(environ)
+    assert found.state == tmp_path / ".local" / "state" / "farcall"
+    assert found.data == tmp_path / "d" / "farcall"
+    assert found.cache == tmp_path / ".cache" / "farcall"
+    assert found.server_socket.parent == found.state
+    for folder in (found.state, found.data, found.cache, found.launcher_state):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not found.config.exists()
+
+
+def test_two_state_directories_have_two_sockets(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(run)}
+    assert settings.paths(environ).server_socket == run / "farcall" / "server.sock"
+    chosen = settings.paths(environ | {"FARCALL_STATE_DIR": str(tmp_path / "s")})
+    assert chosen.server_socket == tmp_path / "s" / "server.sock"
+    assert chosen.state == tmp_path / "s"
+
+
+def test_a_runtime_directory_that_is_gone_is_not_used(tmp_path: Path) -> None:
+    found = settings.paths({"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "gone")})
+    assert found.server_socket.parent == found.state
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to give a directory away")
+def test_a_runtime_directory_of_another_user_is_not_used(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    os.chown(run, 12345, 12345)
+    found = settings.paths({"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(run)})
+    assert found.server_socket.parent == found.state
+
+
+def test_a_socket_path_never_exceeds_what_the_kernel_takes(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    found = settings.paths({"HOME": str(tmp_path), "FARCALL_STATE_DIR": str(long)})
+    assert found.state == long
+    path = found.server_socket
+    try:
+        assert len(os.fsencode(path)) <= MAX_SOCKET_PATH
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+        other = settings.paths({"HOME": str(tmp_path), "FARCALL_STATE_DIR": str(long) + "y"})
+        assert other.runtime != found.runtime
+        other.runtime.rmdir()
+        path.parent.chmod(0o755)  # no longer private: whoever could write there could take the socket's place
+        with pytest.raises(InvalidError, match="too long for a socket"):
+            settings.paths({"HOME": str(tmp_path), "FARCALL_STATE_DIR": str(long)})
+    finally:
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidError, match="cannot make its directory"):
+        _ = settings.paths({"HOME": str(tmp_path), "FARCALL_STATE_DIR": str(tmp_path / "file" / "below")}).state
