@@ -17,6 +17,7 @@ import msgspec
 
 from farcall.errors import InternalError, ProtocolError, ResourceExhaustedError, VersionError, from_code
 from farcall.errors import ConnectionError as ServerConnectionError
+from farcall.launcher import descriptors
 from farcall.launcher.messages import (
     MAX_DATAGRAM,
     AckExit,
@@ -174,7 +175,7 @@ class LauncherClient:
             self._loop.remove_writer(self._channel.fileno())
             self._channel.close()
             for _, fds in self._out:
-                _close_all(fds)
+                descriptors.close(fds)
             self._out.clear()
             self._fail_all("the connection to the launcher was closed")
 
@@ -211,12 +212,12 @@ class LauncherClient:
         except asyncio.CancelledError:
             # The answer may still come, with descriptors that nobody wants any more.
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                _close_all(answer.result()[1])
+                descriptors.close(answer.result()[1])
             raise
         finally:
             self._waiting.pop(request.seq, None)
         if not isinstance(reply, expected):
-            _close_all(received)
+            descriptors.close(received)
             raise InternalError(f"the launcher answered {type(request).__name__} with {type(reply).__name__}")
         return reply, received
 
@@ -230,7 +231,7 @@ class LauncherClient:
             self._out.append((data, [os.dup(fd) for fd in fds]))
             return
         try:
-            socket.send_fds(self._channel, [data], fds)
+            descriptors.send(self._channel, data, fds)
         except BlockingIOError:
             self._out.append((data, [os.dup(fd) for fd in fds]))
             self._loop.add_writer(self._channel.fileno(), self._writable)
@@ -241,12 +242,12 @@ class LauncherClient:
         while self._out:
             data, fds = self._out[0]
             try:
-                socket.send_fds(self._channel, [data], fds)
+                descriptors.send(self._channel, data, fds)
             except BlockingIOError:
                 return
             except OSError:
                 break
-            _close_all(fds)
+            descriptors.close(fds)
             self._out.pop(0)
         self._loop.remove_writer(self._channel.fileno())
 
@@ -255,7 +256,7 @@ class LauncherClient:
             if self._closed:
                 return
             try:
-                data, fds, _, _ = socket.recv_fds(self._channel, MAX_DATAGRAM, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+                data, fds = descriptors.receive(self._channel, MAX_DATAGRAM, _MAX_FDS)
             except BlockingIOError:
                 return
             except OSError:
@@ -282,7 +283,7 @@ class LauncherClient:
             case _:
                 answer = self._waiting.get(reply.seq)
                 if answer is None or answer.done():
-                    _close_all(fds)
+                    descriptors.close(fds)
                 elif isinstance(reply, Failed):
                     answer.set_exception(from_code(reply.code, reply.message))
                 else:
@@ -309,11 +310,6 @@ def _ignore_exit(exited: Exited) -> None:
 
 def _ignore_loss() -> None:
     """The default `on_lost`."""
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _try_connect(state_dir: Path) -> socket.socket | None:

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 
-from farcall.launcher import init, process_runtime
+from farcall.launcher import descriptors, init, process_runtime
 from farcall.launcher.cgroups import Cgroup
 from farcall.launcher.messages import Exited
 from farcall.launcher.network import NetworkLease
@@ -75,7 +75,7 @@ class Container:
             os.write(memfd, encode(self.plan))
             fds = self._plan_fds(idmap_fd, memfd)
             flags = (HAS_IDMAP if fds.idmap is not None else 0) | (HAS_NETNS if fds.netns is not None else 0)
-            socket.send_fds(template, [bytes([flags])], [fd for fd in fds if fd is not None], socket.MSG_DONTWAIT)
+            descriptors.send(template, bytes([flags]), [fd for fd in fds if fd is not None], wait=False)
         finally:
             os.close(memfd)
 
@@ -106,7 +106,7 @@ class Container:
         found: list[Report] = []
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.status, _MAX_REPORT, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds = descriptors.receive(self.status, _MAX_REPORT, 1)
             except BlockingIOError:
                 return found, False
             except OSError:

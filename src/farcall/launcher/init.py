@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from farcall.launcher import sandbox, seccomp, syscalls
+from farcall.launcher import descriptors, sandbox, seccomp, syscalls
 from farcall.launcher.plan import Born, Broken, Ended, Plan, PlanFds, Report, Running, decode_signal, encode
 from farcall.spec.container import ContainerSpec
 
@@ -51,7 +51,7 @@ class StepError(Exception):
 def report(status: int, message: Report, fds: list[int] | None = None) -> None:
     """Send a report to the launcher; a launcher that is gone is no error here."""
     with socket.socket(fileno=os.dup(status)) as channel, contextlib.suppress(OSError):
-        socket.send_fds(channel, [encode(message)], fds or [])
+        descriptors.send(channel, encode(message), fds or [])
 
 
 def make_container(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from farcall.launcher import cgroups, janitor, namespaces, process_runtime, seccomp, syscalls, template
+from farcall.launcher import cgroups, descriptors, janitor, namespaces, process_runtime, seccomp, syscalls, template
 from farcall.launcher.container import Container
 from farcall.launcher.journal import Journal
 from farcall.launcher.loop import Loop
@@ -208,7 +208,7 @@ class Launcher:
             if self._worker is None:
                 return
             try:
-                data, fds, _, _ = socket.recv_fds(self._worker, MAX_DATAGRAM, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+                data, fds = descriptors.receive(self._worker, MAX_DATAGRAM, _MAX_FDS)
             except BlockingIOError:
                 return
             except OSError:
@@ -219,7 +219,7 @@ class Launcher:
             try:
                 request = _decode_request(data)
             except msgspec.DecodeError as error:
-                _close_all(fds)
+                descriptors.close(fds)
                 self._reply(Failed(0, "protocol", f"the launcher does not understand this request: {error}"))
                 continue
             self._handle(request, fds)
@@ -227,7 +227,7 @@ class Launcher:
     def _handle(self, request: Request, fds: list[int]) -> None:
         wanted = {Start: 4, Reattach: 1}.get(type(request), 0)
         if len(fds) != wanted:
-            _close_all(fds)
+            descriptors.close(fds)
             name = type(request).__name__
             self._reply(Failed(getattr(request, "seq", 0), "protocol", f"{name} carries {wanted} descriptors, not {len(fds)}"))
             return
@@ -262,13 +262,13 @@ class Launcher:
         while self._worker is not None and self._out:
             data, fds = self._out[0]
             try:
-                socket.send_fds(self._worker, [data], fds)
+                descriptors.send(self._worker, data, fds)
             except BlockingIOError:
                 self._loop.want_write(self._worker.fileno(), True)
                 return
             except OSError:
                 return  # end of file comes next
-            _close_all(fds)
+            descriptors.close(fds)
             self._out.popleft()
             if not self._out and not self._ended:
                 self._loop.want_write(self._worker.fileno(), False)
@@ -295,7 +295,7 @@ class Launcher:
         try:
             container = self._make(seq, spec, fds)
         except (_StartError, cgroups.CgroupError, OSError) as error:
-            _close_all(fds)
+            descriptors.close(fds)
             code = error.code if isinstance(error, _StartError) else "container-start"
             self._reply(Failed(seq, code, f"{spec.container_id}: {error}"))
             return
@@ -403,7 +403,7 @@ class Launcher:
             if container is None or not container.started:
                 self._reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
                 return
-            socket.send_fds(container.lifeline, [b"control"], [fd], socket.MSG_DONTWAIT)
+            descriptors.send(container.lifeline, b"control", [fd], wait=False)
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             self._reply(Failed(request.seq, "conflict", f"{request.container_id} does not take a connection: {reason}"))
@@ -576,11 +576,6 @@ class _StartError(Exception):
 
 def _plain(broken: Broken) -> str:
     return f"the container could not be made: {broken.step}: {broken.message}"
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _name_of(state: Path) -> str:

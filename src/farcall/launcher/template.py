@@ -22,6 +22,7 @@ def _main() -> None:
     channel = socket.socket(fileno=SOCKET_FD)
     try:
         import farcall.launcher.init
+        from farcall.launcher import descriptors
         import farcall.runner.main  # noqa: F401  # pyright: ignore[reportUnusedImport] - loaded for the forks to share
 
         threads = len(os.listdir("/proc/self/task"))
@@ -40,13 +41,12 @@ def _main() -> None:
     gc.freeze()
     channel.send(READY)
     while True:
-        request, fds, _, _ = socket.recv_fds(channel, 16, 16)
+        request, fds = descriptors.receive(channel, 16, 16)
         if not request:
             return
         if os.fork() == 0:
             _make_container(request[0], fds)
-        for fd in fds:
-            os.close(fd)
+        descriptors.close(fds)
 
 
 def _make_container(flags: int, fds: list[int]) -> None:
