@@ -146,10 +146,11 @@ class _Input:
     """The context variables of one input, as a container would set them."""
 
     def __enter__(self) -> None:
-        self._token = context.set_current(ids.new_id("fc"), 0)
+        self._outer = context.current()
+        context.set_current(ids.new_id("fc"), 0)
 
     def __exit__(self, *exc: object) -> None:
-        context.reset_current(self._token)
+        context.set_current(*(self._outer or (None, 0)))
 
 
 def _registered(function_id: str) -> Any:

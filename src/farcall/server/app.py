@@ -1,0 +1,91 @@
+"""An app that runs: its functions, and the pools of their containers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+from farcall import errors
+from farcall.server.pool import Pool
+from farcall.spec.function import FunctionSpec
+
+if TYPE_CHECKING:
+    from farcall.server.server import Server
+    from farcall.server.session import Session
+
+
+class App:
+    """One app. An ephemeral one belongs to the session that created it, and ends with it."""
+
+    def __init__(self, server: Server, app_id: str, name: str, mode: Literal["ephemeral", "detached"], owner: Session | None) -> None:
+        self.server = server
+        self.app_id = app_id
+        self.name = name
+        self.mode: Literal["ephemeral", "detached"] = mode
+        self.owner = owner
+        self.client_pid = 0
+        self.functions: dict[str, FunctionSpec] = {}
+        self.pools: dict[tuple[str, bytes], Pool] = {}
+        self.stopping = False
+        self.containers_started = 0
+        self.inputs_done = 0
+        self.inputs_failed = 0
+        self.start_seconds = 0.0
+        self.run_seconds = 0.0
+        self.calls_pending = 0  # spawned calls without all their results
+        self._empty = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        """The word for where it is in its life."""
+        return "stopping" if self.stopping else self.mode
+
+    @property
+    def containers(self) -> int:
+        """Containers that are not gone."""
+        return sum(len(pool.containers) for pool in self.pools.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its functions has anything to do."""
+        return all(pool.idle for pool in self.pools.values())
+
+    def pool(self, function_id: str, params: bytes) -> Pool:
+        """The pool for a function and parameters, made when it is first asked for. Raises NotFoundError, InvalidError,
+        UnimplementedError or ResourceExhaustedError where there can be none."""
+        key = function_id, params
+        pool = self.pools.get(key)
+        if pool is None:
+            function = self.functions.get(function_id)
+            if function is None:
+                raise errors.NotFoundError(f"app {self.app_id} has no function {function_id}; its app may have been stopped")
+            if function.unimplemented:
+                raise errors.UnimplementedError(
+                    f"{function.name} needs {', '.join(function.unimplemented)}, which this version of farcall does not have yet"
+                )
+            if function.interpreter is None:
+                raise errors.InvalidError(f"{function.name} names no interpreter")
+            self.server.capacity.check(function)
+            pool = self.pools[key] = Pool(self.server, self, function, params)
+        return pool
+
+    def container_gone(self) -> None:
+        """A container of its is gone; the last one may be waited for."""
+        if self.stopping and self.containers == 0:
+            self._empty.set()
+
+    async def stop(self, grace: float) -> None:
+        """Stops all containers, running their exit hooks for at most `grace` seconds; returns when all are gone."""
+        self.stopping = True
+        now = self.server.now()
+        for pool in self.pools.values():
+            for container in list(pool.containers):
+                container.stop(grace, "its app stopped", now)
+        if self.containers:
+            await self._empty.wait()
+
+    def kill(self) -> None:
+        """Ends all containers at once."""
+        for pool in self.pools.values():
+            for container in list(pool.containers):
+                self.server.worker.kill(container, "its app was stopped")

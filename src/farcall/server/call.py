@@ -1,0 +1,53 @@
+"""Calls and their inputs, as the server holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from farcall.spec.function import MethodSpec
+
+if TYPE_CHECKING:
+    from farcall.server.pool import Pool
+    from farcall.server.session import Session
+    from farcall.worker.container import Container
+
+Kind = Literal["remote", "map", "generator", "spawned"]
+
+
+class Input:
+    """One input that has no result yet. Its descriptors are the server's until then."""
+
+    __slots__ = ("attempts", "call", "container", "data", "fds", "index", "losses", "timed_out", "waiting_since", "yielded")
+
+    def __init__(self, call: Call, index: int, data: bytes, fds: tuple[int, ...], now: float) -> None:
+        self.call = call
+        self.index = index
+        self.data = data
+        self.fds = fds
+        self.attempts = 0  # that spent the retry budget
+        self.losses = 0  # in a row
+        self.container: Container | None = None
+        self.timed_out = False
+        self.yielded = 0  # items of a generator that have gone out
+        self.waiting_since = now
+
+
+class Call:
+    """One call: where its results go, and the inputs that have none yet."""
+
+    def __init__(self, call_id: str, pool: Pool, method: MethodSpec, kind: Kind, session: Session | None, now: float) -> None:
+        self.call_id = call_id
+        self.pool = pool
+        self.method = method
+        self.kind: Kind = kind
+        self.session = session  # None for a spawned call: its results go to the store
+        self.inputs: dict[int, Input] = {}
+        self.created_at = now
+        self.told_waiting = 0.0  # when its caller was last told why it waits
+        self.pollers: dict[int, list[tuple[Session, int, Any]]] = {}  # by index: who waits for a spawned result
+        self.failed = False
+
+    @property
+    def app_id(self) -> str:
+        """The app whose function it calls."""
+        return self.pool.app.app_id

@@ -1,0 +1,114 @@
+"""Logs: from containers to the store, and live to whoever has subscribed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from farcall.server.call import Input
+from farcall.wire import messages
+from farcall.worker import logsegment
+from farcall.worker.container import Container
+from farcall.worker.logstore import LogStore
+
+if TYPE_CHECKING:
+    from farcall.server.session import Session
+
+UNSENT_LIMIT = 16 * 1024 * 1024  # bytes a slow reader may be behind before it misses entries
+BATCH_TEXT = 64 * 1024  # characters of one LogBatch
+
+Stream = Literal["stdout", "stderr", "system"]
+
+
+class Subscription:
+    """Who wants the entries that match, live. `seq` is that of the request."""
+
+    def __init__(self, session: Session, seq: int, matches: Callable[[messages.LogEntry], bool]) -> None:
+        self.session = session
+        self.seq = seq
+        self.matches = matches
+        self.missed = 0
+
+    def send(self, entry: messages.LogEntry) -> None:
+        if not self.matches(entry):
+            return
+        if self.session.buffered > UNSENT_LIMIT:
+            self.missed += 1
+            return
+        entries = [entry]
+        if self.missed:
+            text = f"[farcall: {self.missed} pieces of output not shown: they came faster than they could be read]\n"
+            entries.insert(0, messages.LogEntry(entry.time, entry.app_id, "", "", -1, entry.container_id, "system", text))
+            self.missed = 0
+        self.session.send(messages.LogBatch(self.seq, entries))
+
+
+class Logs:
+    """All output of all containers."""
+
+    def __init__(self, directory: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.store = LogStore(directory, schedule=self._schedule)
+        self._subscriptions: list[Subscription] = []
+
+    def _schedule(self, seconds: float, work: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._loop.run_in_executor, None, work)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Entries from now on go to it, too."""
+        self._subscriptions.append(subscription)
+
+    def unsubscribe(self, session: Session) -> None:
+        """The session is over."""
+        self._subscriptions = [one for one in self._subscriptions if one.session is not session]
+
+    def add(self, container: Container, stream: Stream, text: str, one: Input | None) -> None:
+        """Something a container wrote; `one` is the input that wrote it, where that is known."""
+        self._add(container, stream, text, one.call.call_id if one is not None else "", one.index if one is not None else -1)
+
+    def add_raw(self, container: Container, stream: str, text: str) -> None:
+        """Something that came through a container's pipe: whose it is is known where an input runs."""
+        running = container.running()
+        call_id, index = (running.call_id, running.index) if running is not None else ("", -1)
+        self._add(container, "stdout" if stream == "stdout" else "stderr", text, call_id, index)
+
+    def add_system(self, container: Container, text: str) -> None:
+        """Our own word about a container."""
+        self._add(container, "system", text, "", -1)
+
+    def _add(self, container: Container, stream: Stream, text: str, call_id: str, index: int) -> None:
+        for start in range(0, len(text), BATCH_TEXT):
+            entry = messages.LogEntry(
+                time.time(),
+                container.app_id,
+                container.function.name,
+                call_id,
+                index,
+                container.container_id,
+                stream,
+                text[start : start + BATCH_TEXT],
+            )
+            self.store.append(
+                logsegment.LogEntry(
+                    entry.time, entry.app_id, entry.function, call_id or None, index if call_id else None, entry.container_id, stream, entry.text
+                )
+            )
+            for subscription in self._subscriptions:
+                subscription.send(entry)
+
+
+def to_wire(entry: logsegment.LogEntry) -> messages.LogEntry:
+    """A kept entry as a message."""
+    return messages.LogEntry(
+        entry.time,
+        entry.app_id,
+        entry.function,
+        entry.call_id or "",
+        -1 if entry.index is None else entry.index,
+        entry.container_id,
+        entry.stream,
+        entry.text,
+    )

@@ -1,0 +1,60 @@
+"""The server process: from its start, to where it listens, to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from farcall import errors
+
+IDLE_SECONDS = 300.0  # without apps and connections, after which the server ends; FARCALL_IDLE_SECONDS overrides
+
+
+def main(announce: int) -> None:
+    """Serves until told to stop. Writes "ready", or the error's code and text, to the descriptor `announce` and closes it."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        with _runner() as runner:
+            runner.run(_serve(announce))
+    except errors.FarcallError as error:
+        _say(announce, f"{error.code} {error}")
+        logging.getLogger("farcall.server").error("not serving: %s", error)
+        sys.exit(3)
+
+
+def _runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(announce: int) -> None:
+    from farcall import settings
+    from farcall.server.server import Server
+
+    server = Server(settings.paths(), float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal is its clients' business
+
+    def ready() -> None:
+        logging.getLogger("farcall.server").info("serving, pid %d", os.getpid())
+        _say(announce, "ready")
+
+    await server.serve(ready)
+
+
+def _say(announce: int, word: str) -> None:
+    try:
+        os.write(announce, word.encode())
+        os.close(announce)
+    except OSError:
+        pass  # said before, or whoever started us is gone

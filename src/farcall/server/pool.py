@@ -1,0 +1,419 @@
+"""A pool: the containers of one function, or of one class with one set of parameters, and the inputs that wait for them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from farcall import errors
+from farcall.server import failures
+from farcall.server.autoscaler import Load, desired_containers
+from farcall.server.call import Call, Input
+from farcall.spec.function import FunctionSpec
+from farcall.wire import messages
+from farcall.wire.descriptors import close_all
+from farcall.wire.page import SharedPage
+from farcall.worker.container import Assignment, Container, End, State
+
+if TYPE_CHECKING:
+    from farcall.server.app import App
+    from farcall.server.server import Server
+
+PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
+PREFETCH_INPUTS = 256
+LOSSES = 8  # in a row, through no fault of the function, before an input fails
+STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
+EXIT_GRACE = 30.0  # seconds for exit hooks
+
+
+class Pool:
+    """Hands inputs to containers, and has as many of these as the load needs."""
+
+    def __init__(self, server: Server, app: App, function: FunctionSpec, params: bytes) -> None:
+        self.server = server
+        self.app = app
+        self.function = function
+        self.params = params
+        self.waiting: deque[Input] = deque()
+        self.containers: list[Container] = []
+        self.starts_failed = 0  # in a row, through no fault of the function
+        self.mean_seconds: float | None = None
+        self._busy_from: dict[str, float] = {}  # by container: since when it has been working on what it answers next
+        self._delayed = 0  # inputs that wait for their retry's delay
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to do at all."""
+        return not self.waiting and not self._delayed and all(not container.holds for container in self.containers)
+
+    # --- inputs
+
+    def submit(self, inputs: Iterable[Input]) -> None:
+        """New inputs, behind those that wait."""
+        self.waiting.extend(inputs)
+        self.dispatch()
+
+    def _requeue(self, inputs: Iterable[Input]) -> None:
+        """Inputs that come back, in front of those that wait, in their order."""
+        now = self.server.now()
+        back = [one for one in inputs if one.call.inputs.get(one.index) is one]
+        for one in back:
+            one.container = None
+            one.waiting_since = now
+        self.waiting.extendleft(reversed(back))
+
+    def dispatch(self) -> None:
+        """Hands waiting inputs to containers that have room, and scales."""
+        waiting = self.waiting
+        if waiting:
+            ready = [container for container in self.containers if container.state is State.READY]
+            ready.sort(key=_holds)
+            for position, container in enumerate(ready):
+                room = self._room(container)
+                if room <= 0:
+                    continue
+                # What is left is shared fairly with the containers after this one.
+                share = -(-len(waiting) // (len(ready) - position))
+                self._hand(container, min(room, share))
+                if not waiting:
+                    break
+        self.scale()
+
+    def _room(self, container: Container) -> int:
+        if self.function.single_use_containers:
+            return 1 - container.holds - container.inputs_done
+        if self.mean_seconds is None:
+            return 1 - container.holds
+        return min(PREFETCH_INPUTS, max(1, int(PREFETCH_SECONDS / max(self.mean_seconds, 1e-6)))) - container.holds
+
+    def _hand(self, container: Container, count: int) -> None:
+        waiting = self.waiting
+        assignments: list[Assignment] = []
+        credit = 0
+        while waiting and len(assignments) < count:
+            one = waiting.popleft()
+            call = one.call
+            if call.inputs.get(one.index) is not one:
+                continue  # cancelled meanwhile
+            if call.method.is_generator:
+                if assignments:
+                    waiting.appendleft(one)
+                    break
+                credit, count = messages.GENERATOR_WINDOW, 1
+            one.container = container
+            assignments.append(Assignment(one, call.call_id, call.method.name, one.index, one.data, one.fds))
+        if assignments:
+            if not container.holds:
+                self._busy_from[container.container_id] = self.server.now()
+            container.hand(assignments, credit)
+            if self.function.single_use_containers:
+                container.inputs_done += len(assignments)
+
+    def cancel(self, call: Call, indices: list[int] | None, terminate: bool) -> None:
+        """Cancels inputs without an answer to anybody: who waits for them has been told, or does not want to know."""
+        now = self.server.now()
+        for index in list(call.inputs) if indices is None else indices:
+            one = call.inputs.pop(index, None)
+            if one is None:
+                continue
+            container = one.container
+            if container is not None:
+                container.cancel(one, SharedPage.CANCELLED, now)
+                if terminate:
+                    self.server.worker.kill(container, "its input was cancelled with terminate_containers")
+            close_all(one.fds)
+            one.fds = ()
+        if not call.inputs:
+            self.server.calls.pop(call.call_id, None)
+
+    def credit(self, call: Call, index: int, items: int) -> None:
+        """The consumer of a generator can take more."""
+        one = call.inputs.get(index)
+        if one is not None and one.container is not None:
+            one.container.credit(one, items)
+
+    # --- what containers report
+
+    def on_loaded(self, container: Container, error: bytes | None) -> None:
+        self.app.start_seconds += container.start_seconds
+        if error is None:
+            self.starts_failed = 0
+            self.rebalance()
+            self.dispatch()
+        elif not any(other.state is State.READY for other in self.containers):
+            self._fail_waiting(messages.EXCEPTION, error, container.container_id)
+        self.server.scale_others(self)
+
+    def on_message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
+        match message:
+            case messages.Results(results=results):
+                self._results(container, results, fds)
+            case messages.RunnerItems():
+                self._items(container, message, fds)
+            case messages.Print():
+                assignment = container.assignment(message.seq)
+                one: Input | None = None if assignment is None else assignment.token
+                self.server.logs.add(container, message.stream, message.text, one)
+            case errors.ProtocolError():
+                self.server.log.warning("container %s: %s", container.container_id, message)
+            case _:
+                self.server.container_session(container).handle(message, fds)
+
+    def _results(self, container: Container, results: list[messages.Result], fds: tuple[int, ...]) -> None:
+        now = self.server.now()
+        self._measure(container, len(results), now)
+        call: Call | None = None
+        outputs: list[messages.Output] = []
+        output_fds: list[int] = []
+        position = 0
+        for result in results:
+            mine = fds[position : position + result.descriptors]
+            position += result.descriptors
+            assignment = container.answered(result.seq)
+            one: Input | None = None if assignment is None else assignment.token
+            if one is None or one.call.inputs.get(one.index) is not one:
+                close_all(mine)
+                continue
+            if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one):
+                close_all(mine)
+                continue
+            if one.call is not call:
+                if call is not None:
+                    self._deliver(call, outputs, output_fds)
+                    outputs, output_fds = [], []
+                call = one.call
+            # A success needs no container id: it would be most of the frame.
+            succeeded = result.status in (messages.OK, messages.GENERATOR_DONE)
+            outputs.append(
+                messages.Output(
+                    one.index, result.status, result.data, result.descriptors, "" if succeeded else container.container_id
+                )
+            )
+            output_fds.extend(mine)
+        if call is not None:
+            self._deliver(call, outputs, output_fds)
+        if not container.holds:
+            container.idle_since = now
+            if self.function.single_use_containers:
+                container.stop(EXIT_GRACE, "single use", now)
+        self.dispatch()
+
+    def _measure(self, container: Container, count: int, now: float) -> None:
+        since = self._busy_from.get(container.container_id, now)
+        self._busy_from[container.container_id] = now
+        elapsed = now - since
+        self.app.run_seconds += elapsed
+        seconds = elapsed / count if count else elapsed
+        self.mean_seconds = seconds if self.mean_seconds is None else 0.7 * self.mean_seconds + 0.3 * seconds
+
+    def _items(self, container: Container, message: messages.RunnerItems, fds: tuple[int, ...]) -> None:
+        assignment = container.assignment(message.seq)
+        one: Input | None = None if assignment is None else assignment.token
+        if one is None or one.call.session is None or one.call.inputs.get(one.index) is not one:
+            close_all(fds)
+            return
+        one.yielded = message.first + len(message.items)
+        one.call.session.send(
+            messages.Items(one.call.call_id, one.index, message.first, message.items, message.descriptors), fds
+        )
+
+    def _deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
+        for output in outputs:
+            one = call.inputs.pop(output.index)
+            if one.fds:
+                close_all(one.fds)
+            if output.status in (messages.EXCEPTION, messages.PLATFORM_ERROR):
+                self.app.inputs_failed += 1
+                call.failed = True
+        self.app.inputs_done += len(outputs)
+        self.server.deliver(call, outputs, fds)
+
+    def fail(self, one: Input, error: errors.FarcallError, container_id: str = "") -> None:
+        """Ends one input with an error of the platform."""
+        data = failures.encode(error, call_id=one.call.call_id, container_id=container_id)
+        self._deliver(one.call, [messages.Output(one.index, messages.PLATFORM_ERROR, data, 0, container_id)], [])
+
+    def _fail_waiting(self, status: int, data: bytes, container_id: str) -> None:
+        waiting, self.waiting = self.waiting, deque()
+        for one in waiting:
+            if one.call.inputs.get(one.index) is one:
+                self._deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])
+
+    def _retry(self, one: Input) -> bool:
+        """Spends one attempt of the budget on another try; False where there is none left."""
+        policy = self.function.retries
+        if one.attempts >= policy.max_retries or one.call.method.is_generator:
+            return False
+        one.attempts += 1
+        one.losses = 0
+        one.timed_out = False
+        one.container = None
+        self._delayed += 1
+        self.server.loop.call_later(policy.delay(one.attempts), self._retry_now, one)
+        return True
+
+    def _retry_now(self, one: Input) -> None:
+        self._delayed -= 1
+        if self.app.stopping:
+            return
+        self._requeue([one])
+        self.dispatch()
+
+    def on_timeout(self, one: Input) -> None:
+        """An input has run longer than it may; its container is stopping it."""
+        one.timed_out = True
+
+    def on_gone(self, container: Container, end: End, started: list[Input], unstarted: list[Input]) -> None:
+        self.containers.remove(container)
+        self._busy_from.pop(container.container_id, None)
+        self.server.forget_container(container)
+        loaded = container.ready_at > 0
+        if not end.reason or not loaded:
+            self.server.logs.add_system(container, f"container {container.container_id} {end.describe()}\n")
+        if not loaded and not self.app.stopping:
+            self._start_failed(container, end)
+        for one in started:
+            if one.call.inputs.get(one.index) is one:
+                self._blame(one, container, end)
+        self._requeue(unstarted)
+        if not self.app.stopping:
+            self.dispatch()
+            self.server.scale_others(self)
+        self.app.container_gone()
+
+    def _blame(self, one: Input, container: Container, end: End) -> None:
+        """An input was running when its container ended."""
+        error: errors.FarcallError
+        if one.timed_out:
+            error = errors.FunctionTimeoutError(
+                f"{self.function.name} ran longer than its timeout of {self.function.timeout:g} s and did not stop; its "
+                f"container {container.container_id} was replaced"
+            )
+        elif end.lost or end.reason:
+            one.losses += 1
+            if one.losses <= LOSSES and not one.call.method.is_generator:
+                self._requeue([one])
+                return
+            error = errors.ContainerCrashedError(
+                f"the container of {self.function.name} was lost {one.losses} times in a row ({end.reason or end.describe()})"
+            )
+        elif end.exited is not None and end.exited.out_of_memory:
+            error = errors.OutOfMemoryError(
+                f"{self.function.name} ran out of memory: container {container.container_id} {end.describe()}. "
+                "Give it more with memory=(request, limit) in MiB"
+            )
+        elif end.exited is not None and getattr(end.exited, "disk_exceeded", False):
+            error = errors.DiskQuotaError(
+                f"{self.function.name} wrote more to its container's disk than its quota; give it more with ephemeral_disk= in MiB"
+            )
+        else:
+            error = errors.ContainerCrashedError(
+                f"{self.function.name} brought its container down: {container.container_id} {end.describe()}. "
+                f"See `farcall logs {container.container_id}`"
+            )
+        if end.lost or end.reason or not self._retry(one):
+            self.fail(one, error, container.container_id)
+
+    def _start_failed(self, container: Container, end: End) -> None:
+        """A container ended before it was ready: nobody would ever be served by more of them."""
+        if container.reported_error or (end.reason and end.error is None):
+            return
+        if end.lost:
+            self.starts_failed += 1
+            if self.starts_failed <= LOSSES:
+                return
+        if end.error is not None:
+            error = end.error
+        elif end.exited is not None and end.exited.out_of_memory:
+            error = errors.OutOfMemoryError(f"{self.function.name} ran out of memory while importing: its container {end.describe()}")
+        else:
+            error = errors.ContainerStartError(
+                f"the container of {self.function.name} {end.describe()} while importing {self.function.source.module}; "
+                f"see `farcall logs {container.container_id}`"
+            )
+        if not any(other.state is State.READY for other in self.containers):
+            data = failures.encode(error, container_id=container.container_id)
+            self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id)
+
+    # --- scaling
+
+    def load(self) -> Load:
+        """What there is to do now."""
+        now = self.server.now()
+        held, oldest = 0, 0.0
+        for container in self.containers:
+            if container.holds and container.state is State.READY:
+                held += container.holds
+                oldest = max(oldest, now - self._busy_from.get(container.container_id, now))
+        return Load(len(self.waiting), held, self.mean_seconds, oldest)
+
+    def live(self) -> int:
+        """Containers that serve or will."""
+        return sum(container.state is not State.STOPPING for container in self.containers)
+
+    def scale(self) -> None:
+        """Starts the containers that the load needs and the machine can hold."""
+        if self.app.stopping or (not self.waiting and self.function.scaling.min_containers == 0):
+            return
+        missing = desired_containers(self.load(), self.function.scaling) - self.live()
+        while missing > 0 and self.server.may_start(self):
+            container_id = f"ta-{os.urandom(10).hex()}"
+            self.containers.append(self.server.worker.start(container_id, self.app.app_id, self.function, self.params, self))
+            self.app.containers_started += 1
+            missing -= 1
+
+    def rebalance(self) -> None:
+        """Gives inputs that are stuck behind a long one to containers that have nothing to do."""
+        if self.waiting or not any(container.state is State.READY and not container.holds for container in self.containers):
+            return
+        now = self.server.now()
+        for container in self.containers:
+            if container.holds < 2 or container.state is not State.READY:
+                continue
+            age = now - self._busy_from.get(container.container_id, now)
+            if age >= STUCK_SECONDS:
+                back = container.take_back(1)
+                if back:
+                    self.mean_seconds = max(self.mean_seconds or 0.0, age)
+                    self._requeue(back)
+        if self.waiting:
+            self.dispatch()
+
+    def tick(self, now: float) -> None:
+        """What time brings: rebalancing, starting what could not start before, and scaling down."""
+        self.rebalance()
+        self.scale()
+        window = self.function.scaling.scaledown_window
+        idle = [container for container in self.containers if container.state is State.READY and not container.holds]
+        spare = self.live() - max(self.function.scaling.min_containers, desired_containers(self.load(), self.function.scaling))
+        for container in itertools.islice(sorted(idle, key=_idle_since), max(0, spare)):
+            if now - container.idle_since >= window:
+                container.stop(EXIT_GRACE, "scaled down", now)
+
+    def waiting_reason(self, now: float) -> str:
+        """Why the inputs that wait do so, for people."""
+        starting = [container for container in self.containers if container.state in (State.STARTING, State.LOADING)]
+        ready = sum(container.state is State.READY for container in self.containers)
+        if ready == 0 and starting:
+            first = min(starting, key=_created_at)
+            doing = f"importing {self.function.source.module}" if first.state is State.LOADING else "starting a container"
+            return f"{doing} ({now - first.created_at:.0f} s)"
+        if ready == 0:
+            return "waiting for room on this machine"
+        return f"queued behind {sum(container.holds for container in self.containers)} inputs on {ready} containers"
+
+
+def _holds(container: Container) -> int:
+    return container.holds
+
+
+def _idle_since(container: Container) -> float:
+    return container.idle_since
+
+
+def _created_at(container: Container) -> float:
+    return container.created_at
+

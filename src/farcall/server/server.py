@@ -1,0 +1,524 @@
+"""The embedded server: control plane and worker of one machine in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from farcall import errors
+from farcall.server.app import App
+from farcall.server.call import Call
+from farcall.server.capacity import Capacity
+from farcall.server.logs import Logs
+from farcall.server.pool import EXIT_GRACE, Pool
+from farcall.server.session import Session, process_exists
+from farcall.server.spawned import Spawned
+from farcall.settings import Paths
+from farcall.spec.function import AppSpec
+from farcall.state import records
+from farcall.state.store import StateStore
+from farcall.version import __version__
+from farcall.wire import messages
+from farcall.wire.descriptors import close_all
+from farcall.wire.transport import Transport
+from farcall.worker.container import Container, State
+from farcall.worker.worker import Worker
+
+STARTS_AT_ONCE = 4  # more would only share the cores
+WAITING_SECONDS = 1.0  # after which a caller is told why it waits
+HOUSEKEEPING_SECONDS = 1.0
+EXPIRY_SECONDS = 600.0
+ADOPTION_SECONDS = 60.0  # that an ephemeral app waits, after a restart, for the program that runs it
+FAILED_CALLS_KEPT = 10_000
+
+
+class Server:
+    """Apps, calls and containers. Everything happens on one event loop."""
+
+    def __init__(self, paths: Paths, idle_seconds: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.log = logging.getLogger("farcall.server")
+        self.paths = paths
+        self.server_id = f"sr-{os.urandom(8).hex()}"
+        self.store = StateStore(paths.state)
+        self.capacity = Capacity.of_this_machine()
+        self.logs = Logs(paths.state / "logs", self.loop)
+        self.spawned = Spawned(self)
+        self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw)
+        self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
+        self.worker.on_tick = self._tick
+        self.apps: dict[str, App] = {}
+        self.functions: dict[str, App] = {}
+        self.calls: dict[str, Call] = {}
+        self.failed_calls: OrderedDict[str, str] = OrderedDict()  # call to app, the newest ones
+        self._idle_seconds = idle_seconds
+        self._started_at = time.monotonic()
+        self._idle_since = self.now()
+        self._expire_at = self.now() + 60
+        self._sessions: set[Session] = set()
+        self._container_sessions: dict[str, Session] = {}
+        self._stats_wanted: dict[str, list[Session]] = {}
+        self._stats_sent: dict[str, messages.AppStats] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._stopped = asyncio.Event()
+        self._listener: socket.socket | None = None
+
+    def now(self) -> float:
+        """The loop's clock: monotonic seconds."""
+        return self.loop.time()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Runs `work` in the background; what it raises is logged."""
+        task = self.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.log.error("background task failed", exc_info=task.exception())
+
+    # --- life
+
+    async def serve(self, ready: Any) -> None:
+        """Serves until it is stopped or has been idle for long. `ready` is called when connections are accepted."""
+        await self.worker.open()
+        await self._resume()
+        path = str(self.paths.server_socket)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        listener.listen(128)
+        listener.setblocking(False)
+        self.loop.add_reader(listener.fileno(), self._accept)
+        self.loop.call_later(HOUSEKEEPING_SECONDS, self._housekeep)
+        ready()
+        try:
+            await self._stopped.wait()
+        finally:
+            self.loop.remove_reader(listener.fileno())
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            listener.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        for app in list(self.apps.values()):
+            if app.mode == "ephemeral":
+                await self._set_state(app.app_id, "stopped")
+        for session in list(self._sessions):
+            session.disconnect()
+        await self.worker.close()
+        if self._background:
+            await asyncio.wait(self._background, timeout=5)
+        await self.store.close()
+        await self.loop.run_in_executor(None, self.logs.store.close)
+
+    def stop(self) -> None:
+        """Ends serving."""
+        self.loop.call_soon(self._stopped.set)
+
+    def busy_reason(self, besides: Session | None = None) -> str:
+        """What the server has to do, in words; "" where it is idle."""
+        running = [app for app in self.apps.values() if not (app.mode == "detached" and app.idle and not app.calls_pending)]
+        if running:
+            names = ", ".join(f"{app.name} ({app.app_id})" for app in running[:3])
+            return f"{len(running)} running: {names}"
+        others = len(self._sessions) - (besides in self._sessions)
+        return f"{others} other connections" if others and besides is None else ""
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self.log.error("accept failed: %s", error)
+                return
+            pid, uid, _ = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid not in (os.getuid(), 0):
+                sock.close()
+                continue
+            self._welcome(sock, pid)
+
+    def _welcome(self, sock: socket.socket, pid: int) -> None:
+        session: Session
+
+        def on_message(message: Any, fds: tuple[int, ...]) -> None:
+            if isinstance(message, messages.Hello):
+                self._hello(session, message)
+            else:
+                session.handle(message, fds)
+
+        transport = Transport(sock, messages.FromClient, on_message, lambda: session.close())
+        session = Session(self, transport)
+        session.pid = pid
+        self._sessions.add(session)
+
+    def _hello(self, session: Session, hello: messages.Hello) -> None:
+        if hello.protocol > messages.PROTOCOL_VERSION or hello.protocol < messages.PROTOCOL_VERSION - 1:
+            # Sent as a Welcome all the same: the client sees the versions and knows what to do.
+            self.log.warning("a client of farcall %s speaks protocol %d", hello.version, hello.protocol)
+        session.send(
+            messages.Welcome(messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid())
+        )
+
+    def session_closed(self, session: Session) -> None:
+        """A connection is over."""
+        self._sessions.discard(session)
+        self.logs.unsubscribe(session)
+        self.spawned.forget(session)
+        for listeners in self._stats_wanted.values():
+            if session in listeners:
+                listeners.remove(session)
+        for app in list(self.apps.values()):
+            if app.owner is session:
+                app.owner = None
+                if app.mode == "ephemeral":
+                    self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
+
+    # --- apps
+
+    async def create_app(self, spec: AppSpec, session: Session) -> None:
+        """Makes an app's functions callable. One that is known gets its owner and further functions."""
+        app = self.apps.get(spec.app_id)
+        new = app is None
+        if app is None:
+            app = App(self, spec.app_id, spec.name, spec.mode, session)
+            self.apps[spec.app_id] = app
+        app.owner, app.client_pid = session, session.pid
+        for function in spec.functions:
+            app.functions[function.function_id] = function
+            self.functions[function.function_id] = app
+        if new:
+            for interpreter in {function.interpreter for function in spec.functions if function.interpreter is not None}:
+                self.worker.prepare(interpreter)
+            self.spawn(self._persist(app, spec))
+        if app.owner is session and session not in self._sessions:
+            # The client went away while we were at it.
+            self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
+        for function in spec.functions:
+            if function.scaling.min_containers and not function.is_class and not function.unimplemented:
+                app.pool(function.function_id, b"").scale()
+
+    async def _persist(self, app: App, spec: AppSpec) -> None:
+        definition = msgspec.msgpack.encode(spec)
+        record = records.App(
+            app_id=app.app_id, name=app.name, state=app.mode, definition=definition, client_pid=app.client_pid
+        )
+        try:
+            await self.store.add_app(record)
+        except errors.FarcallError as error:
+            self.log.error("app %s is not recorded: %s", app.app_id, error)
+
+    async def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
+        """Ends an app; returns when nothing of it is left. Asked twice, the second time ends it at once."""
+        app = self.apps.get(app_id)
+        if app is None:
+            return messages.StopReport(0, 0)
+        containers = app.containers
+        if app.stopping:
+            app.kill()
+            await app.stop(0)
+            return messages.StopReport(containers, 0)
+        cancelled = 0
+        for call in list(self.calls.values()):
+            if call.pool.app is app:
+                cancelled += self._cancel_with_app(call)
+        await app.stop(grace)
+        for function_id in app.functions:
+            self.functions.pop(function_id, None)
+        self.apps.pop(app_id, None)
+        self._send_stats(app)
+        self._stats_wanted.pop(app_id, None)
+        self._stats_sent.pop(app_id, None)
+        await self._set_state(app_id, "stopped")
+        return messages.StopReport(containers, cancelled)
+
+    def _cancel_with_app(self, call: Call) -> int:
+        """The call's app stops: whoever waits for it is told."""
+        count = len(call.inputs)
+        if call.kind == "spawned":
+            self.spawn(self._cancel_spawned(call.call_id))
+        else:
+            error = errors.InputCancelledError(f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running")
+            for one in list(call.inputs.values()):
+                container = one.container
+                call.pool.fail(one, error)
+                if container is not None:
+                    container.cancel(one, 1, self.now())
+        return count
+
+    async def _cancel_spawned(self, call_id: str) -> None:
+        session = Session(self, _NOWHERE)
+        await self.spawned.cancel(session, messages.CancelCall(0, call_id))
+
+    async def _set_state(self, app_id: str, state: records.AppState) -> None:
+        try:
+            await self.store.set_app_state(app_id, state)
+        except errors.FarcallError as error:
+            self.log.warning("app %s: %s", app_id, error)
+
+    async def _resume(self) -> None:
+        """Takes up the apps that ran when an earlier server ended."""
+        for record in await self.store.apps():
+            if record.state in ("stopped", "deployed"):
+                continue
+            mode = "detached" if record.state == "detached" else "ephemeral"
+            if mode == "ephemeral" and not process_exists(record.client_pid or 0):
+                await self._set_state(record.app_id, "stopped")
+                continue
+            spec = msgspec.msgpack.decode(record.definition, type=AppSpec)
+            app = self.apps[record.app_id] = App(self, record.app_id, record.name, mode, None)
+            app.client_pid = record.client_pid or 0
+            for function in spec.functions:
+                app.functions[function.function_id] = function
+                self.functions[function.function_id] = app
+            self.spawn(self.spawned.resume(app))
+            if mode == "ephemeral":
+                self.loop.call_later(ADOPTION_SECONDS, self._end_orphan, app)
+
+    def _end_orphan(self, app: App) -> None:
+        if app.owner is None and self.apps.get(app.app_id) is app:
+            if process_exists(app.client_pid):
+                self.loop.call_later(ADOPTION_SECONDS, self._end_orphan, app)
+            else:
+                self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
+
+    async def app_id_of(self, name: str) -> str:
+        """The newest app of that name. Raises NotFoundError with the nearest names."""
+        import difflib
+
+        apps = await self.store.apps()
+        for record in reversed(apps):
+            if record.name == name:
+                return record.app_id
+        near = difflib.get_close_matches(name, {record.name for record in apps}, 3, 0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ": give an app's name, or an id that starts with ap-, fc- or ta-"
+        raise errors.NotFoundError(f"there is no app {name!r}{hint}")
+
+    # --- containers and calls
+
+    def container_session(self, container: Container) -> Session:
+        """The session in which a container's own calls are answered."""
+        session = self._container_sessions.get(container.container_id)
+        if session is None:
+            assert container.transport is not None
+            session = Session(self, container.transport, container.app_id)
+            self._container_sessions[container.container_id] = session
+        return session
+
+    def forget_container(self, container: Container) -> None:
+        """It is gone, and with it what its code waited for."""
+        session = self._container_sessions.pop(container.container_id, None)
+        if session is not None:
+            session.close()
+
+    def deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
+        """Results go to whoever called."""
+        if call.failed:
+            self.failed_calls[call.call_id] = call.app_id
+            if len(self.failed_calls) > FAILED_CALLS_KEPT:
+                self.failed_calls.popitem(last=False)
+        if call.session is None:
+            self.spawned.deliver(call, outputs, fds)
+            return
+        _send_outputs(call.session, call.call_id, outputs, fds)
+        if not call.inputs:
+            call.session.call_done(call)
+
+    def may_start(self, pool: Pool) -> bool:
+        """Whether the machine can hold one more container of this pool, now. Idle ones of others make room for it."""
+        containers = self.worker.containers
+        starting = sum(container.state in (State.STARTING, State.LOADING) for container in containers)
+        making = sum(container.state is State.STARTING for container in containers)
+        if making >= STARTS_AT_ONCE or starting >= 4 * STARTS_AT_ONCE:
+            return False
+        if self.capacity.fits(pool.function, (container.function for container in containers)):
+            return True
+        if pool.live() == 0 and all(container.state is not State.STOPPING for container in containers):
+            # Callers may hold what there is while they wait for this function: without one container nobody would go on.
+            if not self._evict(pool):
+                return sum(container.function.memory[0] for container in containers) + pool.function.memory[0] <= self.capacity.memory
+            return False
+        self._evict(pool)
+        return False
+
+    def _evict(self, pool: Pool) -> bool:
+        """Stops the container that has been idle longest and is not needed; False where there is none."""
+        idle = [
+            container
+            for app in self.apps.values()
+            for other in app.pools.values()
+            if other is not pool and other.live() > other.function.scaling.min_containers
+            for container in other.containers
+            if container.state is State.READY and not container.holds
+        ]
+        if not idle:
+            return False
+        min(idle, key=lambda container: container.idle_since).stop(EXIT_GRACE, "evicted", self.now())
+        return True
+
+    def scale_others(self, pool: Pool) -> None:
+        """Room has come free: pools that wait for it may start containers."""
+        for app in self.apps.values():
+            for other in app.pools.values():
+                if other.waiting:
+                    other.scale()
+        if pool.waiting:
+            pool.scale()
+
+    # --- time
+
+    def _tick(self) -> None:
+        now = self.now()
+        for app in list(self.apps.values()):
+            for pool in list(app.pools.values()):
+                pool.tick(now)
+                if pool.waiting:
+                    self._tell_waiting(pool, now)
+            self._send_stats(app)
+
+    def _tell_waiting(self, pool: Pool, now: float) -> None:
+        told: set[str] = set()
+        for one in pool.waiting:
+            call = one.call
+            if len(told) >= 32:
+                return
+            if call.session is None or call.call_id in told or now - one.waiting_since < WAITING_SECONDS:
+                continue
+            told.add(call.call_id)
+            if now - call.told_waiting >= WAITING_SECONDS:
+                call.told_waiting = now
+                call.session.send(messages.CallWaiting(call.call_id, pool.waiting_reason(now)))
+
+    def _housekeep(self) -> None:
+        self.loop.call_later(HOUSEKEEPING_SECONDS, self._housekeep)
+        now = self.now()
+        for app in list(self.apps.values()):
+            for pool in list(app.pools.values()):
+                if pool.waiting:
+                    pool.dispatch()
+        if self._sessions or self.busy_reason() or any(app.mode == "detached" for app in self.apps.values()):
+            self._idle_since = now
+        elif now - self._idle_since > self._idle_seconds:
+            self.log.info("idle for %.0f s: ending", now - self._idle_since)
+            self.stop()
+        if now >= self._expire_at:
+            self._expire_at = now + EXPIRY_SECONDS
+            self.spawn(self.store.expire())
+
+    def subscribe_stats(self, app_id: str, session: Session) -> None:
+        """The session wants to know how the app is doing."""
+        self._stats_wanted.setdefault(app_id, []).append(session)
+        self._stats_sent.pop(app_id, None)
+
+    def _send_stats(self, app: App) -> None:
+        wanted = self._stats_wanted.get(app.app_id)
+        if not wanted:
+            return
+        stats = messages.AppStats(
+            app.app_id,
+            app.containers,
+            app.containers_started,
+            app.inputs_done,
+            app.inputs_failed,
+            app.start_seconds,
+            app.run_seconds,
+        )
+        if stats != self._stats_sent.get(app.app_id):
+            self._stats_sent[app.app_id] = stats
+            for session in wanted:
+                session.send(stats)
+
+    # --- asking
+
+    def status(self) -> messages.StatusReport:
+        """What the server is doing."""
+        reports = [
+            messages.AppReport(
+                app.app_id,
+                app.name,
+                app.state,
+                len(app.functions),
+                app.containers,
+                sum(len(pool.waiting) for pool in app.pools.values()),
+                sum(container.holds for pool in app.pools.values() for container in pool.containers),
+            )
+            for app in self.apps.values()
+        ]
+        return messages.StatusReport(
+            __version__,
+            sys.prefix,
+            os.getpid(),
+            time.monotonic() - self._started_at,
+            reports,
+            len(self.worker.containers),
+            sum(report.pending for report in reports),
+            sum(report.running for report in reports),
+            len(self._sessions),
+        )
+
+    async def over(self, ref: str, session: Session) -> None:
+        """Returns when the app, call or container that `ref` names is over, or the session is."""
+        while session in self._sessions:
+            if ref not in self.apps and ref not in self.calls and all(c.container_id != ref for c in self.worker.containers):
+                return
+            await asyncio.sleep(0.1)
+
+
+def _send_outputs(session: Session, call_id: str, outputs: list[messages.Output], fds: list[int]) -> None:
+    """Sends results in as few frames as hold them."""
+    size = sum(len(output.data) for output in outputs)
+    if size <= _OUTPUTS_BYTES and len(fds) <= _OUTPUTS_FDS:
+        session.send(messages.Outputs(call_id, outputs), fds)
+        return
+    part: list[messages.Output] = []
+    part_fds: list[int] = []
+    size = position = 0
+    for output in outputs:
+        if part and (size + len(output.data) > _OUTPUTS_BYTES or len(part_fds) >= _OUTPUTS_FDS):
+            session.send(messages.Outputs(call_id, part), part_fds)
+            part, part_fds, size = [], [], 0
+        part.append(output)
+        part_fds.extend(fds[position : position + output.descriptors])
+        position += output.descriptors
+        size += len(output.data)
+    session.send(messages.Outputs(call_id, part), part_fds)
+
+
+_OUTPUTS_BYTES = 200 * 1024
+_OUTPUTS_FDS = 48
+
+
+class _Nowhere:
+    """A transport for answers that nobody waits for."""
+
+    buffered = 0
+
+    def send(self, message: Any, fds: Any = ()) -> None:
+        close_all(fds)
+
+
+_NOWHERE: Any = _Nowhere()

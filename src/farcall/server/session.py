@@ -1,0 +1,287 @@
+"""A session: one connection, of a client's program or of a container, and what it may ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from farcall import errors
+from farcall.server import failures
+from farcall.server.app import App
+from farcall.server.call import Call, Input
+from farcall.server.logs import Subscription, to_wire
+from farcall.wire import messages
+from farcall.wire.descriptors import close_all
+from farcall.wire.memory import from_memory
+
+if TYPE_CHECKING:
+    from farcall.server.server import Server
+    from farcall.wire.transport import Transport
+
+_encode = msgspec.msgpack.Encoder().encode
+_NO_BODY = b"\xc0"
+
+
+class Session:
+    """Serves one peer. `app_id` is set for a container: it may touch only what belongs to its own app."""
+
+    def __init__(self, server: Server, transport: Transport, app_id: str = "") -> None:
+        self.server = server
+        self.app_id = app_id
+        self.pid = 0
+        self._transport = transport
+        self._calls: dict[str, Call] = {}
+
+    @property
+    def buffered(self) -> int:
+        """Bytes sent that the peer has not taken."""
+        return self._transport.buffered
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Sends to the peer; takes over the descriptors."""
+        self._transport.send(message, fds)
+
+    def handle(self, message: Any, fds: tuple[int, ...]) -> None:
+        """One message of the peer. An error it causes is its answer, or the output of the inputs it carried."""
+        try:
+            self._handle(message, fds)
+        except errors.FarcallError as error:
+            close_all(fds)
+            self._refuse(message, error)
+
+    def _refuse(self, message: Any, error: errors.FarcallError) -> None:
+        if isinstance(message, messages.Submit):
+            data = failures.encode(error, call_id=message.call_id)
+            self.send(
+                messages.Outputs(
+                    message.call_id,
+                    [messages.Output(one.index, messages.PLATFORM_ERROR, data) for one in message.inputs],
+                )
+            )
+        else:
+            self.send(messages.Failed(getattr(message, "seq", 0), failures.of(error)))
+
+    def _handle(self, message: Any, fds: tuple[int, ...]) -> None:
+        match message:
+            case messages.Submit():
+                self._submit(message, fds)
+            case messages.Credit():
+                call = self._calls.get(message.call_id)
+                if call is not None:
+                    call.pool.credit(call, message.index, message.items)
+            case messages.CancelCall(seq=seq):
+                self._cancel(message, seq)
+            case messages.Spawn():
+                self._answer_later(message, self._spawn(message, fds))
+            case messages.GetOutput():
+                self.server.spawned.get(self, message)
+            case messages.CreateApp():
+                self._only_clients()
+                self._answer_later(message, self._create_app(message, fds))
+            case messages.StopApp():
+                self._only_clients()
+                self._answer_later(message, self._stop_app(message))
+            case messages.Lookup(seq=seq):
+                self.send(messages.Done(seq, _encode(self._app_of(message.function_id).functions[message.function_id])))
+            case messages.Subscribe(seq=seq):
+                self._only_clients()
+                self.server.subscribe_stats(message.app_id, self)
+                app_id = message.app_id
+                self.server.logs.subscribe(Subscription(self, 0, lambda entry: entry.app_id == app_id))
+                self.send(messages.Done(seq))
+            case messages.ReadLogs():
+                self._only_clients()
+                self._answer_later(message, self._read_logs(message))
+            case messages.ServerStatus(seq=seq):
+                self._only_clients()
+                self.send(messages.Done(seq, _encode(self.server.status())))
+            case messages.StopServer():
+                self._only_clients()
+                self._stop_server(message)
+            case errors.ProtocolError():
+                raise message
+            case _:
+                raise errors.ProtocolError(f"a {type(message).__name__} has no place here")
+
+    def _only_clients(self) -> None:
+        if self.app_id:
+            raise errors.PermissionDeniedError("code in a container cannot manage apps or the server")
+
+    def _answer_later(self, message: Any, work: Any) -> None:
+        """Runs `work`, which returns the answer's body, and answers."""
+
+        async def run() -> None:
+            try:
+                body = await work
+            except errors.FarcallError as error:
+                self._refuse(message, error)
+            except Exception as error:
+                self.server.log.exception("%s failed", type(message).__name__)
+                self._refuse(message, errors.InternalError(f"{type(message).__name__}: {error!r}; see `farcall server logs`"))
+            else:
+                self.send(messages.Done(message.seq, _NO_BODY if body is None else body))
+
+        self.server.spawn(run())
+
+    # --- calls
+
+    def _app_of(self, function_id: str) -> App:
+        app = self.server.functions.get(function_id)
+        if app is None or (self.app_id and app.app_id != self.app_id):
+            raise errors.NotFoundError(
+                f"there is no function {function_id}: its app has stopped, or the handle belongs to another app"
+            )
+        if app.stopping:
+            raise errors.ConflictError(f"app {app.name} ({app.app_id}) is stopping and takes no more calls")
+        return app
+
+    def _submit(self, message: messages.Submit, fds: tuple[int, ...]) -> None:
+        call = self._calls.get(message.call_id)
+        now = self.server.now()
+        if call is None:
+            pool = self._app_of(message.function_id).pool(message.function_id, message.params)
+            method = pool.function.method(message.method)
+            if method is None:
+                raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
+            call = Call(message.call_id, pool, method, message.kind, self, now)
+            self._calls[message.call_id] = self.server.calls[message.call_id] = call
+        elif call.pool.app.stopping:
+            raise errors.ConflictError(f"app {call.pool.app.name} is stopping and takes no more calls")
+        inputs: list[Input] = []
+        position = 0
+        for one in message.inputs:
+            mine = fds[position : position + one.descriptors] if one.descriptors else ()
+            position += one.descriptors
+            if one.index in call.inputs:
+                raise errors.ConflictError(f"input {one.index} of {message.call_id} was submitted already")
+            new = Input(call, one.index, one.data, mine, now)
+            call.inputs[one.index] = new
+            inputs.append(new)
+        call.pool.submit(inputs)
+
+    def call_done(self, call: Call) -> None:
+        """A call has no inputs left; more of a map may still come."""
+        if call.kind != "map":
+            self._calls.pop(call.call_id, None)
+            self.server.calls.pop(call.call_id, None)
+
+    def _cancel(self, message: messages.CancelCall, seq: int) -> None:
+        call = self._calls.get(message.call_id)
+        if call is not None:
+            call.pool.cancel(call, message.indices, message.terminate_containers)
+            if message.indices is None:
+                self._calls.pop(message.call_id, None)
+                self.server.calls.pop(message.call_id, None)
+            if seq:
+                self.send(messages.Done(seq))
+            return
+        if seq:
+            self._answer_later(message, self.server.spawned.cancel(self, message))
+
+    async def _spawn(self, message: messages.Spawn, fds: tuple[int, ...]) -> None:
+        pool = self._app_of(message.function_id).pool(message.function_id, message.params)
+        method = pool.function.method(message.method)
+        if method is None:
+            raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
+        await self.server.spawned.add(pool, method, message, fds)
+
+    # --- apps
+
+    async def _create_app(self, message: messages.CreateApp, fds: tuple[int, ...]) -> None:
+        position = 0
+        functions = []
+        for function in message.app.functions:
+            if function.source.pickled == b"":
+                if position >= len(fds):
+                    raise errors.ProtocolError(f"the code of {function.name} did not come along")
+                source = msgspec.structs.replace(function.source, pickled=from_memory(fds[position]))
+                function = msgspec.structs.replace(function, source=source)
+                position += 1
+            functions.append(function)
+        close_all(fds)
+        await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
+
+    async def _stop_app(self, message: messages.StopApp) -> bytes:
+        return _encode(await self.server.stop_app(message.app_id, message.grace))
+
+    def _stop_server(self, message: messages.StopServer) -> None:
+        busy = self.server.busy_reason(besides=self)
+        if busy and not message.force:
+            raise errors.ConflictError(f"the server is busy: {busy}")
+        self.send(messages.Done(message.seq))
+        self.server.stop()
+
+    # --- logs
+
+    async def _read_logs(self, message: messages.ReadLogs) -> None:
+        kind = message.ref.partition("-")[0]
+        if kind not in ("ap", "fc", "ta"):
+            message = msgspec.structs.replace(message, ref=await self.server.app_id_of(message.ref))
+        failed = await self.server.spawned.failed_calls(message.ref) if message.failed else None
+        seen = [0.0]
+        pattern = _pattern(message.grep)
+
+        def matches(entry: messages.LogEntry) -> bool:
+            return message.ref in (entry.app_id, entry.call_id, entry.container_id) and (
+                pattern is None or pattern.search(entry.text) is not None
+            )
+
+        if message.follow:
+            self.server.logs.subscribe(Subscription(self, message.seq, lambda entry: matches(entry) and entry.time > seen[0]))
+
+        def read() -> list[list[messages.LogEntry]]:
+            batches: list[list[messages.LogEntry]] = [[]]
+            size = 0
+            found = self.server.logs.store.read(
+                message.ref, since=message.since, grep=message.grep or None, failed_calls=failed, tail=message.tail
+            )
+            for entry in found:
+                if batches[-1] and size + len(entry.text) > 64 * 1024:
+                    batches.append([])
+                    size = 0
+                size += len(entry.text)
+                batches[-1].append(to_wire(entry))
+            return batches
+
+        for batch in await self.server.loop.run_in_executor(None, read):
+            if batch:
+                self.send(messages.LogBatch(message.seq, batch))
+                seen[0] = batch[-1].time
+        if message.follow:
+            await self.server.over(message.ref, self)
+
+    # --- the end
+
+    def disconnect(self) -> None:
+        """Ends the connection."""
+        self._transport.close(after_flush=True)
+
+    def close(self) -> None:
+        """The peer is gone: what it waited for is cancelled, and its ephemeral apps stop."""
+        for call in list(self._calls.values()):
+            call.pool.cancel(call, None, False)
+            self.server.calls.pop(call.call_id, None)
+        self._calls.clear()
+        self.server.session_closed(self)
+
+
+def _pattern(grep: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(grep) if grep else None
+    except re.error as error:
+        raise errors.InvalidError(f"{grep!r} is not a regular expression: {error}") from None
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of that id is there, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0

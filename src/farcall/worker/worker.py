@@ -1,0 +1,294 @@
+"""The worker: the containers of one machine.
+
+It asks the launcher for containers, speaks with their runners, reads their output, watches their time and knows when they
+are gone. What they run is their owner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal as signals
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farcall import errors
+from farcall.launcher.client import ContainerFds, LauncherClient
+from farcall.launcher.messages import Exited
+from farcall.spec.container import ContainerSpec, Interpreter, Limits
+from farcall.spec.function import FunctionSpec
+from farcall.version import __version__
+from farcall.wire import messages
+from farcall.wire.descriptors import close_all
+from farcall.wire.memory import INLINE_LIMIT, to_memory
+from farcall.wire.transport import Transport
+from farcall.worker.container import Container, End, Owner, State
+from farcall.worker.pipes import OutputPipe
+
+TICK_SECONDS = 0.1
+LOST_SECONDS = 2.0  # how long a container may live on without its connection, or its connection without it
+
+OnText = Callable[[Container, str, str], None]
+
+
+class Worker:
+    """Makes containers and keeps them. One event loop."""
+
+    def __init__(self, launcher_state: Path, server_id: str, on_text: OnText) -> None:
+        self._launcher_state = launcher_state
+        self._server_id = server_id
+        self._on_text = on_text
+        self._launcher: LauncherClient | None = None
+        self._connecting = asyncio.Lock()
+        self._containers: dict[str, Container] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
+        self.on_tick: Callable[[], None] = lambda: None
+
+    @property
+    def containers(self) -> list[Container]:
+        """All containers that are not gone."""
+        return list(self._containers.values())
+
+    async def open(self) -> None:
+        """Connects to the launcher, starting it where none runs, and ends what an earlier worker left behind."""
+        await self._connected()
+
+    async def _connected(self) -> LauncherClient:
+        async with self._connecting:
+            if self._launcher is None:
+                launcher = await LauncherClient.connect(self._launcher_state)
+                launcher.on_exit = self._exited
+                launcher.on_lost = self._launcher_lost
+                # An earlier worker's containers hold inputs that this one knows nothing of.
+                for running in await launcher.list():
+                    if running.container_id not in self._containers:
+                        await launcher.signal(running.container_id, signals.SIGKILL)
+                self._launcher = launcher
+            return self._launcher
+
+    async def close(self) -> None:
+        """Ends all containers at once, and the launcher."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        if self._launcher is not None:
+            self._launcher.on_lost = lambda: None
+            with contextlib.suppress(errors.FarcallError):
+                await self._launcher.shutdown()
+
+    def prepare(self, interpreter: Interpreter) -> None:
+        """Warms the base template of an interpreter, in the background."""
+
+        async def prepare() -> None:
+            with contextlib.suppress(errors.FarcallError):
+                await (await self._connected()).prepare(interpreter)
+
+        self._spawn(prepare())
+
+    # --- starting
+
+    def start(self, container_id: str, app_id: str, function: FunctionSpec, params: bytes, owner: Owner) -> Container:
+        """Makes a container in the background. Its owner hears of it when it is loaded, or gone."""
+        container = Container(self, container_id, app_id, function, params, owner, self._loop.time())
+        self._containers[container_id] = container
+        self._spawn(self._start(container))
+        self._tick_soon()
+        return container
+
+    async def _start(self, container: Container) -> None:
+        function = container.function
+        assert function.interpreter is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        container.transport = Transport(
+            ours,
+            messages.FromRunner,
+            lambda message, fds: self._message(container, message, fds),
+            lambda: self._disconnected(container),
+        )
+        OutputPipe(out_read, lambda text: self._on_text(container, "stdout", text), lambda: None)
+        OutputPipe(err_read, lambda text: self._on_text(container, "stderr", text), lambda: None)
+        try:
+            launcher = await self._connected()
+            started = await launcher.start(
+                _container_spec(container, self._server_id),
+                ContainerFds(control=theirs.fileno(), stdout=out_write, stderr=err_write, page=container.page_fd),
+            )
+        except errors.FarcallError as error:
+            container.error = error
+            container.transport.close()
+            self._gone(container)
+            return
+        finally:
+            theirs.close()
+            close_all((out_write, err_write))
+        container.pidfd = started.pidfd
+        container.timeline = started.timeline
+        container.notes = started.notes
+        if container.state is State.GONE:
+            close_all((started.pidfd,))
+        elif container.state is State.STOPPING:
+            self.kill(container, container.reason)
+
+    def _message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
+        match message:
+            case messages.Hello():
+                self._load(container)
+            case messages.Loaded(seconds=seconds, error=error):
+                if container.state is not State.LOADING:
+                    return
+                now = self._loop.time()
+                container.ready_at = container.idle_since = now
+                container.start_seconds = now - container.created_at
+                container.timeline["load"] = seconds
+                container.timeline["ready"] = container.start_seconds
+                container.state = State.READY if error is None else State.STOPPING
+                container.kill_at = 0.0
+                if error is not None:
+                    container.reported_error = True
+                    container.reason = "its import or enter hook failed"
+                    container.kill_at = now + LOST_SECONDS
+                container.owner.on_loaded(container, error)
+            case _:
+                container.owner.on_message(container, message, fds)
+
+    def _load(self, container: Container) -> None:
+        if container.state is not State.STARTING or container.transport is None:
+            return
+        container.state = State.LOADING
+        function = container.function
+        container.kill_at = self._loop.time() + function.startup_timeout
+        fds: tuple[int, ...] = ()
+        pickled = function.source.pickled
+        if pickled is not None and len(pickled) > INLINE_LIMIT:
+            fds = (to_memory(pickled),)
+            function = msgspec.structs.replace(function, source=msgspec.structs.replace(function.source, pickled=b""))
+        container.transport.send(
+            messages.Welcome(messages.PROTOCOL_VERSION, __version__, self._server_id, "", os.getpid())
+        )
+        container.transport.send(messages.Load(container.app_id, function, container.params, len(fds)), fds)
+
+    # --- running
+
+    def signal(self, container: Container, number: int) -> None:
+        """Sends a signal to the runner; one that is gone is no error."""
+
+        async def send() -> None:
+            with contextlib.suppress(errors.FarcallError):
+                await (await self._connected()).signal(container.container_id, number)
+
+        self._spawn(send())
+
+    def kill(self, container: Container, reason: str) -> None:
+        """Ends a container at once; it is not blamed on its inputs."""
+        container.reason = container.reason or reason
+        if container.pidfd >= 0:
+            try:
+                signals.pidfd_send_signal(container.pidfd, signals.SIGKILL)
+                return
+            except (ProcessLookupError, PermissionError):
+                pass
+        self.signal(container, signals.SIGKILL)
+
+    def _tick_soon(self) -> None:
+        if self._ticking is None and self._containers:
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = self._loop.time()
+        for container in self.containers:
+            timed_out = container.check_time(now)
+            if timed_out is not None:
+                self.on_timeout(container, timed_out.token)
+            if container.kill_at and now >= container.kill_at:
+                container.kill_at = now + LOST_SECONDS
+                if container.state is State.LOADING:
+                    container.error = errors.StartupTimeoutError(
+                        f"importing {container.function.source.module} and running its enter hooks took over "
+                        f"{container.function.startup_timeout:g} s (startup_timeout)"
+                    )
+                self.kill(container, "it did not end in time")
+        self.on_tick()
+        self._tick_soon()
+
+    # --- ending
+
+    def _exited(self, exited: Exited) -> None:
+        container = self._containers.get(exited.container_id)
+        if container is None:
+            return
+        container.exited = exited
+        if container.transport is None or container.transport.closed:
+            self._gone(container)
+        else:
+            # Its last results may still lie in the socket; the end of the stream comes after them.
+            self._loop.call_later(LOST_SECONDS, container.transport.close)
+
+    def _disconnected(self, container: Container) -> None:
+        if container.exited is not None or container.lost:
+            self._gone(container)
+        elif container.state is not State.GONE:
+            container.kill_at = self._loop.time() + LOST_SECONDS
+
+    def _launcher_lost(self) -> None:
+        """The launcher died, and its containers with it or soon after it."""
+        self._launcher = None
+        for container in self.containers:
+            container.lost = True
+            if container.pidfd >= 0:
+                with contextlib.suppress(OSError):
+                    signals.pidfd_send_signal(container.pidfd, signals.SIGKILL)
+            if container.transport is None or container.transport.closed:
+                self._gone(container)
+            else:
+                self._loop.call_later(LOST_SECONDS, container.transport.close)
+
+    def _gone(self, container: Container) -> None:
+        if self._containers.pop(container.container_id, None) is None:
+            return
+        started, unstarted = container.split()
+        reason = "" if container.exited is not None and not container.exited.killed_by_us and not container.reason else container.reason
+        end = End(container.exited, reason, container.lost, container.error)
+        container.close()
+        container.owner.on_gone(container, end, started, unstarted)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _container_spec(container: Container, server_id: str) -> ContainerSpec:
+    function = container.function
+    assert function.interpreter is not None
+    cpu_request, cpu_limit = function.cpu
+    memory_request, memory_limit = function.memory
+    limits = Limits(
+        cpu_request=cpu_request, cpu_limit=cpu_limit, memory_request=memory_request, memory_limit=memory_limit
+    )
+    if function.disk is not None:
+        limits = msgspec.structs.replace(limits, disk=function.disk)
+    return ContainerSpec(
+        container_id=container.container_id,
+        interpreter=function.interpreter,
+        limits=limits,
+        binds=function.binds,
+        env={
+            **function.env,
+            "FARCALL_CONTAINER_ID": container.container_id,
+            "FARCALL_APP_ID": container.app_id,
+            "FARCALL_SERVER_ID": server_id,
+        },
+        runtime=function.runtime,
+        block_network=function.block_network,
+    )
