@@ -1,0 +1,283 @@
+"""What a run shows: logs of its containers, progress of its maps, why a call waits, how it ended.
+
+The program's own output, and what its containers write to stdout, goes to stdout; everything that is ours goes to
+stderr. On a terminal the progress stands below the logs and is drawn in place; without one it is a line now and then.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+from farcall.cli.terminal import Style
+from farcall.sdk.events import AppStats, CallWaiting, Event, LogLine, MapProgress
+
+PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
+PROGRESS_SECONDS = 30.0  # or when this many seconds have passed since it was told
+MAX_PARTIAL_LINE = 64 * 1024  # characters; a longer line is shown in pieces
+MAX_STATUS_LINES = 5
+_MAP_WORTH_A_LINE = 1.0  # seconds; on a terminal, a map that took less leaves no line behind
+
+# Everything that moves the cursor, sets titles or rings; not SGR sequences (colour and weight), and not tabs.
+_CONTROL = re.compile(
+    r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]?"  # CSI
+    r"|\x1b[\]PX^_](?:[^\x07\x1b]|\x1b(?!\\))*(?:\x07|\x1b\\)?"  # OSC, DCS, SOS, PM, APC with their strings
+    r"|\x1b(?!\[)[ -/]*[0-~]?"  # other escapes
+    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
+)
+_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+def printable(line: str) -> str:
+    """A log line (without its newline) as it may be shown: without control sequences other than colour, without what a
+    carriage return would have overwritten, and with an end to its colour."""
+    if line.isprintable():
+        return line
+    # A progress bar redraws its line by carriage returns; one at the very end is Windows' line end.
+    kept = line.rstrip("\r").rpartition("\r")[2]
+    kept = _CONTROL.sub("", kept)
+    colors = _COLOR.findall(kept)
+    if colors and colors[-1] not in ("\x1b[m", "\x1b[0m"):
+        kept += "\x1b[0m"
+    return kept
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "0.8 s", "42 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 call", "2 calls"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+class _Map:
+    """One map on its way."""
+
+    def __init__(self, first: MapProgress, now: float) -> None:
+        self.last = first
+        self.started = now
+        self.told_at = now
+        self.told_done = 0
+        self.rate_since = (now, first.done)
+
+    def line(self, now: float, containers: int) -> str:
+        event = self.last
+        elapsed = now - self.started
+        total = f"/{event.total:,}" if event.total is not None else ""
+        parts = [f"{event.function}: {event.done:,}{total} done"]
+        if event.failed:
+            parts.append(f"{event.failed:,} failed")
+        if event.finished:
+            return f"{', '.join(parts)} in {duration(elapsed)}"
+        if containers:
+            parts.append(count(containers, "container"))
+        since, done_then = self.rate_since
+        if now - since > 0 and event.done > done_then:
+            rate = (event.done - done_then) / (now - since)
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+            if event.total is not None and event.total > event.done:
+                parts.append(f"{duration((event.total - event.done) / rate)} left")
+        return ", ".join(parts)
+
+
+class Renderer:
+    """Shows events; a listener for `farcall.sdk.output`, called from any thread.
+
+    `clock` gives seconds and only ever grows; `width` the terminal's columns. With `quiet` only logs are shown.
+    """
+
+    def __init__(
+        self,
+        out: TextIO,
+        err: TextIO,
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        width: Callable[[], int] | None = None,
+        style: Style | None = None,
+    ) -> None:
+        self._out = out
+        self._err = err
+        self._quiet = quiet
+        self._clock = clock
+        self._width = width or _terminal_width
+        self._style = style or Style.of(err)
+        self._in_place = err.isatty() and not quiet
+        self._prefixed = out.isatty()
+        self._lock = threading.RLock()
+        self._partial: dict[tuple[str, str, str], str] = {}
+        self._maps: dict[str, _Map] = {}
+        self._waiting: dict[str, CallWaiting] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._drawn = 0
+        self._mid_line = False  # the program itself has printed part of a line
+        self._stats: AppStats | None = None
+        self._started = clock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if isinstance(event, LogLine):
+                self._log(event)
+            elif isinstance(event, AppStats):
+                self._stats = event
+                self._redraw()
+            elif isinstance(event, MapProgress):
+                self._progress(event)
+            else:
+                self._wait(event)
+
+    def say(self, text: str) -> None:
+        """A line of ours, above the progress. Not shown when quiet."""
+        if not self._quiet:
+            with self._lock:
+                self._write(self._err, f"{text}\n")
+
+    def program_wrote(self, text: str, write: Callable[[str], object]) -> None:
+        """The program itself writes to the terminal: the progress makes room for it."""
+        with self._lock:
+            self._clear()
+            write(text)
+            if text:
+                self._mid_line = not text.endswith("\n")
+            self._redraw()
+
+    def finish(self) -> None:
+        """No more logs will come: shows what is left of them and takes the progress away."""
+        with self._lock:
+            for (container_id, stream, function), rest in list(self._partial.items()):
+                if rest:
+                    self._show_line(stream, function, container_id, rest)
+            self._partial.clear()
+            self._clear()
+            self._maps.clear()
+            self._waiting.clear()
+
+    def end_line(self, outcome: str = "done") -> str:
+        """How it ended: time, calls, containers, and where the time went."""
+        text = f"{outcome} in {duration(self._clock() - self._started)}"
+        stats = self._stats
+        if stats is None:
+            return text
+        calls = count(stats.inputs_done, "call")
+        if stats.inputs_failed:
+            calls += f" ({stats.inputs_failed:,} failed)"
+        text += f": {calls}, {count(stats.containers_started, 'container')}"
+        if stats.containers_started:
+            text += f"; {duration(stats.start_seconds)} starting, {duration(stats.run_seconds)} running"
+        return text
+
+    # --- logs
+
+    def _log(self, event: LogLine) -> None:
+        key = (event.container_id, event.stream, event.function)
+        text = self._partial.pop(key, "") + event.text
+        lines = text.split("\n")
+        rest = lines.pop()
+        while len(rest) > MAX_PARTIAL_LINE:
+            lines.append(rest[:MAX_PARTIAL_LINE])
+            rest = rest[MAX_PARTIAL_LINE:]
+        if rest:
+            self._partial[key] = rest
+        for line in lines:
+            self._show_line(event.stream, event.function, event.container_id, line)
+
+    def _show_line(self, stream: str, function: str, container_id: str, line: str) -> None:
+        if stream == "system":
+            self.say(self._style.dim(f"{function or container_id}: {printable(line)}"))
+            return
+        prefix = self._style.dim(f"{function} | ") if self._prefixed and function else ""
+        self._write(self._out if stream == "stdout" else self._err, f"{prefix}{printable(line)}\n")
+
+    # --- progress
+
+    def _progress(self, event: MapProgress) -> None:
+        now = self._clock()
+        known = self._maps.get(event.call_id)
+        if known is None:
+            known = self._maps[event.call_id] = _Map(event, now)
+        known.last = event
+        if event.finished:
+            del self._maps[event.call_id]
+            if not self._in_place or now - known.started >= _MAP_WORTH_A_LINE:
+                self.say(known.line(now, self._containers()))
+            self._redraw()
+            return
+        if self._in_place:
+            self._redraw()
+            return
+        grown = event.total and event.done - known.told_done >= event.total * PROGRESS_SHARE
+        if grown or now - known.told_at >= PROGRESS_SECONDS:
+            known.told_at, known.told_done = now, event.done
+            self.say(known.line(now, self._containers()))
+
+    def _wait(self, event: CallWaiting) -> None:
+        if event.reason is None:
+            self._waiting.pop(event.call_id, None)
+        else:
+            self._waiting[event.call_id] = event
+            key = (event.function, event.reason)
+            if not self._in_place and key not in self._told:
+                self._told.add(key)
+                self.say(_waiting_line(event))
+        self._redraw()
+
+    def _containers(self) -> int:
+        return self._stats.containers_live if self._stats else 0
+
+    def _status(self) -> Iterable[str]:
+        now = self._clock()
+        for one in self._maps.values():
+            yield one.line(now, self._containers())
+        for event in self._waiting.values():
+            if event.call_id not in self._maps:
+                yield _waiting_line(event)
+
+    def _redraw(self) -> None:
+        if not self._in_place:
+            return
+        self._clear()
+        if self._mid_line:
+            return
+        lines = list(self._status())
+        if len(lines) > MAX_STATUS_LINES:
+            lines[MAX_STATUS_LINES - 1 :] = [f"and {len(lines) - MAX_STATUS_LINES + 1} more"]
+        width = max(self._width() - 1, 10)
+        if lines:
+            self._err.write("".join(self._style.dim(line[:width]) + "\n" for line in lines))
+            self._err.flush()
+        self._drawn = len(lines)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._err.write(f"\x1b[{self._drawn}A\r\x1b[J")
+            self._err.flush()
+            self._drawn = 0
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        self._clear()
+        if self._mid_line and stream.isatty():
+            text = "\n" + text
+            self._mid_line = False
+        stream.write(text)
+        stream.flush()
+        self._redraw()
+
+
+def _waiting_line(event: CallWaiting) -> str:
+    return f"{event.function}: {event.reason}"
+
+
+def _terminal_width() -> int:
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns

@@ -1,0 +1,244 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from farcall.cli.output import Renderer, duration, printable
+from farcall.cli.terminal import SharedStream, Style
+from farcall.sdk.events import AppStats, CallWaiting, LogLine, MapProgress
+
+sys.path.insert(0, str(Path(__file__).parent))
+from terminal import FakeTerminal
+
+sys.path.pop(0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Shown:
+    """A renderer on one screen (stdout and stderr together), or on two files."""
+
+    def __init__(self, *, terminal: bool, quiet: bool = False, width: int = 80) -> None:
+        self.clock = Clock()
+        self.err = FakeTerminal(terminal=terminal)
+        self.out = FakeTerminal(terminal=terminal, screen=self.err if terminal else None)
+        self.render = Renderer(
+            self.out,  # pyright: ignore[reportArgumentType]
+            self.err,  # pyright: ignore[reportArgumentType]
+            quiet=quiet,
+            clock=self.clock,
+            width=lambda: width,
+            style=Style(False),
+        )
+
+    def log(self, text: str, stream: str = "stdout", function: str = "f", container: str = "ta-1") -> None:
+        self.render(LogLine(0.0, function, "fc-1", 0, container, stream, text))  # pyright: ignore[reportArgumentType]
+
+    def progress(self, done: int, total: int | None = 100, *, failed: int = 0, finished: bool = False) -> None:
+        self.render(MapProgress("fc-1", "square", done, failed, total, finished))
+
+    def stats(self, live: int = 2, started: int = 3, done: int = 4, failed: int = 0) -> None:
+        self.render(AppStats("ap-1", live, started, done, failed, 0.25, 8.0))
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("plain", "plain"),
+        ("tab\tand ünïcode ✓", "tab\tand ünïcode ✓"),
+        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x1b[1;31mred for ever", "\x1b[1;31mred for ever\x1b[0m"),
+        ("clear\x1b[2J\x1b[H screen", "clear screen"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bPdevice\x1b\\text", "text"),
+        ("bell\x07 back\x08space nul\x00", "bell backspace nul"),
+        ("\x1b(Bcharset\x1b7save", "charsetsave"),
+        ("\x9b2Jc1", "2Jc1"),
+        ("10%\r20%\r30%", "30%"),
+        ("windows\r", "windows"),
+        ("\x1b[?25lhidden cursor", "hidden cursor"),
+        ("\x1b", ""),
+        ("\x1b[", ""),
+    ],
+)
+def test_only_colour_is_left_of_control_sequences(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 3599, 7500)] == [
+        "0.0 s",
+        "9.9 s",
+        "10 s",
+        "59 s",
+        "1 min 0 s",
+        "59 min 59 s",
+        "2 h 5 min",
+    ]
+
+
+def test_logs_go_to_their_streams_as_they_are_without_a_terminal() -> None:
+    shown = Shown(terminal=False)
+    shown.log("out\n")
+    shown.log("err\n", "stderr")
+    shown.log("container started\n", "system")
+    assert shown.out.written == "out\n"
+    assert shown.err.written == "err\nf: container started\n"
+
+
+def test_on_a_terminal_each_line_names_its_function() -> None:
+    shown = Shown(terminal=True)
+    shown.log("one\ntwo\n", function="f")
+    shown.log("three\n", function="g")
+    assert shown.err.seen() == ["f | one", "f | two", "g | three"]
+
+
+def test_parts_of_lines_are_put_together_by_container() -> None:
+    shown = Shown(terminal=False)
+    shown.log("hel", container="ta-1")
+    shown.log("wor", container="ta-2")
+    shown.log("lo\n", container="ta-1")
+    assert shown.out.written == "hello\n"
+    shown.render.finish()
+    assert shown.out.written == "hello\nwor\n"
+
+
+def test_a_line_without_end_is_shown_in_pieces() -> None:
+    shown = Shown(terminal=False)
+    for _ in range(200):
+        shown.log("x" * 1024)
+    assert shown.out.written.count("\n") == 3
+    shown.render.finish()
+    assert len(shown.out.written.replace("\n", "")) == 200 * 1024
+
+
+def test_a_maps_progress_is_drawn_in_place_below_the_logs() -> None:
+    shown = Shown(terminal=True)
+    shown.progress(0)
+    shown.stats(live=2)
+    shown.clock.now += 2
+    shown.progress(20, failed=1)
+    assert shown.err.seen() == ["square: 20/100 done, 1 failed, 2 containers, 10/s, 8.0 s left"]
+    shown.log("from inside\n")
+    shown.clock.now += 2
+    shown.progress(80, failed=1)
+    assert shown.err.seen() == ["f | from inside", "square: 80/100 done, 1 failed, 2 containers, 20/s, 1.0 s left"]
+    shown.progress(100, failed=1, finished=True)
+    assert shown.err.seen() == ["f | from inside", "square: 100/100 done, 1 failed in 4.0 s"]
+
+
+def test_a_short_map_leaves_no_line_on_a_terminal() -> None:
+    shown = Shown(terminal=True)
+    shown.progress(10)
+    shown.clock.now += 0.2
+    shown.progress(100, finished=True)
+    assert shown.err.seen() == []
+
+
+def test_the_programs_own_prints_and_the_progress_do_not_mix() -> None:
+    shown = Shown(terminal=True)
+    stream = SharedStream(shown.out, shown.render.program_wrote)  # pyright: ignore[reportArgumentType]
+    shown.progress(10)
+    print("line", file=stream)  # pyright: ignore[reportArgumentType]
+    print("half ", end="", file=stream)  # pyright: ignore[reportArgumentType]
+    assert shown.err.seen() == ["line", "half"]
+    shown.progress(20)
+    print("done", file=stream)  # pyright: ignore[reportArgumentType]
+    assert shown.err.seen() == ["line", "half done", "square: 20/100 done"]
+    print("half", end="", file=stream)  # pyright: ignore[reportArgumentType]
+    shown.log("log\n")
+    assert shown.err.seen()[:4] == ["line", "half done", "half", "f | log"]
+
+
+def test_long_status_lines_are_cut_and_many_are_counted() -> None:
+    shown = Shown(terminal=True, width=30)
+    for number in range(8):
+        shown.render(CallWaiting(f"fc-{number}", f"function_{number}", "starting a container, behind many others"))
+    seen = shown.err.seen()
+    assert len(seen) == 5
+    assert all(len(line) < 30 for line in seen)
+    assert seen[-1] == "and 4 more"
+
+
+def test_without_a_terminal_a_line_for_each_tenth() -> None:
+    shown = Shown(terminal=False)
+    for done in range(1000):
+        shown.progress(done, 1000)
+        shown.clock.now += 0.01
+    shown.progress(1000, 1000, finished=True)
+    lines = shown.err.written.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("square: 100/1,000 done, ")
+    assert lines[-1] == "square: 1,000/1,000 done in 10 s"
+
+
+def test_without_a_terminal_a_line_for_each_half_minute() -> None:
+    shown = Shown(terminal=False)
+    shown.progress(0, None)
+    for done in range(90):
+        shown.clock.now += 1
+        shown.progress(done, None)
+    assert [line.split(",")[0] for line in shown.err.written.splitlines()] == [
+        "square: 29 done",
+        "square: 59 done",
+        "square: 89 done",
+    ]
+
+
+def test_a_waiting_call_says_for_what_and_then_no_more() -> None:
+    shown = Shown(terminal=True)
+    shown.render(CallWaiting("fc-1", "f", "starting a container"))
+    assert shown.err.seen() == ["f: starting a container"]
+    shown.render(CallWaiting("fc-1", "f", "importing"))
+    assert shown.err.seen() == ["f: importing"]
+    shown.render(CallWaiting("fc-1", "f", None))
+    assert shown.err.seen() == []
+
+
+def test_without_a_terminal_each_reason_is_said_once() -> None:
+    shown = Shown(terminal=False)
+    for call in range(3):
+        shown.render(CallWaiting(f"fc-{call}", "f", "starting a container"))
+    shown.render(CallWaiting("fc-1", "f", None))
+    assert shown.err.written == "f: starting a container\n"
+
+
+def test_quiet_shows_logs_only() -> None:
+    shown = Shown(terminal=True, quiet=True)
+    shown.progress(50)
+    shown.render(CallWaiting("fc-1", "f", "starting"))
+    shown.log("system\n", "system")
+    shown.log("log\n")
+    shown.render.say("python: x")
+    assert shown.err.seen() == ["f | log"]
+
+
+def test_the_end_line() -> None:
+    shown = Shown(terminal=False)
+    shown.clock.now += 3.4
+    assert shown.render.end_line() == "done in 3.4 s"
+    shown.stats(started=3, done=1200, failed=2)
+    assert shown.render.end_line() == (
+        "done in 3.4 s: 1,200 calls (2 failed), 3 containers; 0.2 s starting, 8.0 s running"
+    )
+    assert shown.render.end_line("stopped").startswith("stopped in 3.4 s")
+
+
+def test_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = FakeTerminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert Style.of(screen).red("x") == "\x1b[31mx\x1b[0m"  # pyright: ignore[reportArgumentType]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Style.of(screen).red("x") == "x"  # pyright: ignore[reportArgumentType]
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert Style.of(screen).red("x") == "x"  # pyright: ignore[reportArgumentType]
+    assert Style.of(FakeTerminal(terminal=False)).red("x") == "x"  # pyright: ignore[reportArgumentType]
