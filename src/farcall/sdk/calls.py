@@ -5,7 +5,7 @@ Every function here has an awaited twin. In local mode (`farcall run --local`) a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from farcall import errors
@@ -142,9 +142,13 @@ async def remote_async(target: Target, args: Sequence[Any], kwargs: Mapping[str,
 # --- spawned calls
 
 
-def _spawn_message(target: Target, call_id: str, inputs: list[messages.Input]) -> Any:
+def _spawn_message(target: Target, call_id: str, inputs: list[messages.Input]) -> Callable[[int], messages.Spawn]:
     parent = context.current_input_id() or ""
-    return lambda seq: messages.Spawn(seq, call_id, target.function_id, target.method, inputs, target.params, parent)
+
+    def make(seq: int) -> messages.Spawn:
+        return messages.Spawn(seq, call_id, target.function_id, target.method, inputs, target.params, parent)
+
+    return make
 
 
 def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -195,7 +199,9 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
     return call_id
 
 
-def _send_spawned(client: clients.Client, target: Target, call_id: str, chunk: tuple[list[messages.Input], tuple[int, ...]]) -> None:
+def _send_spawned(
+    client: clients.Client, target: Target, call_id: str, chunk: tuple[list[messages.Input], tuple[int, ...]]
+) -> None:
     inputs, fds = chunk
     if not inputs:
         return
@@ -227,7 +233,9 @@ async def get_output_async(call_id: str, index: int, timeout: float | None) -> A
 
 def _got(call_id: str, answer: Any, fds: tuple[int, ...], timeout: float | None) -> Any:
     if isinstance(answer, messages.Pending):
-        raise errors.TimeoutError(f"call {call_id} has no result yet, after {timeout:g} s" if timeout else f"call {call_id} has no result yet")
+        raise errors.TimeoutError(
+            f"call {call_id} has no result yet, after {timeout:g} s" if timeout else f"call {call_id} has no result yet"
+        )
     return outcomes.decode(call_id, answer.outputs[0], fds)
 
 
@@ -296,4 +304,3 @@ def remote_gen_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, A
     from farcall.sdk import generators
 
     return generators.run_async(target, args, kwargs)
-

@@ -108,7 +108,12 @@ class Client:
                 return
             case messages.Welcome():
                 receiver = self._replies.get(0)
-            case messages.Done(seq=seq) | messages.Failed(seq=seq) | messages.Pending(seq=seq) | messages.Outputs(seq=seq):
+            case (
+                messages.Done(seq=seq)
+                | messages.Failed(seq=seq)
+                | messages.Pending(seq=seq)
+                | messages.Outputs(seq=seq)
+            ):
                 receiver = self._replies.get(seq)
             case _:  # a frame this version refused: nobody can be waiting for it by name
                 receiver = None

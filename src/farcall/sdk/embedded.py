@@ -25,7 +25,14 @@ def start_server() -> None:
     try:
         with open(log_path, "ab") as log:
             process = subprocess.Popen(
-                [_private.home_executable(), "-P", "-c", _PROGRAM, str(announce), "" if _private.active() else _PACKAGE_ROOT],
+                [
+                    _private.home_executable(),
+                    "-P",
+                    "-c",
+                    _PROGRAM,
+                    str(announce),
+                    "" if _private.active() else _PACKAGE_ROOT,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -55,7 +62,9 @@ def start_server() -> None:
     if word:
         code, _, message = word.partition(" ")
         raise errors.from_code(code, message)
-    raise errors.ConnectionError(f"the farcall server ended while starting; the end of {log_path}:\n{_tail(str(log_path))}")
+    raise errors.ConnectionError(
+        f"the farcall server ended while starting; the end of {log_path}:\n{_tail(str(log_path))}"
+    )
 
 
 # A farcall that is not installed but found by other means (a checkout on PYTHONPATH, a sys.path of the program's own) must be

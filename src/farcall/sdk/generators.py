@@ -62,7 +62,9 @@ class _Stream:
             outcomes.decode(self.call_id, *self._end)
             raise StopIteration
         if self._error is not None:
-            raise errors.ConnectionLostError(f"{self._error} while the generator {self.name} was running (call {self.call_id})")
+            raise errors.ConnectionLostError(
+                f"{self._error} while the generator {self.name} was running (call {self.call_id})"
+            )
         return False, None
 
     def close(self) -> None:

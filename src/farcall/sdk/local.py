@@ -91,7 +91,9 @@ async def remote_gen_async(target: Target, args: Sequence[Any], kwargs: Mapping[
                 yield _copied(item)
 
 
-def map_(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any], return_exceptions: bool, star: bool) -> Generator[Any]:
+def map_(
+    target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any], return_exceptions: bool, star: bool
+) -> Generator[Any]:
     """One input after another."""
     for args in (tuple(item) for item in iterables[0]) if star else zip(*iterables, strict=False):
         try:
@@ -179,9 +181,10 @@ def _finish(result: Any) -> Any:
     """The result of a function that may have been asynchronous, awaited wherever we are."""
     if not isinstance(result, Awaitable):
         return result
+    awaitable: Awaitable[Any] = result
 
     async def await_it() -> Any:
-        return await result
+        return await awaitable
 
     try:
         asyncio.get_running_loop()

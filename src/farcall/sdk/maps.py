@@ -28,7 +28,9 @@ CHUNK_DESCRIPTORS = 32
 FLUSH_SECONDS = 0.005  # how long an input from a thread waits for others to share its frame
 
 # Reading one of these never blocks and never runs the user's code.
-_PASSIVE = (list, tuple, range, str, bytes, set, frozenset, dict, type({}.keys()), type({}.values()), type({}.items()))
+_PASSIVE = frozenset(
+    {"list", "tuple", "range", "str", "bytes", "set", "frozenset", "dict", "dict_keys", "dict_values", "dict_items"}
+)
 
 _Chunk = tuple[list[messages.Input], tuple[int, ...]]
 
@@ -84,7 +86,15 @@ class MapStatistics:
 class MapCall:
     """One map: what has been sent, what has come back, and what the consumer has taken."""
 
-    def __init__(self, target: calls.Target, kwargs: Mapping[str, Any], *, ordered: bool, return_exceptions: bool, total: int | None) -> None:
+    def __init__(
+        self,
+        target: calls.Target,
+        kwargs: Mapping[str, Any],
+        *,
+        ordered: bool,
+        return_exceptions: bool,
+        total: int | None,
+    ) -> None:
         self.client = clients.current()
         self.target = target
         self.call_id = ids.new_id("fc")
@@ -102,6 +112,7 @@ class MapCall:
         self._failed = 0
         self._exhausted = False
         self._error: BaseException | None = None
+        self._waits = False
         self._progress = output.MapProgressReporter(self.call_id, target.name, total)
         self.client.open_call(self.call_id, self)
 
@@ -129,7 +140,13 @@ class MapCall:
         try:
             self.client.connection.send(
                 messages.Submit(
-                    self.call_id, self.target.function_id, self.target.method, "map", inputs, self.target.params, self._parent
+                    self.call_id,
+                    self.target.function_id,
+                    self.target.method,
+                    "map",
+                    inputs,
+                    self.target.params,
+                    self._parent,
                 ),
                 fds,
             )
@@ -152,6 +169,9 @@ class MapCall:
 
     def receive(self, message: Any, fds: tuple[int, ...]) -> None:
         if isinstance(message, messages.Outputs):
+            if self._waits:
+                self._waits = False
+                output.call_waits(self.call_id, self.target.name, None)
             self._received += len(message.outputs)
             if fds:
                 position = 0
@@ -163,6 +183,7 @@ class MapCall:
                     self._ready[one.index] = one, ()
             self.waiter.set()
         elif isinstance(message, messages.CallWaiting):
+            self._waits = True
             output.call_waits(self.call_id, self.target.name, message.reason)
 
     def lose(self, error: errors.ConnectionLostError) -> None:
@@ -324,7 +345,12 @@ class _TaskFeeder:
 
 
 def _prepare(
-    target: calls.Target, iterables: Sequence[Any], kwargs: Mapping[str, Any], ordered: bool, return_exceptions: bool, star: bool
+    target: calls.Target,
+    iterables: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    ordered: bool,
+    return_exceptions: bool,
+    star: bool,
 ) -> tuple[MapCall, Callable[[MapCall], _InlineFeeder | _ThreadFeeder]]:
     for iterable in iterables:
         if not hasattr(iterable, "__iter__"):
@@ -336,14 +362,21 @@ def _prepare(
             )
     lengths = [len(iterable) for iterable in iterables if hasattr(iterable, "__len__")]
     total = min(lengths) if len(lengths) == len(iterables) and lengths else None
-    passive = all(type(iterable) in _PASSIVE for iterable in iterables)
+    passive = all(
+        type(iterable).__module__ == "builtins" and type(iterable).__name__ in _PASSIVE for iterable in iterables
+    )
     inputs: Iterator[Sequence[Any]] = (tuple(item) for item in iterables[0]) if star else zip(*iterables, strict=False)
     call = MapCall(target, kwargs, ordered=ordered, return_exceptions=return_exceptions, total=total)
     return call, lambda call: (_InlineFeeder if passive else _ThreadFeeder)(call, inputs)
 
 
 def run(
-    target: calls.Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any], ordered: bool, return_exceptions: bool, star: bool
+    target: calls.Target,
+    iterables: Sequence[Iterable[Any]],
+    kwargs: Mapping[str, Any],
+    ordered: bool,
+    return_exceptions: bool,
+    star: bool,
 ) -> Generator[Any]:
     """Results as the map yields them to a thread."""
     call, make_feeder = _prepare(target, iterables, kwargs, ordered, return_exceptions, star)
@@ -373,7 +406,12 @@ def _let_feed(call: MapCall, feeder: _InlineFeeder | _ThreadFeeder) -> None:
 
 
 async def run_async(
-    target: calls.Target, iterables: Sequence[Any], kwargs: Mapping[str, Any], ordered: bool, return_exceptions: bool, star: bool
+    target: calls.Target,
+    iterables: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    ordered: bool,
+    return_exceptions: bool,
+    star: bool,
 ) -> AsyncGenerator[Any]:
     """Results as the map yields them to a task."""
     feeder: _InlineFeeder | _ThreadFeeder | _TaskFeeder
@@ -424,4 +462,3 @@ async def zip_async(iterables: Sequence[Any], star: bool) -> AsyncGenerator[Sequ
             except (StopIteration, StopAsyncIteration):
                 return
         yield tuple(args[0]) if star else args
-

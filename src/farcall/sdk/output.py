@@ -64,7 +64,12 @@ class MapProgressReporter:
         self._done = done
         emit(
             events.MapProgress(
-                call_id=self._call_id, function=self._function, done=done, failed=failed, total=self._total, finished=finished
+                call_id=self._call_id,
+                function=self._function,
+                done=done,
+                failed=failed,
+                total=self._total,
+                finished=finished,
             )
         )
 

@@ -41,7 +41,9 @@ _ENTRY = struct.Struct("<QQ?")  # offset, length, read-only
 
 _NONE: frozenset[str] = frozenset()
 _MAIN = frozenset({"__main__"})
+_MAIN_MARKER = (b"\x8c\x08__main__",)
 _dump = pickle.dump
+_new_tuple = tuple.__new__  # half the time of `Payload(...)`
 
 
 class Payload(NamedTuple):
@@ -103,15 +105,15 @@ def loads(data: "ReadableBuffer", fds: Sequence[int] = ()) -> Any:
 class _Sink:
     """What a Pickler writes to: parts in memory while they are few, then shared memory."""
 
-    __slots__ = ("_buffers", "_markers", "_parts", "_shared", "_size", "marked")
+    # Class attributes, so that making a sink (one for each call) sets no more than it must.
+    marked = False  # whether a marker was seen
+    _size = 0
+    _buffers: list[memoryview] | None = None
+    _shared: SharedMemoryWriter | None = None
 
     def __init__(self, markers: tuple[bytes, ...]) -> None:
-        self.marked = False  # whether one of the markers was seen in what went to shared memory
         self._markers = markers
         self._parts: list[bytes] = []
-        self._size = 0
-        self._buffers: list[memoryview] = []
-        self._shared: SharedMemoryWriter | None = None
 
     def write(self, part: bytes) -> None:
         # Called by the Pickler with frames of about 64 KiB, and with larger bytes objects as they are, uncopied.
@@ -139,27 +141,27 @@ class _Sink:
             return True
         if view.nbytes < _BUFFER_LIMIT:
             return True
+        if self._buffers is None:
+            self._buffers = []
         self._buffers.append(view)
         return False
 
     def finish(self) -> Payload:
         """The payload. Look at `marked` afterwards."""
-        if self._shared is None and not self._buffers:
-            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            for marker in self._markers:
-                if marker in data:
-                    self.marked = True
-            return Payload(data)
-        return self._finish_shared()
+        parts = self._parts
+        inline = parts[0] if len(parts) == 1 else b"".join(parts)
+        for marker in self._markers:
+            if marker in inline:
+                self.marked = True
+        if self._shared is None and self._buffers is None:
+            return _new_tuple(Payload, (inline, ()))
+        return self._finish_shared(inline)
 
-    def _finish_shared(self) -> Payload:
-        inline = b"".join(self._parts)
-        if any(marker in inline for marker in self._markers):
-            self.marked = True
+    def _finish_shared(self, inline: bytes) -> Payload:
         shared = self._shared = self._shared or SharedMemoryWriter()
         stream_length = shared.size
         table: list[bytes] = []
-        for view in self._buffers:
+        for view in self._buffers or ():
             table.append(_ENTRY.pack(shared.align(), view.nbytes, view.readonly))
             shared.write(view)
         table_offset = shared.size
@@ -169,21 +171,21 @@ class _Sink:
 
     def discard(self) -> None:
         self._parts.clear()
-        self._buffers.clear()
+        self._buffers = None
         if self._shared is not None:
             self._shared.discard()
 
 
 def _encode(obj: Any, by_value_modules: frozenset[str], parts: Callable[[], list[tuple[str, Any]]]) -> Payload:
-    if main_is_interactive():
-        by_value_modules |= _MAIN
-    markers = _markers(by_value_modules) if by_value_modules else ()
-    sink = _Sink(markers)
+    sink = _Sink(_markers(by_value_modules) if by_value_modules else _MAIN_MARKER)
     cause: Exception | None = None
     try:
         _dump(obj, sink, 5, buffer_callback=sink.take_buffer)
         payload = sink.finish()
         if not sink.marked:
+            return payload
+        # Some code is named that may not be found at the other side. A script's own `__main__` may.
+        if not by_value_modules and not main_is_interactive():
             return payload
         payload.close()
     except (ResourceExhaustedError, MemoryError) as error:
@@ -197,6 +199,8 @@ def _encode(obj: Any, by_value_modules: frozenset[str], parts: Callable[[], list
     except BaseException:
         sink.discard()
         raise
+    if main_is_interactive():
+        by_value_modules |= _MAIN
     return _encode_with_cloudpickle(obj, by_value_modules, parts, cause)
 
 
@@ -237,12 +241,12 @@ _known_markers: dict[frozenset[str], tuple[bytes, ...]] = {}
 def _markers(by_value_modules: frozenset[str]) -> tuple[bytes, ...]:
     """What a pickle contains when it refers to something in one of the modules.
 
-    A pickle names a module as opcode, length, name. Submodules are looked for by "name." alone; a value that only
-    happens to contain that is pickled twice, to the same effect.
+    `__main__` is always looked for. A pickle names a module as opcode, length, name. Submodules are looked for by
+    "name." alone; a value that only happens to contain that is pickled twice, to the same effect.
     """
     found = _known_markers.get(by_value_modules)
     if found is None:
-        names = [name for module in sorted(by_value_modules) if len(name := module.encode()) < 256]
+        names = [name for module in sorted(by_value_modules | _MAIN) if len(name := module.encode()) < 256]
         found = tuple(b"\x8c" + bytes([len(name)]) + name for name in names)
         found += tuple(name + b"." for name in names if name != b"__main__")
         _known_markers[by_value_modules] = found
