@@ -33,6 +33,8 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Interpreter:
     package = Path(farcall.errors.__file__).parent
     (runner / "farcall/runner").mkdir(parents=True)
     shutil.copy(package / "errors.py", runner / "farcall")
+    for directory in ("farcall", "farcall/runner"):
+        (runner / directory / "__init__.py").touch()
     for name in ("launcher", "spec"):
         shutil.copytree(package / name, runner / "farcall" / name, ignore=shutil.ignore_patterns("__pycache__"))
     (runner / "farcall/runner/bootstrap.py").write_text(_BOOTSTRAP)

@@ -118,7 +118,6 @@ class Launcher:
                 self._network.refill()
                 self._templates.end_idle()
             if self._shutdown_seq is not None and not self._containers and not self._closing:
-                self._reply(Done(self._shutdown_seq))
                 self._ended = True
             elif self._worker or self._containers or self._closing:
                 self._idle_since = time.monotonic()
@@ -136,11 +135,12 @@ class Launcher:
         self._janitor.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._janitor_pid, 0)  # it deletes what it was told to, then ends
-        if self._worker:
-            self._worker.setblocking(True)
-            self._flush()
-            self._worker.close()
         os.close(self._lock)
+        if self._worker:
+            self._worker.settimeout(1)
+            if self._shutdown_seq is not None:
+                self._reply(Done(self._shutdown_seq))
+            self._worker.close()
 
     def _take_lock(self) -> int:
         fd = os.open(self._state / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -276,7 +276,7 @@ class Launcher:
     # -- requests
 
     def _prepare(self, request: Prepare) -> None:
-        found = self._templates.get(request.interpreter)
+        found = self._templates.get(request.interpreter, retry=True)
         self._network.prepare()
 
         def tell(why: str | None) -> None:

@@ -41,13 +41,14 @@ class Templates:
         self._live: dict[str, Template] = {}
         self._failures: dict[str, tuple[float, str]] = {}
 
-    def get(self, interpreter: Interpreter) -> Template | str:
-        """The template of an interpreter, started if there is none; or why there can be none."""
+    def get(self, interpreter: Interpreter, *, retry: bool = False) -> Template | str:
+        """The template of an interpreter, started if there is none; or why there can be none. After a failure it is
+        tried again only with `retry`, or after a while."""
         key = "\0".join((interpreter.executable, interpreter.version, interpreter.runner_path))
         template = self._live.get(key)
         if template is None:
             failed_at, why = self._failures.get(key, (-_RETRY_SECONDS, ""))
-            if time.monotonic() - failed_at < _RETRY_SECONDS:
+            if time.monotonic() - failed_at < _RETRY_SECONDS and not retry:
                 return why
             try:
                 template = self._start(key, interpreter)
