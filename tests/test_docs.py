@@ -8,6 +8,9 @@ from typing import Protocol
 
 import pytest
 
+from farcall import errors
+from farcall.settings.values import SETTINGS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 
@@ -42,6 +45,20 @@ def test_programs_are_python(document: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
         # A guide may await outside a function, as a notebook may.
         compile(block, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_every_setting_is_documented() -> None:
+    guide = (REPOSITORY / "docs/guide/settings.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| `(FARCALL_\w+)`", guide, re.MULTILINE) == [
+        (setting.name, setting.variable) for setting in SETTINGS
+    ]
+
+
+def test_every_error_a_user_can_meet_is_in_the_tree() -> None:
+    tree = errors.__doc__ or ""
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and value.__module__ == errors.__name__:
+            assert re.search(rf"^ *{name}\b", tree, re.MULTILINE), f"{name} is not in the tree"
 
 
 def test_the_first_program_runs_as_printed(server: Farcall, tmp_path: Path) -> None:
