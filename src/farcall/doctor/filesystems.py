@@ -54,14 +54,15 @@ def _overlay(directory: str) -> Finding:
         options = f"lowerdir={lower},upperdir={upper},workdir={work}{extra}"
         syscalls.mount("overlay", merged, "overlay", 0, options)
 
-    as_root = attempt(lambda: mount(False)) if is_privileged() else None
+    here = attempt(lambda: mount(False)) if is_privileged() else None
     as_user = attempt(lambda: mount(True))
-    if as_user.ok and (as_root is None or as_root.ok):
+    if as_user.ok and (here is None or here.ok):
         return Finding(GROUP, "overlay", "ok", purpose, "also in user namespaces")
-    if as_root is not None and as_root.ok:
+    if here is not None and here.ok:
         detail = f"not in user namespaces: {as_user.text}"
-        return Finding(GROUP, "overlay", "limited", purpose, detail, "use Linux 5.11 or newer")
-    return Finding(GROUP, "overlay", "missing", purpose, as_user.text, _overlay_remedy(as_user))
+        return Finding(GROUP, "overlay", "limited", purpose, detail, _overlay_remedy(as_user))
+    refused = here or as_user
+    return Finding(GROUP, "overlay", "missing", purpose, refused.text, _overlay_remedy(refused))
 
 
 def _overlay_remedy(trial: Trial) -> str:
@@ -89,7 +90,8 @@ def _data_layers(directory: str) -> Finding:
     trial = attempt(mount)
     if trial.ok:
         return Finding(GROUP, name, "ok", purpose)
-    return Finding(GROUP, name, "missing", purpose, trial.text, "use Linux 6.5 or newer")
+    remedy = "use Linux 6.5 or newer" if kernel_version() < (6, 5) else _overlay_remedy(trial)
+    return Finding(GROUP, name, "missing", purpose, trial.text, remedy)
 
 
 def _idmapped(directory: str) -> Finding:

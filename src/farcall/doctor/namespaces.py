@@ -1,12 +1,13 @@
 """Namespaces: what containers are made of."""
 
+import errno
 import os
 from collections.abc import Callable
 
 from farcall.doctor import apparmor
 from farcall.doctor.finding import Finding
 from farcall.doctor.setting import as_root, setting
-from farcall.doctor.trial import attempt, enter_mount_namespace, enter_user_namespace, is_privileged
+from farcall.doctor.trial import Trial, attempt, enter_mount_namespace, enter_user_namespace, is_privileged
 from farcall.launcher import syscalls
 
 GROUP = "Containers"
@@ -22,7 +23,10 @@ _KINDS = (
 
 def probe() -> list[Finding]:
     """User namespaces, and every other kind really entered: from a user namespace, unless this is root."""
-    return [_user(), *(_other(name, flag, purpose) for name, flag, purpose in _KINDS), _subordinate_ids()]
+    user = _user()
+    explained = user.status == "missing"
+    others = [_other(name, flag, purpose, explained) for name, flag, purpose in _KINDS]
+    return [user, *others, _subordinate_ids()]
 
 
 def _user() -> Finding:
@@ -32,19 +36,21 @@ def _user() -> Finding:
     if trial.ok:
         most = setting("user.max_user_namespaces")
         return Finding(GROUP, "user namespaces", "ok", purpose, f"at most {most}" if most else "", required=True)
-    detail, remedy = refusal(trial.text, setting, root=os.geteuid() == 0)
+    detail, remedy = refusal(trial, setting, root=os.geteuid() == 0)
     return Finding(GROUP, "user namespaces", "missing", purpose, detail, remedy, required=True)
 
 
-def refusal(complaint: str, setting: Callable[[str], str], *, root: bool) -> tuple[str, str]:
-    """Why user namespaces are refused, from the kernel's settings; and the line that allows them."""
+def refusal(trial: Trial, setting: Callable[[str], str], *, root: bool) -> tuple[str, str]:
+    """Why user namespaces are refused, from the kernel's answer and settings; and the line that allows them."""
+    if trial.errno == errno.EROFS:
+        return "/proc is read-only", as_root("mount -o remount,rw /proc")
     if setting("user.max_user_namespaces") == "0":
         return "user.max_user_namespaces is 0", as_root("sysctl -w user.max_user_namespaces=15000")
     if not root and setting("kernel.unprivileged_userns_clone") == "0":
         return "for root only here", as_root("sysctl -w kernel.unprivileged_userns_clone=1")
     if not root and setting("kernel.apparmor_restrict_unprivileged_userns") == "1":
         return "restricted by AppArmor (Ubuntu's default)", apparmor.INSTALL
-    return complaint, _elsewhere()
+    return trial.text, _elsewhere()
 
 
 def _elsewhere() -> str:
@@ -54,7 +60,9 @@ def _elsewhere() -> str:
     return "run with --runtime process"
 
 
-def _other(name: str, flag: int, purpose: str) -> Finding:
+def _other(name: str, flag: int, purpose: str, explained: bool) -> Finding:
+    """`explained` says that the remedy stands at the user namespaces already, for this kind too."""
+
     def enter() -> None:
         if not is_privileged():
             enter_user_namespace()
@@ -65,12 +73,9 @@ def _other(name: str, flag: int, purpose: str) -> Finding:
     required = name != "cgroup"
     if trial.ok:
         return Finding(GROUP, f"{name} namespaces", "ok", purpose, required=required)
+    remedy = "" if explained else _elsewhere()
     if setting(limit) == "0":
         remedy = as_root(f"sysctl -w {limit}=15000")
-    elif attempt(enter_user_namespace).ok or is_privileged():
-        remedy = _elsewhere()
-    else:
-        remedy = ""  # that of the user namespaces
     return Finding(GROUP, f"{name} namespaces", "missing", purpose, trial.text, remedy, required)
 
 

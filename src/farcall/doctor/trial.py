@@ -27,7 +27,7 @@ class Trial(NamedTuple):
 
 
 def attempt(work: Callable[[], str | None], seconds: float = TRIAL_SECONDS) -> Trial:
-    """Runs `work` in a forked child and says how it went, after at most `seconds` and a little more for the clean-up."""
+    """Runs `work` in a forked child and says how it went, after at most `seconds` and a little for the clean-up."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -44,15 +44,18 @@ def attempt(work: Callable[[], str | None], seconds: float = TRIAL_SECONDS) -> T
         _end(pid)
     if answer:
         return Trial(*json.loads(answer))
-    return Trial(False, "it ended without an answer" if told else f"no answer within {seconds:g} s", errno.ETIMEDOUT)
+    if told:
+        return Trial(False, "it ended without an answer")
+    return Trial(False, f"no answer within {seconds:g} s", errno.ETIMEDOUT)
 
 
 def _outcome(work: Callable[[], str | None]) -> Trial:
     try:
         return Trial(True, work() or "")
     except OSError as error:
-        name = errno.errorcode.get(error.errno or 0, "")
-        return Trial(False, f"{error.strerror or error}" + (f" ({name})" if name else ""), error.errno or 0)
+        if error.errno is None:
+            return Trial(False, str(error))
+        return Trial(False, f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, '?')})", error.errno)
     except Exception as error:
         return Trial(False, f"{type(error).__name__}: {error}")
 
