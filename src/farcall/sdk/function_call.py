@@ -1,0 +1,146 @@
+"""`FunctionCall`: a call that goes on by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Generic, TypeVar
+
+from farcall.errors import InvalidError
+from farcall.sdk.twin import stream_twin, twin, warn_if_in_loop
+from farcall.sdk.unimplemented import later
+
+__all__ = ["FunctionCall"]
+
+R = TypeVar("R", covariant=True)
+T = TypeVar("T")
+
+
+class _Gather:
+    """`FunctionCall.gather`: waits for all calls and returns their results in the order given; raises the first failure.
+
+    Unlike `twin` it has a type variable of its own, which only a plain method can carry.
+    """
+
+    def __call__(self, *function_calls: FunctionCall[T]) -> Sequence[T]:
+        warn_if_in_loop("FunctionCall.gather", "await FunctionCall.gather.aio(...)")
+        return [call.get() for call in function_calls]
+
+    async def aio(self, *function_calls: FunctionCall[T]) -> Sequence[T]:
+        """The same, awaited."""
+        import asyncio
+
+        return await asyncio.gather(*(call.get.aio() for call in function_calls))
+
+
+class FunctionCall(Generic[R]):
+    """A handle to a spawned call. It can be passed to other functions, and made again from its id."""
+
+    _display_name = "call"
+
+    def __init__(self, call_id: str, num_inputs: int | None = None) -> None:
+        self._call_id = call_id
+        self._num_inputs = num_inputs
+
+    @property
+    def object_id(self) -> str:
+        """The call's id, `fc-...`."""
+        return self._call_id
+
+    @classmethod
+    def from_id(cls, function_call_id: str, client: Any = None) -> FunctionCall[Any]:
+        """A handle to the call with that id; nothing is looked up before it is used."""
+        if not function_call_id.startswith("fc-"):
+            raise InvalidError(f"{function_call_id!r} is not a call's id, which starts with fc-")
+        return FunctionCall(function_call_id)
+
+    @twin
+    def get(self, timeout: float | None = None, *, index: int = 0) -> R:
+        """Waits for the result of input `index` and returns it, or raises its exception.
+
+        `timeout` is seconds; 0 only looks. The builtin `TimeoutError` says that there is no result yet;
+        `OutputExpiredError` that it was not kept this long.
+        """
+        from farcall.sdk import calls
+
+        return calls.get_output(self._call_id, index, timeout)
+
+    @get.awaited
+    async def _get(self, timeout: float | None = None, *, index: int = 0) -> R:
+        from farcall.sdk import calls
+
+        return await calls.get_output_async(self._call_id, index, timeout)
+
+    @twin
+    def cancel(self, terminate_containers: bool = False) -> None:
+        """Cancels the call's inputs; with `terminate_containers` their containers end, too."""
+        from farcall.sdk import calls
+
+        calls.cancel(self._call_id, terminate_containers)
+
+    @cancel.awaited
+    async def _cancel(self, terminate_containers: bool = False) -> None:
+        from farcall.sdk import calls
+
+        await calls.cancel_async(self._call_id, terminate_containers)
+
+    @twin
+    def num_inputs(self) -> int:
+        """How many inputs the call has: 1 for `spawn`."""
+        return self._inputs()
+
+    @num_inputs.awaited
+    async def _num_inputs_async(self) -> int:
+        return self._inputs()
+
+    def _inputs(self) -> int:
+        if self._num_inputs is None:
+            from farcall.sdk.unimplemented import refuse
+
+            refuse("FunctionCall.num_inputs of a call that was not made by spawn here")
+        return self._num_inputs
+
+    @stream_twin
+    def iter(self, *, start: int = 0, end: int | None = None) -> Generator[R, None, None]:
+        """The results of the inputs `start` up to, not including, `end`, in order."""
+        from farcall.sdk import calls
+
+        for index in self._range(start, end):
+            yield calls.get_output(self._call_id, index, None)
+
+    @iter.asynchronous
+    async def _iter(self, *, start: int = 0, end: int | None = None) -> Any:
+        from farcall.sdk import calls
+
+        for index in self._range(start, end):
+            yield await calls.get_output_async(self._call_id, index, None)
+
+    def _range(self, start: int, end: int | None) -> range:
+        count = self._num_inputs if self._num_inputs is not None else end
+        if count is None:
+            count = self._inputs()
+        stop = count if end is None else end
+        if not 0 <= start <= stop <= count:
+            raise ValueError(f"{start} to {end} is outside the call's inputs, 0 to {count}")
+        return range(start, stop)
+
+    @later
+    def get_call_graph(self) -> Any:
+        """The tree of calls made from this one."""
+
+    @later
+    def logs(self) -> Any:
+        """What the call's containers printed."""
+
+    gather = _Gather()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FunctionCall, (self._call_id, self._num_inputs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionCall) and other._call_id == self._call_id
+
+    def __hash__(self) -> int:
+        return hash(self._call_id)
+
+    def __repr__(self) -> str:
+        return f"<farcall.FunctionCall {self._call_id}>"

@@ -1,0 +1,310 @@
+"""What the decorators accept, and the one value that an accepted set of options becomes.
+
+`App.function`, `App.cls` and `with_options` take these as keyword arguments; `Declaration.of` checks them and says what,
+where and which range is allowed; `with_options` makes a new `Declaration` of an old one's options and some new ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+
+from farcall.errors import DeprecationError, InvalidError
+from farcall.sdk.retries import policy_of
+from farcall.spec.function import RetryPolicy, Scaling
+
+if TYPE_CHECKING:
+    from farcall.sdk.cloud_bucket_mount import CloudBucketMount
+    from farcall.sdk.image import Image
+    from farcall.sdk.network_file_system import NetworkFileSystem
+    from farcall.sdk.proxy import Proxy
+    from farcall.sdk.retries import Retries
+    from farcall.sdk.schedule import Cron, Period
+    from farcall.sdk.secret import Secret
+    from farcall.sdk.volume import Volume
+
+DEFAULT_TIMEOUT = 300
+TIMEOUT_RANGE = (1, 24 * 3600)  # seconds
+SCALEDOWN_RANGE = (2, 3600)  # seconds
+FORBIDDEN_MOUNTS = ("/", "/root", "/tmp")
+
+
+class VariantOptions(TypedDict, total=False):
+    """What `with_options` can change.
+
+    `cpu`: cores, a request or (request, limit). `memory`: MiB, a number that is request and limit, or (request, limit).
+    `gpu`: "T4", "H100:2". `env`, `secrets`: environment variables; the app's secrets come first, then `secrets`, then
+    `env`, and later ones win. `volumes`: mount path to Volume. `retries`: a number of retries 1 s apart, or `Retries`.
+    `max_containers`, `buffer_containers`: ceiling of the pool, and how many idle ones beyond the load while it is
+    active. `scaledown_window`: idle seconds before a container may stop, 2 to 3600. `timeout`: seconds of one attempt,
+    1 to 86400. `region`, `cloud`, `routing_region`: hints, without effect here.
+    """
+
+    cpu: float | tuple[float, float] | None
+    memory: int | tuple[int, int] | None
+    gpu: str | list[str] | None
+    env: Mapping[str, str | None] | None
+    secrets: Collection[Secret] | None
+    volumes: Mapping[str | PurePosixPath, Volume | CloudBucketMount]
+    retries: int | Retries | None
+    max_containers: int | None
+    buffer_containers: int | None
+    scaledown_window: int | None
+    timeout: int
+    region: str | Sequence[str] | None
+    cloud: str | None
+    routing_region: str | None
+
+
+class ClassOptions(VariantOptions, total=False):
+    """What `App.cls` accepts.
+
+    `image`: what the container's file system holds; default the app's. `serialized`: send the code itself, by value, in
+    place of its module. `min_containers`: how many are kept while the app runs. `startup_timeout`: seconds for imports
+    and enter hooks, default `timeout`. `ephemeral_disk`: MiB. `block_network`: no network. `single_use_containers`: one
+    input for each container. `include_source`: mount the defining file or package, default the app's.
+    """
+
+    image: Image | None
+    serialized: bool
+    network_file_systems: Mapping[str | PurePosixPath, NetworkFileSystem]
+    ephemeral_disk: int | None
+    min_containers: int | None
+    proxy: Proxy | None
+    startup_timeout: int | None
+    nonpreemptible: bool
+    enable_memory_snapshot: bool
+    block_network: bool
+    restrict_modal_access: bool
+    single_use_containers: bool
+    i6pn: bool | None
+    include_source: bool | None
+    experimental_options: dict[str, Any] | None
+    max_inputs: int | None
+
+
+class FunctionOptions(ClassOptions, total=False):
+    """What `App.function` accepts beyond `App.cls`.
+
+    `name`: the function's name in the app, default its qualified name. `is_generator`: for a plain function that
+    returns a generator. `schedule`: when it runs once it is deployed.
+    """
+
+    name: str | None
+    is_generator: bool | None
+    schedule: Cron | Period | None
+
+
+class Declaration(NamedTuple):
+    """What a decorator said, checked. `options` are kept so that variants can be made of them."""
+
+    options: dict[str, Any]
+    cpu: tuple[float, float | None]
+    memory: tuple[int, int | None]
+    disk: int | None
+    retries: RetryPolicy
+    timeout: float
+    startup_timeout: float
+    scaling: Scaling
+    env: dict[str, str]
+    image: Image | None
+    secrets: tuple[Secret, ...]
+    serialized: bool
+    include_source: bool | None
+    block_network: bool
+    single_use_containers: bool
+    unimplemented: tuple[str, ...]
+
+    @classmethod
+    def of(cls, decorator: str, options: Mapping[str, Any]) -> Declaration:
+        """Checks the keyword arguments of `decorator` (its name is for messages).
+
+        Raises:
+            InvalidError: an unknown name, or a value outside its range.
+        """
+        given = _known(decorator, _renamed(decorator, options))
+        timeout = _seconds(decorator, "timeout", given.get("timeout", DEFAULT_TIMEOUT), TIMEOUT_RANGE)
+        startup = given.get("startup_timeout")
+        if given.get("max_inputs") not in (None, 1):
+            raise InvalidError(f"{decorator}: max_inputs can only be 1; write single_use_containers=True")
+        return cls(
+            options=given,
+            cpu=_cpu(decorator, given.get("cpu")),
+            memory=_memory(decorator, given.get("memory")),
+            disk=_at_least(decorator, "ephemeral_disk", given.get("ephemeral_disk"), 1),
+            retries=policy_of(given.get("retries")),
+            timeout=timeout,
+            startup_timeout=timeout
+            if startup is None
+            else _seconds(decorator, "startup_timeout", startup, TIMEOUT_RANGE),
+            scaling=_scaling(decorator, given),
+            env=_environment(decorator, given.get("env")),
+            image=given.get("image"),
+            secrets=tuple(given.get("secrets") or ()),
+            serialized=bool(given.get("serialized", False)),
+            include_source=given.get("include_source"),
+            block_network=bool(given.get("block_network", False)),
+            single_use_containers=bool(given.get("single_use_containers", False)) or given.get("max_inputs") == 1,
+            unimplemented=_unimplemented(decorator, given),
+        )
+
+    def variant(self, decorator: str, changes: Mapping[str, Any]) -> Declaration:
+        """The same with some options replaced; an option given as None keeps its value."""
+        kept = {name: value for name, value in changes.items() if value is not None}
+        unknown = set(kept) - set(VariantOptions.__annotations__)
+        if unknown:
+            raise InvalidError(f"{decorator}() cannot change {', '.join(sorted(unknown))}")
+        return Declaration.of(decorator, self.options | kept)
+
+
+OLD_NAMES = {
+    "concurrency_limit": "max_containers",
+    "keep_warm": "min_containers",
+    "container_idle_timeout": "scaledown_window",
+}
+
+
+def _renamed(decorator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in OLD_NAMES:
+            _deprecated(f"{decorator}: {name}= is now {OLD_NAMES[name]}=")
+            renamed[OLD_NAMES[name]] = value
+        elif name == "allow_concurrent_inputs":
+            _deprecated(f"{decorator}: allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)")
+            renamed["_concurrent"] = value
+        else:
+            renamed[name] = value
+    return renamed
+
+
+def _deprecated(message: str) -> None:
+    warnings.warn(message, DeprecationError, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """The stack level, for `warnings.warn` in the caller's caller, of the first frame that is not farcall's own."""
+    level = 2
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("farcall."):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def _known(decorator: str, options: dict[str, Any]) -> dict[str, Any]:
+    accepted: set[str] = set(FunctionOptions.__annotations__) | {"_concurrent"}
+    if decorator == "@app.cls":
+        accepted -= {"name", "is_generator", "schedule"}
+    for name in options:
+        if name not in accepted:
+            import difflib
+
+            near = difflib.get_close_matches(name, accepted, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidError(f"{decorator} has no parameter {name!r}{hint}")
+    return options
+
+
+def _seconds(decorator: str, name: str, value: Any, allowed: tuple[float, float]) -> float:
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidError(f"{decorator}: {name}={value!r} is not a number of seconds")
+    if not allowed[0] <= value <= allowed[1]:
+        raise InvalidError(f"{decorator}: {name}={value} is outside {allowed[0]} to {allowed[1]} seconds")
+    return float(value)
+
+
+def _at_least(decorator: str, name: str, value: Any, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidError(f"{decorator}: {name}={value!r} is not a whole number")
+    if value < least:
+        raise InvalidError(f"{decorator}: {name}={value} is below {least}")
+    return value
+
+
+def _pair(decorator: str, name: str, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, (tuple, list)):
+        return value, None
+    pair = cast("Sequence[Any]", value)
+    if len(pair) != 2:
+        raise InvalidError(f"{decorator}: {name}={value!r} is neither a number nor (request, limit)")
+    return pair[0], pair[1]
+
+
+def _resource(decorator: str, name: str, value: Any, kind: type | tuple[type, ...]) -> tuple[Any, Any]:
+    request, limit = _pair(decorator, name, value)
+    for number in (request, limit):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, kind) or number <= 0):
+            raise InvalidError(f"{decorator}: {name}={value!r} is not a positive number or a pair (request, limit) of them")
+    if limit is not None and request is not None and request > limit:
+        raise InvalidError(f"{decorator}: {name}={value!r} has a request above its limit")
+    return request, limit
+
+
+def _cpu(decorator: str, value: Any) -> tuple[float, float | None]:
+    if value is None:
+        return (0.125, None)
+    request, limit = _resource(decorator, "cpu", value, (int, float))
+    return (0.125 if request is None else float(request), None if limit is None else float(limit))
+
+
+def _memory(decorator: str, value: Any) -> tuple[int, int | None]:
+    if value is None:
+        return (128, None)
+    request, limit = _resource(decorator, "memory", value, int)
+    if not isinstance(value, (tuple, list)):
+        return (request, request)
+    return (128 if request is None else request, limit)
+
+
+def _scaling(decorator: str, given: Mapping[str, Any]) -> Scaling:
+    least = _at_least(decorator, "min_containers", given.get("min_containers"), 0) or 0
+    most = _at_least(decorator, "max_containers", given.get("max_containers"), 1)
+    if most is not None and least > most:
+        raise InvalidError(f"{decorator}: min_containers={least} is above max_containers={most}")
+    window = given.get("scaledown_window")
+    return Scaling(
+        min_containers=least,
+        max_containers=most,
+        buffer_containers=_at_least(decorator, "buffer_containers", given.get("buffer_containers"), 0) or 0,
+        scaledown_window=60.0 if window is None else _seconds(decorator, "scaledown_window", window, SCALEDOWN_RANGE),
+    )
+
+
+def _environment(decorator: str, env: Mapping[str, Any] | None) -> dict[str, str]:
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(f"{decorator}: env[{name!r}] is a {type(value).__name__}; names and values are strings")
+    return {name: value for name, value in (env or {}).items() if value is not None}
+
+
+def _volumes(decorator: str, volumes: Mapping[Any, Any]) -> None:
+    mounted: dict[int, str] = {}
+    for path, volume in volumes.items():
+        text = str(path)
+        if not text.startswith("/") or str(Path(text)) != text.rstrip("/") or ".." in text.split("/"):
+            raise InvalidError(f"{decorator}: a volume is mounted at {text!r}, which is not an absolute, plain path")
+        if text.rstrip("/") in ("", *FORBIDDEN_MOUNTS):
+            raise InvalidError(f"{decorator}: a volume cannot be mounted at {text}; choose another path, such as /data")
+        if id(volume) in mounted:
+            raise InvalidError(f"{decorator}: one volume is mounted at both {mounted[id(volume)]} and {text}")
+        mounted[id(volume)] = text
+
+
+def _unimplemented(decorator: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The declared features that this version does not have."""
+    _volumes(decorator, given.get("volumes") or {})
+    features = [
+        f"{name}={given[name]!r}"
+        for name in ("gpu", "proxy", "enable_memory_snapshot", "restrict_modal_access", "i6pn")
+        if given.get(name)
+    ]
+    features += [f"{name}=" for name in ("volumes", "network_file_systems") if given.get(name)]
+    if (inputs := given.get("_concurrent")) is not None and inputs > 1:
+        features.append("allow_concurrent_inputs=")
+    return tuple(features)

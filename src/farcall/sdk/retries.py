@@ -1,0 +1,59 @@
+"""`Retries`: how failed attempts are repeated."""
+
+from __future__ import annotations
+
+from farcall.errors import InvalidError
+from farcall.spec.function import RetryPolicy
+
+__all__ = ["Retries"]
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise InvalidError(f"Retries: {name}={value} is outside {low:g} to {high:g}")
+    return value
+
+
+class Retries:
+    """Repeat a failed attempt up to `max_retries` times, after growing delays.
+
+    Retry number n waits `initial_delay * backoff_coefficient ** (n - 1)` seconds, never more than `max_delay`.
+    `backoff_coefficient` is 1 to 10, `initial_delay` 0 to 60 seconds, `max_delay` above 0 and up to 60 seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_retries: int,
+        backoff_coefficient: float = 2.0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+    ) -> None:
+        if max_retries < 0:
+            raise InvalidError(f"Retries: max_retries={max_retries} is below 0")
+        if not 0 < max_delay <= 60:
+            raise InvalidError(f"Retries: max_delay={max_delay} is not above 0 and up to 60 seconds")
+        self.policy = RetryPolicy(
+            max_retries=max_retries,
+            initial_delay=_in_range("initial_delay", initial_delay, 0, 60),
+            backoff_coefficient=_in_range("backoff_coefficient", backoff_coefficient, 1, 10),
+            max_delay=max_delay,
+        )
+
+    def __repr__(self) -> str:
+        policy = self.policy
+        return (
+            f"Retries(max_retries={policy.max_retries}, backoff_coefficient={policy.backoff_coefficient:g}, "
+            f"initial_delay={policy.initial_delay:g}, max_delay={policy.max_delay:g})"
+        )
+
+
+def policy_of(retries: int | Retries | None) -> RetryPolicy:
+    """The policy a decorator's `retries=` stands for: a number means that many retries, 1 s apart."""
+    if retries is None:
+        return RetryPolicy()
+    if isinstance(retries, Retries):
+        return retries.policy
+    if retries < 0:
+        raise InvalidError(f"retries={retries} is below 0")
+    return RetryPolicy(max_retries=retries)

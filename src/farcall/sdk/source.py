@@ -1,0 +1,195 @@
+"""Finding the user's code: which module a function is in, and which files the container must see to import it.
+
+- A script (`python script.py`, `farcall run script.py`) brings its own file and nothing else.
+- A module of a package brings the top-level package's directory.
+- What is installed brings nothing: the container sees the interpreter's own directories.
+- What is defined in a notebook, an interactive session or `python -c` is sent by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from farcall import errors
+from farcall.errors import InvalidError
+from farcall.spec.container import Bind
+from farcall.spec.function import Source
+
+PICKLE_WARNING = 256 * 1024  # bytes of a function sent by value
+PICKLE_LIMIT = 16 * 1024 * 1024
+
+_scripts: dict[str, str] = {}  # module name to file, of scripts that the command line imported
+
+
+class Found(NamedTuple):
+    """Where the code is, and what to mount for it."""
+
+    source: Source
+    binds: tuple[Bind, ...] = ()
+
+
+def register_script(module: str, path: str) -> None:
+    """Called by the command line: the program at `path` is about to be imported under the name `module`."""
+    _scripts[module] = os.path.abspath(path)
+
+
+def is_interactive(module: str) -> bool:
+    """Whether `module` has no file that a container could import: a notebook, a REPL, `python -c`, standard input."""
+    if module != "__main__":
+        return module not in sys.modules and not _scripts.get(module)
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    return path is None or not os.path.isfile(path)
+
+
+def module_name(path: str) -> str:
+    """The name under which a script is imported: its stem, unless another module has that name already."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    taken = sys.modules.get(stem)
+    if stem in sys.stdlib_module_names or (
+        taken is not None and taken is not sys.modules["__main__"] and getattr(taken, "__file__", None) != path
+    ):
+        return f"{stem}__script"
+    return stem
+
+
+def alias_main() -> None:
+    """Makes `__main__` importable under the name its container gives it, so that classes pickled there as
+    `stem.Class` are the same type here."""
+    main = sys.modules["__main__"]
+    if is_interactive("__main__"):
+        return
+    name = _main_name(main)
+    if name != "__main__":
+        sys.modules.setdefault(name, main)
+
+
+def _main_name(main: ModuleType) -> str:
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return spec.name
+    return module_name(os.path.abspath(str(main.__file__)))
+
+
+def find(raw: Callable[..., Any], *, serialized: bool, include: bool) -> Found:
+    """Where a container finds `raw`, a function or class. With `include` False nothing is mounted for it."""
+    module = raw.__module__
+    if serialized or is_interactive(module):
+        return Found(Source(module=module, qualname=raw.__qualname__, pickled=pickled(raw)))
+    script = _scripts.get(module)
+    name = module
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        name = _main_name(main)
+        if getattr(main, "__spec__", None) is None:
+            script = os.path.abspath(str(main.__file__))
+    if script is not None:
+        if not include:
+            return Found(Source(module=name, qualname=raw.__qualname__))
+        return Found(Source(module=name, qualname=raw.__qualname__, script=script), (Bind(script, script),))
+    paths, binds = mounts_of(name) if include else ((), ())
+    return Found(Source(module=name, qualname=raw.__qualname__, paths=paths), binds)
+
+
+def pickled(raw: Callable[..., Any]) -> bytes:
+    """The function or class by value."""
+    from farcall import _cloudpickle
+    from farcall.errors import SerializationError
+
+    import io
+
+    buffer = io.BytesIO()
+    try:
+        _cloudpickle.adopt_registrations()
+        _cloudpickle.CloudPickler(buffer, 5).dump(raw)
+    except Exception as error:
+        raise SerializationError(
+            f"{raw.__qualname__} cannot be sent by value: {error}. Make what it refers to inside the function, or pass "
+            "it as an argument"
+        ) from error
+    size = buffer.tell()
+    if size > PICKLE_LIMIT:
+        raise InvalidError(
+            f"{raw.__qualname__} is {size / 2**20:.1f} MiB by value, above the limit of 16 MiB: it refers to something "
+            "large; pass that as an argument"
+        )
+    if size > PICKLE_WARNING:
+        warnings.warn(
+            f"{raw.__qualname__} is {size / 2**10:.0f} KiB by value: each of its containers loads that; pass what is "
+            "large as an argument",
+            errors.FarcallWarning,
+            stacklevel=2,
+        )
+    return buffer.getvalue()
+
+
+def mounts_of(name: str) -> tuple[tuple[str, ...], tuple[Bind, ...]]:
+    """The folders for `sys.path`, and the mounts, that make module `name` importable in a container.
+
+    Nothing for what is installed or built in. Raises `InvalidError` where there is no such module.
+    """
+    top = name.partition(".")[0]
+    module = sys.modules.get(top)
+    origin, locations = _locations(top) if module is None else _locations_of(module)
+    if origin is None and not locations:
+        return (), ()
+    roots = [os.path.abspath(location) for location in locations] or [os.path.abspath(str(origin))]
+    outside = [root for root in roots if not is_installed(root)]
+    folders = tuple(dict.fromkeys(os.path.dirname(root) for root in outside))
+    return folders, tuple(Bind(root, root) for root in outside)
+
+
+def _locations_of(module: ModuleType) -> tuple[str | None, list[str]]:
+    paths = getattr(module, "__path__", None)
+    if paths is None and module is sys.modules["__main__"]:  # `python -m module`, under its own name
+        return getattr(module, "__file__", None), []
+    return getattr(module, "__file__", None), [path for path in list(paths or ()) if os.path.isdir(path)]
+
+
+def _locations(name: str) -> tuple[str | None, list[str]]:
+    import importlib.util
+
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise InvalidError(f"there is no module {name!r} here to add to a container; is its folder on sys.path?")
+    origin = spec.origin if spec.has_location else None
+    return origin, list(spec.submodule_search_locations or ())
+
+
+def is_installed(path: str) -> bool:
+    """Whether `path` is in one of the interpreter's own directories, which every container sees."""
+    if {"site-packages", "dist-packages"} & set(path.split(os.sep)):
+        return True
+    return any(path.startswith(root + os.sep) for root in _library_roots())
+
+
+def _library_roots() -> Iterable[str]:
+    return (os.path.dirname(os.path.abspath(os.__file__)),)
+
+
+def hint_for_missing_module(name: str) -> str | None:
+    """For a `ModuleNotFoundError` from a container: the line that would fix it, None where the module is not here
+    either."""
+    import importlib.util
+
+    top = name.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not (spec.has_location or spec.submodule_search_locations):
+        return None
+    places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
+    if any(is_installed(os.path.abspath(place)) for place in places):
+        return None
+    return (
+        f"the module {top!r} is here ({places[0]}) but was not sent: "
+        f'add image=farcall.Image.debian_slim().add_local_python_source("{top}") to the function or the app'
+    )
