@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from farcall.errors import ExecutionError, FarcallError
 from farcall.sdk.tracebacks import Frame, format_frames, frames_of, traceback_from
-from farcall.sdk.values import Payload, dumps, loads, main_is_interactive
+from farcall.sdk.values import Payload, dumps, loads, main_by_value
 
 MESSAGE_LIMIT = 2 * 1024 * 1024  # characters of a message; longer ones are trimmed in the middle
 
@@ -61,14 +61,12 @@ def dump_exception(
     FARCALL_TRACEBACK=full is set.
     """
     roots = {} if source_roots is None else dict(source_roots)
-    if main_is_interactive():
+    if main_by_value():
         by_value_modules |= {"__main__"}
     found = _reachable(exception)
     index = {id(each): position for position, each in enumerate(found)}
     known_frames: dict[Frame, Frame] = {}
-    nodes = [
-        _node(each, position, index, roots, by_value_modules, known_frames) for position, each in enumerate(found)
-    ]
+    nodes = [_node(each, position, index, roots, by_value_modules, known_frames) for position, each in enumerate(found)]
     return dumps([tuple(node) for node in nodes])
 
 
@@ -99,9 +97,14 @@ def _reachable(exception: BaseException) -> list[BaseException]:
         seen.add(id(each))
         found.append(each)
         waiting += [other for other in (each.__context__, each.__cause__) if other is not None]
-        if isinstance(each, BaseExceptionGroup):
-            waiting += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
+        waiting += reversed(_members(each))
     return found
+
+
+def _members(exception: BaseException) -> tuple[BaseException, ...]:
+    if isinstance(exception, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", exception).exceptions
+    return ()
 
 
 def _node(
@@ -126,9 +129,6 @@ def _node(
     own_notes = getattr(exception, "__notes__", ())
     if isinstance(own_notes, list):
         notes = [_trim(note) for note in cast(list[Any], own_notes) if isinstance(note, str)] + notes
-    members: tuple[BaseException, ...] = ()
-    if isinstance(exception, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", exception).exceptions
     return _Node(
         type_name=_type_name(type(exception)),
         message=_trim(_message(exception)),
@@ -140,7 +140,7 @@ def _node(
         cause=-1 if exception.__cause__ is None else index[id(exception.__cause__)],
         context=-1 if exception.__context__ is None else index[id(exception.__context__)],
         suppress_context=exception.__suppress_context__,
-        members=tuple(index[id(member)] for member in members),
+        members=tuple(index[id(member)] for member in _members(exception)),
     )
 
 
@@ -179,7 +179,7 @@ def _says_how(cls: type[BaseException]) -> bool:
 
 
 def _copy(exception: BaseException) -> _Copy:
-    reduced = cast("tuple[Any, ...]", _static_base(type(exception)).__reduce__(exception))
+    reduced: Any = cast(Any, _static_base(type(exception)).__reduce__(exception))
     attributes = {name: value for name, value in vars(exception).items() if name != "__notes__"}
     fields: dict[str, Any] = {}
     if len(reduced) > 2 and isinstance(reduced[2], dict):
@@ -210,7 +210,7 @@ def _encode_copy(exception: BaseException, encode: Callable[[Any], bytes]) -> tu
         try:
             encode(value)
         except Exception as error:
-            kind = _type_name(type(value))
+            kind = _type_name(cast("type[object]", type(value)))
             notes.append(f"farcall: {name} ({kind}) cannot be pickled and was left behind: {str(error)[:500]}")
             return False
         return True

@@ -1,6 +1,7 @@
-"""Pickling with code, by cloudpickle, for values that plain pickle cannot send; and naming the part that nothing can send."""
+"""Pickling with code, by cloudpickle, for values that plain pickle cannot send; naming what nothing can send."""
 
 import functools
+import importlib
 import pickle
 import sys
 import threading
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, cast
 
-import cloudpickle
+from farcall import _cloudpickle
+
+_registrations: Any = importlib.import_module("farcall._cloudpickle.cloudpickle")
 
 _MAX_DEPTH = 64  # of the search for an offending part
 _MAX_REASON = 2000  # characters of the underlying error, and of a path, in a message
@@ -23,7 +26,7 @@ class Sink(Protocol):
     def write(self, part: bytes, /) -> Any: ...
 
 
-class ByValuePickler(cloudpickle.Pickler):
+class ByValuePickler(_cloudpickle.CloudPickler):
     """cloudpickle, except for what it sends with its code.
 
     By value: what cannot be found by name (lambdas, local classes), and classes and functions of `modules` and their
@@ -37,33 +40,35 @@ class ByValuePickler(cloudpickle.Pickler):
         modules: frozenset[str],
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
     ) -> None:
-        super().__init__(cast(Any, sink), protocol=5, buffer_callback=buffer_callback)
+        super().__init__(sink, protocol=5, buffer_callback=buffer_callback)
         self._modules = modules
 
     def dump(self, obj: Any) -> None:
         with _registry:
-            already = set(cloudpickle.list_registry_pickle_by_value())
+            _cloudpickle.adopt_registrations()
+            already: set[str] = _registrations.list_registry_pickle_by_value()
             added = [
                 module
                 for name in self._modules - already
                 if name != "__main__" and isinstance(module := sys.modules.get(name), types.ModuleType)
             ]
             for module in added:
-                cloudpickle.register_pickle_by_value(module)
+                _registrations.register_pickle_by_value(module)
             try:
                 super().dump(obj)
             finally:
                 for module in added:
-                    cloudpickle.unregister_pickle_by_value(module)
+                    _registrations.unregister_pickle_by_value(module)
 
     def reducer_override(self, obj: Any) -> Any:
-        if "__main__" not in self._modules and isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
+        by_name = "__main__" not in self._modules
+        if by_name and isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
             found: Any = sys.modules["__main__"]
             for name in obj.__qualname__.split("."):
                 found = getattr(found, name, None)
             if found is obj:
                 return NotImplemented
-        return super().reducer_override(obj)
+        return cast(Any, super()).reducer_override(obj)
 
 
 def explain_unpicklable(parts: Iterable[tuple[str, Any]], modules: frozenset[str], error: Exception) -> str:
@@ -79,7 +84,9 @@ def explain_unpicklable(parts: Iterable[tuple[str, Any]], modules: frozenset[str
             f"(now {sys.getrecursionlimit()})"
         )
     path, reason = _blame(parts, modules) or ("value" if len(parts) != 1 else parts[0][0], error)
-    text = f"{reason}" if isinstance(reason, (TypeError, pickle.PicklingError)) else f"{type(reason).__name__}: {reason}"
+    text = str(reason)
+    if not isinstance(reason, (TypeError, pickle.PicklingError)):
+        text = f"{type(reason).__name__}: {text}"
     return (
         f"{_shorten(path)}: {_shorten(text)}; make it inside the function instead of passing it, "
         "or pass the data it is made from"
@@ -139,6 +146,7 @@ def _first_failing(parts: list[tuple[str, Any]], modules: frozenset[str]) -> tup
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    cls = cast("type[object]", type(value))
     if isinstance(value, Mapping):
         for key, item in cast(Mapping[Any, Any], value).items():
             yield f"[{_name(key)}]", item
@@ -161,13 +169,13 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             yield f".args[{index}]", item
         for key, item in partial.keywords.items():
             yield f".keywords[{key!r}]", item
-    if isinstance(value, type) or hasattr(value, "__dict__"):
-        attributes = {name: item for name, item in vars(value).items() if name not in ("__dict__", "__weakref__")}
-        for name, item in attributes.items():
+    whole: Any = cast(Any, value)
+    for name, item in getattr(whole, "__dict__", {}).items():
+        if name not in ("__dict__", "__weakref__"):
             yield f".{name}", item
-    for name in _slots(type(cast(object, value))):
+    for name in _slots(cls):
         try:
-            yield f".{name}", getattr(value, name)
+            yield f".{name}", getattr(whole, name)
         except AttributeError:
             continue
 

@@ -76,7 +76,8 @@ class SharedMemoryWriter:
         except OSError as error:
             if error.errno not in _OUT_OF_MEMORY:
                 raise
-            raise exhausted(error, f"writing {describe_size(self.size + length)} of a value to shared memory") from error
+            written = describe_size(self.size + length)
+            raise exhausted(error, f"writing {written} of a value to shared memory") from error
         self.size += length
 
     def align(self) -> int:
@@ -156,9 +157,7 @@ def map_private(descriptor: int, offset: int, length: int) -> memoryview:
         raise EOFError(f"shared memory ends before byte {offset + length}")
     skipped = offset % mmap.ALLOCATIONGRANULARITY
     library: Any = _libc()
-    address = library.mmap(
-        None, length + skipped, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE, descriptor, offset - skipped
-    )
+    address = library.mmap(None, length + skipped, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE, descriptor, offset - skipped)
     if address is None or address == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

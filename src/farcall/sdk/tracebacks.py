@@ -5,7 +5,6 @@ local file where that has the same line, else from the lines that came along, wh
 """
 
 import itertools
-import linecache
 import os
 import sys
 import types
@@ -34,7 +33,7 @@ class Frame(NamedTuple):
 
 
 def frames_of(traceback: types.TracebackType | None, source_roots: Mapping[str, str]) -> list[Frame]:
-    """The entries of `traceback`, outermost first, with farcall's own cut from the top (FARCALL_TRACEBACK=full keeps them).
+    """The entries of `traceback`, outermost first. farcall's own are cut from the top, unless FARCALL_TRACEBACK=full.
 
     `source_roots` maps directories here to where the reader has them.
     """
@@ -90,6 +89,8 @@ def _is_ours(entry: types.TracebackType) -> bool:
 
 
 def _frame(entry: types.TracebackType, source_roots: Mapping[str, str]) -> Frame:
+    import linecache
+
     code = entry.tb_frame.f_code
     line: int | None = entry.tb_lineno
     positions = next(itertools.islice(code.co_positions(), entry.tb_lasti // 2, None), (None, None, None, None))
@@ -131,6 +132,8 @@ def _provide_source(frame: Frame) -> str:
     """Sees to it that linecache knows the frame's lines. Returns the file name to show."""
     if not frame.source:
         return frame.filename
+    import linecache  # late: only failures need it
+
     filename = frame.filename
     if filename not in _provided and linecache.getlines(filename):
         if linecache.getline(filename, frame.line).strip() == frame.source[0].strip():
@@ -148,6 +151,10 @@ def _provide_source(frame: Frame) -> str:
 _STUB = compile("keep(frame())", "<farcall>", "exec")
 
 
+def _caller() -> types.FrameType:
+    return sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+
+
 def _stub_frame(frame: Frame, filename: str) -> types.FrameType:
     """A frame that ran code of the given name and place. Executing is the only way to get one."""
     kept: list[types.FrameType] = []
@@ -158,7 +165,7 @@ def _stub_frame(frame: Frame, filename: str) -> types.FrameType:
         co_firstlineno=frame.first_line,
         co_linetable=_line_table(frame, len(_STUB.co_code) // 2),
     )
-    names: dict[str, object] = {"keep": kept.append, "frame": lambda: sys._getframe(1), "__builtins__": {}}
+    names: dict[str, object] = {"keep": kept.append, "frame": _caller, "__builtins__": {}}
     exec(code, names)
     names.clear()
     names.update(__name__=frame.module, __file__=filename)
@@ -168,8 +175,9 @@ def _stub_frame(frame: Frame, filename: str) -> types.FrameType:
 def _line_table(frame: Frame, code_units: int) -> bytes:
     """Says that every instruction is at the frame's place, in the format of Python 3.11 and later.
 
-    Source: CPython, Objects/locations.md. An entry covers 8 code units at most: first byte 0x80 | code << 3 | units - 1,
-    with code 14 (all fields) or 13 (no columns) and the line as a difference from the entry before.
+    Source: CPython, Objects/locations.md. An entry covers 8 code units at most: first byte
+    0x80 | code << 3 | units - 1, code 14 (all fields) or 13 (no columns), the line as a difference from the last
+    entry.
     """
     has_columns = frame.column >= 0 and frame.end_column >= 0
     kind = 14 if has_columns else 13

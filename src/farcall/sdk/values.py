@@ -16,9 +16,8 @@ what refers by name to a module the other side cannot import (a notebook's `__ma
 import os
 import pickle
 import struct
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from farcall.errors import DeserializationError, FarcallError, ResourceExhaustedError, SerializationError
 from farcall.sdk.shared_memory import SharedMemoryWriter, exhausted, map_private, open_stream, read_at
@@ -43,7 +42,7 @@ _NONE: frozenset[str] = frozenset()
 _MAIN = frozenset({"__main__"})
 _MAIN_MARKER = (b"\x8c\x08__main__",)
 _dump = pickle.dump
-_new_tuple = tuple.__new__  # half the time of `Payload(...)`
+_new_tuple: Any = cast(Any, tuple).__new__  # half the time of `Payload(...)`
 
 
 class Payload(NamedTuple):
@@ -74,8 +73,10 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any], *, by_value_modul
     return _encode(
         (tuple(args), dict(kwargs)),
         by_value_modules,
-        lambda: [(f"argument {position}", value) for position, value in enumerate(args, 1)]
-        + [(f"argument {key}", value) for key, value in kwargs.items()],
+        lambda: (
+            [(f"argument {position}", value) for position, value in enumerate(args, 1)]
+            + [(f"argument {key}", value) for key, value in kwargs.items()]
+        ),
     )
 
 
@@ -185,7 +186,7 @@ def _encode(obj: Any, by_value_modules: frozenset[str], parts: Callable[[], list
         if not sink.marked:
             return payload
         # Some code is named that may not be found at the other side. A script's own `__main__` may.
-        if not by_value_modules and not main_is_interactive():
+        if not by_value_modules and not main_by_value():
             return payload
         payload.close()
     except (ResourceExhaustedError, MemoryError) as error:
@@ -199,7 +200,7 @@ def _encode(obj: Any, by_value_modules: frozenset[str], parts: Callable[[], list
     except BaseException:
         sink.discard()
         raise
-    if main_is_interactive():
+    if main_by_value():
         by_value_modules |= _MAIN
     return _encode_with_cloudpickle(obj, by_value_modules, parts, cause)
 
@@ -229,10 +230,11 @@ def _encode_with_cloudpickle(
         raise
 
 
-def main_is_interactive() -> bool:
+def main_by_value() -> bool:
     """Whether `__main__` is a notebook, a prompt or `python -c`: no other process can import what it defines."""
-    names = vars(sys.modules["__main__"])
-    return names.get("__file__") is None or "get_ipython" in names
+    from farcall.sdk.source import is_interactive
+
+    return is_interactive("__main__")
 
 
 _known_markers: dict[frozenset[str], tuple[bytes, ...]] = {}
