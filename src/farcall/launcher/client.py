@@ -259,6 +259,8 @@ class LauncherClient:
                 data, fds = descriptors.receive(self._channel, MAX_DATAGRAM, _MAX_FDS)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # told once, ahead of what still waits to be read
             except OSError:
                 data, fds = b"", list[int]()
             if not data:

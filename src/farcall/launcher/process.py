@@ -140,6 +140,11 @@ class Launcher:
             self._worker.settimeout(1)
             if self._shutdown_seq is not None:
                 self._reply(Done(self._shutdown_seq))
+            # Closing with something unread would discard what the worker has not read yet.
+            with contextlib.suppress(OSError):
+                self._worker.shutdown(socket.SHUT_WR)
+                while self._worker.recv(MAX_DATAGRAM):
+                    pass
             self._worker.close()
 
     def _take_lock(self) -> int:
