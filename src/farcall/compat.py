@@ -1,6 +1,6 @@
 """Programs written for the reference API: `import modal` finds farcall, and its old names go on working.
 
-`install()` puts one finder on `sys.meta_path`; `modal` and each `modal.x` then are the very module objects of farcall, so
+`install()` puts one finder on `sys.meta_path`; `modal` and each `modal.x` then are farcall's own module objects, so
 that `modal.App is farcall.App`. Nothing is changed before `install()` is called, and calling it again changes nothing.
 """
 

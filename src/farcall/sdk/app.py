@@ -8,7 +8,19 @@ import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, dataclass_transform, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    dataclass_transform,
+    overload,
+)
 
 from farcall.errors import ConnectionLostError, FarcallWarning, InvalidError
 from farcall.sdk import context, ids, source
@@ -94,7 +106,7 @@ class AppRun:
 
                 client.current().create_app(spec)
         except BaseException:
-            self._app._unbind()
+            self._app.unbind()
             raise
         return self._app
 
@@ -106,7 +118,7 @@ class AppRun:
 
                 await client.current().create_app_async(spec)
         except BaseException:
-            self._app._unbind()
+            self._app.unbind()
             raise
         return self._app
 
@@ -137,14 +149,14 @@ class AppRun:
             _end_module_in_container()
         if self._app.is_running:
             raise InvalidError(f"the app {self._app.description} is running already: app.run() cannot be nested")
-        return self._app._bind("detached" if self._detach else "ephemeral", self._name)
+        return self._app.bind("detached" if self._detach else "ephemeral", self._name)
 
     def _end(self) -> str | None:
-        """The app's id where it is to be stopped: not one that goes on, and not in a child that was forked meanwhile."""
+        """The app's id where it is to be stopped: not one that goes on, not in a child that was forked meanwhile."""
         app_id = self._app.app_id if self._app.is_running else None
         if os.getpid() != self._pid:
             return None
-        self._app._unbind()
+        self._app.unbind()
         return None if self._detach or _runs_here() else app_id
 
 
@@ -179,8 +191,8 @@ class _Run:
 class App:
     """A set of functions and classes that are declared together and run together.
 
-    `name` is needed only to deploy. `image`, `secrets`, `volumes` and `include_source` are the defaults of its functions;
-    its secrets come before theirs.
+    `name` is needed only to deploy. `image`, `secrets`, `volumes` and `include_source` are the defaults of its
+    functions; its secrets come before theirs.
     """
 
     logs: Any = Later("App.logs")
@@ -326,8 +338,8 @@ class App:
         return self
 
     def _add_function(self, target: Any, declaration: Declaration) -> Function[..., Any, Any]:
-        partial: PartialFunction[..., Any, Any] | None = target if isinstance(target, PartialFunction) else None
-        raw: Any = target if partial is None else partial.raw
+        partial = cast("PartialFunction[..., Any, Any]", target) if isinstance(target, PartialFunction) else None
+        raw: Any = cast("Any", target) if partial is None else partial.raw
         _check_function(raw, target, partial, declaration)
         name = declaration.options.get("name") or raw.__qualname__.rpartition("<locals>.")[2]
         function: Function[..., Any, Any] = Function(
@@ -384,10 +396,10 @@ class App:
     def _stoppable(self) -> str | None:
         if not self._is_running:
             raise InvalidError(f"the app {self.description} is not running")
-        self._unbind()
+        self.unbind()
         return None if _runs_here() else self._app_id
 
-    def _bind(self, mode: Literal["ephemeral", "detached"], name: str | None) -> AppSpec:
+    def bind(self, mode: Literal["ephemeral", "detached"], name: str | None) -> AppSpec:
         """Gives the app's members their ids, so that they can be called and sent, and builds its spec."""
         from farcall.sdk import build
         from farcall.spec.function import AppSpec
@@ -405,7 +417,7 @@ class App:
                 compat is not None and compat(),
             )
         except BaseException:
-            self._unbind()
+            self.unbind()
             raise
         self._app_id = app_id
         self._is_running = True
@@ -416,7 +428,8 @@ class App:
             )
         return AppSpec(app_id=app_id, name=name or self.description, mode=mode, functions=built.functions)
 
-    def _unbind(self) -> None:
+    def unbind(self) -> None:
+        """The app has stopped: its members cannot be called any more."""
         self._is_running = False
         for member in self._members():
             member.unbind()
@@ -504,8 +517,8 @@ def _check_function(
         )
     if "<locals>" in raw.__qualname__:
         raise InvalidError(
-            f"{raw.__qualname__} is defined inside another function, where a container cannot import it: move it to the "
-            "top of the module, or declare it with @app.function(serialized=True)"
+            f"{raw.__qualname__} is defined inside another function, where a container cannot import it: move it to "
+            "the top of the module, or declare it with @app.function(serialized=True)"
         )
     if "." in raw.__qualname__:
         raise InvalidError(
@@ -517,7 +530,9 @@ def _end_module_in_container() -> None:
     """In a container `with app.run():` ends the module that is being imported; elsewhere it is an error."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and not str(frame.f_globals.get("__package__") or "").startswith("farcall"):
+        if frame.f_code.co_name == "<module>" and not str(frame.f_globals.get("__package__") or "").startswith(
+            "farcall"
+        ):
             warnings.warn(
                 f"{frame.f_code.co_filename}, line {frame.f_lineno}: the module runs its app when it is imported. In a "
                 'container the import ends here. Write `if __name__ == "__main__":` above `with app.run():`',

@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
 
 class Cls(Generic[P, T]):
-    """A class of an app. `Model(size=2)` is a handle whose methods run in containers: `Model(size=2).predict.remote(x)`.
+    """A class of an app. `Model(size=2)` is a handle to it, whose methods run in containers: `.predict.remote(x)`.
 
     For type checkers the decorated name is still the class itself; this is what it is at run time.
     """
@@ -366,8 +366,7 @@ def _method(state: _State, instance: Instance, name: str) -> Function[..., Any, 
         info = state.cls.shape.methods.get(name)
         if info is None:
             raise AttributeError(f"{state.cls.name} has no remote method {name!r}")
-        found = Function(f"{state.cls.name}.{name}", info=info, instance=instance)
-        state.methods[name] = found
+        found = state.methods[name] = Function(f"{state.cls.name}.{name}", info=info, instance=instance)
     return found
 
 
@@ -388,7 +387,9 @@ def _set_handle(made: Any, instance: Instance) -> None:
     try:
         object.__setattr__(made, HANDLE, instance)
     except AttributeError:
-        raise InvalidError(f"{type(made).__name__}: a class under @app.cls() cannot have __slots__ without __dict__") from None
+        raise InvalidError(
+            f"{type(made).__name__}: a class under @app.cls() cannot have __slots__ without __dict__"
+        ) from None
     if not context.is_local():
         object.__setattr__(made, ENTERED, True)  # the runner runs the hooks
 
@@ -396,9 +397,7 @@ def _set_handle(made: Any, instance: Instance) -> None:
 # --- declaring
 
 
-def declare(
-    raw: Any, app: App, declaration: Declaration, is_known_module: Callable[[str], bool]
-) -> Cls[..., Any]:
+def declare(raw: Any, app: App, declaration: Declaration, is_known_module: Callable[[str], bool]) -> Cls[..., Any]:
     """The Cls that `@app.cls()` makes of a class.
 
     Raises:
@@ -409,15 +408,15 @@ def declare(
     name = raw.__qualname__
     if "<locals>" in name and not declaration.serialized and is_known_module(raw.__module__):
         raise InvalidError(
-            f"{name} is defined inside a function, where a container cannot import it: move it to the top of the module, "
-            "or declare it with @app.cls(serialized=True)"
+            f"{name} is defined inside a function, where a container cannot import it: move it to the top of the "
+            "module, or declare it with @app.cls(serialized=True)"
         )
     methods = _remote_methods(raw)
     shape = Shape(_parameters(raw), {name: info for name, (info, _) in methods.items()})
     if shape.parameters and raw.__init__ is not object.__init__:
         raise InvalidError(
-            f"{raw.__qualname__} has both parameter() and its own __init__: use parameters, and move what __init__ does "
-            "into a method under @farcall.enter()"
+            f"{raw.__qualname__} has both parameter() and its own __init__: use parameters, and move what __init__ "
+            "does into a method under @farcall.enter()"
         )
     features = [mark for _, partial in methods.values() for mark in partial.unimplemented]
     if CONCURRENT in vars(raw):
@@ -538,11 +537,11 @@ def _pickle(name: str, value: Any) -> bytes:
         pickler.dump(value)
         return buffer.getvalue()
     except Exception:
-        from farcall import _cloudpickle
+        from farcall.sdk.pickle_by_value import ByValuePickler
 
         buffer = io.BytesIO()
         try:
-            _cloudpickle.CloudPickler(buffer, 5).dump(value)
+            ByValuePickler(buffer, frozenset()).dump(value)
         except Exception as error:
             raise SerializationError(f"the arguments of {name}() cannot be sent: {error}") from error
         return buffer.getvalue()

@@ -49,8 +49,8 @@ class MethodDecorator(Protocol):
 class FunctionOrClassDecorator(Protocol):
     """What `concurrent()` returns: for functions, methods and classes."""
 
-    @overload
-    def __call__(self, target: type[T], /) -> type[T]: ...
+    @overload  # a class is a callable, too, and must be tried first
+    def __call__(self, target: type[T], /) -> type[T]: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, target: PartialFunction[P, R, L], /) -> PartialFunction[P, R, L]: ...
     @overload
@@ -81,7 +81,9 @@ def method(_misused: None = None, /, *, is_generator: bool | None = None) -> Met
 
     def decorate(function: Any) -> Any:
         if isinstance(function, type):
-            raise InvalidError(f"@farcall.method() decorates methods; for the class {function.__name__} write @app.cls()")
+            raise InvalidError(
+                f"@farcall.method() decorates methods; for the class {function.__name__} write @app.cls()"
+            )
         partial = partial_of(function, "method")
         partial.is_method = True
         if is_generator is not None:
@@ -115,7 +117,7 @@ def enter(_misused: None = None, /, *, snap: bool = False) -> Callable[[F], F]:
     return _hook("enter", "enter-snap" if snap else "enter")
 
 
-def exit(_misused: None = None, /) -> Callable[[F], F]:  # noqa: A001 - the reference API's name
+def exit(_misused: None = None, /) -> Callable[[F], F]:
     """Runs the method once when a container ends, within 30 seconds; it may be asynchronous."""
     _without_parentheses("exit", _misused)
     return _hook("exit", "exit")
@@ -197,7 +199,7 @@ def concurrent(
 
 
 def batched(_misused: None = None, /, *, max_batch_size: int, wait_ms: int) -> LooseDecorator:
-    """Callers pass single items; the function gets lists of up to `max_batch_size` (1 to 1000) and returns a list as long.
+    """Callers pass single items; the function gets lists of up to `max_batch_size` (1 to 1000), and returns such lists.
 
     A batch waits `wait_ms` milliseconds (0 to 600000) for more items. No default arguments, no generators.
     """

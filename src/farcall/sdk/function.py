@@ -38,7 +38,9 @@ class MethodInfo(NamedTuple):
     is_web: bool = False
 
 
-def method_info(raw: Callable[..., Any], partial: PartialFunction[Any, Any, Any] | None, forced: bool | None) -> MethodInfo:
+def method_info(
+    raw: Callable[..., Any], partial: PartialFunction[Any, Any, Any] | None, forced: bool | None
+) -> MethodInfo:
     """What the code says, unless `is_generator=` was given (`forced`)."""
     flags = code_flags(raw)
     if forced is None and partial is not None:
@@ -70,7 +72,7 @@ class _RemoteGen:
             instance._remote_gen,
             instance._remote_gen_async,
             f"{instance.name}.remote_gen",
-            "Starts the generator in a container; its items arrive as they are made. Abandoning the iterator closes it.",
+            "Starts the generator in a container; items arrive as they are made. Abandoning the iterator closes it.",
         )
 
 
@@ -423,7 +425,9 @@ class Function(Generic[P, R, L]):
         """A handle to a function of a deployed app; nothing is looked up before it is used."""
         if "." in name:
             raise InvalidError(f"{name!r} is a method: write Cls.from_name({app_name!r}, {name.partition('.')[0]!r})")
-        return Function(name, info=MethodInfo(False, False), unimplemented=(f"Function.from_name({app_name!r}, {name!r})",))
+        return Function(
+            name, info=MethodInfo(False, False), unimplemented=(f"Function.from_name({app_name!r}, {name!r})",)
+        )
 
     @classmethod
     def from_id(cls, function_id: str, *, client: Any = None) -> Function[..., Any, Any]:
@@ -525,4 +529,3 @@ def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterab
                 raise InvalidError(f"{name}.{form} cannot read an asynchronous iterable; write {name}.{form}.aio(...)")
             raise InvalidError(f"{name}.{form}: {iterable!r} is not iterable; give one iterable for each argument")
     return iterables
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 from farcall.errors import InvalidError
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Gather:
-    """`FunctionCall.gather`: waits for all calls and returns their results in the order given; raises the first failure.
+    """`FunctionCall.gather`: waits for all calls and returns their results in that order, or raises a failure.
 
     Unlike `twin` it has a type variable of its own, which only a plain method can carry.
     """
@@ -108,7 +108,7 @@ class FunctionCall(Generic[R]):
             yield calls.get_output(self._call_id, index, None)
 
     @iter.asynchronous
-    async def _iter(self, *, start: int = 0, end: int | None = None) -> Any:
+    async def _iter(self, *, start: int = 0, end: int | None = None) -> AsyncGenerator[R, None]:
         from farcall.sdk import calls
 
         for index in self._range(start, end):

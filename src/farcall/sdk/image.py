@@ -341,7 +341,9 @@ def _fits(installed: str, condition: str) -> bool:
     if condition.startswith("@"):
         return False
     for clause in filter(None, (part.strip() for part in condition.split(","))):
-        operator = next((sign for sign in ("===", "==", "!=", "~=", ">=", "<=", ">", "<") if clause.startswith(sign)), "")
+        operator = next(
+            (sign for sign in ("===", "==", "!=", "~=", ">=", "<=", ">", "<") if clause.startswith(sign)), ""
+        )
         wanted = clause.removeprefix(operator).strip()
         if not _compare(installed, operator, wanted):
             return False

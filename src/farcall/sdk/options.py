@@ -1,7 +1,8 @@
 """What the decorators accept, and the one value that an accepted set of options becomes.
 
-`App.function`, `App.cls` and `with_options` take these as keyword arguments; `Declaration.of` checks them and says what,
-where and which range is allowed; `with_options` makes a new `Declaration` of an old one's options and some new ones.
+`App.function`, `App.cls` and `with_options` take these as keyword arguments. `Declaration.of` checks them: errors say
+what, where and which range is allowed. `with_options` makes a new
+`Declaration` of an old one's options and some new ones.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ def _renamed(decorator: str, options: Mapping[str, Any]) -> dict[str, Any]:
             _deprecated(f"{decorator}: {name}= is now {OLD_NAMES[name]}=")
             renamed[OLD_NAMES[name]] = value
         elif name == "allow_concurrent_inputs":
-            _deprecated(f"{decorator}: allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)")
+            _deprecated(
+                f"{decorator}: allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)"
+            )
             renamed["_concurrent"] = value
         else:
             renamed[name] = value
@@ -240,7 +243,9 @@ def _resource(decorator: str, name: str, value: Any, kind: type | tuple[type, ..
     request, limit = _pair(decorator, name, value)
     for number in (request, limit):
         if number is not None and (isinstance(number, bool) or not isinstance(number, kind) or number <= 0):
-            raise InvalidError(f"{decorator}: {name}={value!r} is not a positive number or a pair (request, limit) of them")
+            raise InvalidError(
+                f"{decorator}: {name}={value!r} is not a positive number or a pair (request, limit) of them"
+            )
     if limit is not None and request is not None and request > limit:
         raise InvalidError(f"{decorator}: {name}={value!r} has a request above its limit")
     return request, limit

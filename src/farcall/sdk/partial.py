@@ -39,14 +39,18 @@ class PartialFunction(Generic[P, R, L]):
         self.is_generator: bool | None = None
         self.unimplemented: tuple[str, ...] = ()
         self.is_web = False
-        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(self, name, getattr(raw, name, None))
+        self.__name__ = getattr(raw, "__name__", repr(raw))
+        self.__qualname__ = getattr(raw, "__qualname__", self.__name__)
+        self.__module__ = raw.__module__
+        self.__doc__ = raw.__doc__
         self.__wrapped__ = raw
 
     @overload
     def __get__(self, instance: None, owner: Any) -> Self: ...
     @overload
-    def __get__(self: PartialFunction[Concatenate[Any, Q], R, L], instance: object, owner: Any) -> Function[Q, R, L]: ...
+    def __get__(
+        self: PartialFunction[Concatenate[Any, Q], R, L], instance: object, owner: Any
+    ) -> Function[Q, R, L]: ...
     def __get__(self, instance: Any, owner: Any) -> Any:
         if instance is None:
             return self

@@ -27,5 +27,3 @@ class Probe(Placeholder):
     def with_exec(cls, *argv: str, interval_ms: int = 100) -> Probe:
         """Ready when the program ends with status 0."""
         return cls._made("with_exec", *argv)
-
-

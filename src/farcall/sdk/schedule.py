@@ -8,8 +8,8 @@ __all__ = ["Cron", "Period"]
 
 _FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
 _NAMES = {
-    "month": "jan feb mar apr may jun jul aug sep oct nov dec".split(),
-    "day of the week": "sun mon tue wed thu fri sat".split(),
+    "month": ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
+    "day of the week": ["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
 }
 
 
@@ -22,7 +22,9 @@ class Cron:
     def __init__(self, cron_string: str, timezone: str = "UTC") -> None:
         fields = cron_string.split()
         if len(fields) != 5:
-            raise InvalidError(f"Cron({cron_string!r}) has {len(fields)} fields; there are five: minute, hour, day, month, weekday")
+            raise InvalidError(
+                f"Cron({cron_string!r}) has {len(fields)} fields; there are five: minute, hour, day, month, weekday"
+            )
         for text, (name, low, high) in zip(fields, _FIELDS, strict=True):
             _check_field(cron_string, name, text, low, high)
         self.cron_string = cron_string

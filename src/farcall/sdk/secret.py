@@ -100,8 +100,8 @@ class Secret:
 def parse_dotenv(path: Path) -> dict[str, str]:
     """The assignments of a dotenv file: `NAME=value`, `export NAME="value"`, comments after `#`.
 
-    Single quotes keep a value as it is, double quotes know the escapes \\n, \\t, \\" and \\\\. Values may span lines only
-    in quotes.
+    Single quotes keep a value as it is, double quotes know the escapes \\n, \\t, \\" and \\\\. Only values in
+    quotes may span lines.
     """
     text = path.read_text(encoding="utf-8-sig")
     values: dict[str, str] = {}
@@ -129,7 +129,7 @@ def _dotenv_value(text: str, start: int, path: Path, line: int) -> tuple[str, in
     while start < len(text) and text[start] in " \t":
         start += 1
     quote = text[start : start + 1]
-    if quote not in ("'", '"') or quote == "":
+    if quote not in ("'", '"'):
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
         return text[start:end].partition(" #")[0].strip(), end + 1

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from farcall import errors
-from farcall.errors import InvalidError
+from farcall.errors import FarcallWarning, InvalidError, SerializationError
 from farcall.spec.container import Bind
 from farcall.spec.function import Source
 
@@ -96,16 +95,14 @@ def find(raw: Callable[..., Any], *, serialized: bool, include: bool) -> Found:
 
 
 def pickled(raw: Callable[..., Any]) -> bytes:
-    """The function or class by value."""
-    from farcall import _cloudpickle
-    from farcall.errors import SerializationError
-
+    """The function or class by value, with what else it uses of its module."""
     import io
+
+    from farcall.sdk.pickle_by_value import ByValuePickler
 
     buffer = io.BytesIO()
     try:
-        _cloudpickle.adopt_registrations()
-        _cloudpickle.CloudPickler(buffer, 5).dump(raw)
+        ByValuePickler(buffer, frozenset({raw.__module__})).dump(raw)
     except Exception as error:
         raise SerializationError(
             f"{raw.__qualname__} cannot be sent by value: {error}. Make what it refers to inside the function, or pass "
@@ -121,7 +118,7 @@ def pickled(raw: Callable[..., Any]) -> bytes:
         warnings.warn(
             f"{raw.__qualname__} is {size / 2**10:.0f} KiB by value: each of its containers loads that; pass what is "
             "large as an argument",
-            errors.FarcallWarning,
+            FarcallWarning,
             stacklevel=2,
         )
     return buffer.getvalue()

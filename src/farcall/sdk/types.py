@@ -10,6 +10,7 @@ from farcall.sdk.unimplemented import Placeholder
 def __getattr__(name: str) -> Any:
     if not name[:1].isupper():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = type(name, (Placeholder,), {"__doc__": f"The reference API's {name}. Not available yet.", "__module__": __name__})
+    doc = f"The reference API's {name}. Not available yet."
+    made = type(name, (Placeholder,), {"__doc__": doc, "__module__": __name__})
     globals()[name] = made
     return made
