@@ -214,7 +214,7 @@ class InternalError(FarcallError):
     code = "internal"
 
 
-class InputCancellation(BaseException):  # noqa: N818 - the reference API's name; a BaseException so that `except Exception` lets it pass
+class InputCancellation(BaseException):
     """Raised inside the user's function when its input is cancelled or timed out."""
 
 

@@ -264,7 +264,8 @@ def map_(
     return_exceptions: bool,
     star: bool = False,
 ) -> Generator[Any]:
-    """The results of one input for each item of the zipped iterables (`star`: of the items of the one iterable, unpacked)."""
+    """The results of one input for each item of the zipped iterables (`star`: of the items of the one iterable,
+    unpacked)."""
     if local.is_active():
         return local.map_(target, iterables, kwargs, return_exceptions, star)
     from farcall.sdk import maps

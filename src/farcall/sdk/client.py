@@ -1,7 +1,7 @@
 """The client: this process's connection to the server.
 
-There is one for each process. In a user's program it connects to the embedded server's socket, and starts the server where
-none listens; in a container it is the runner's connection. No thread belongs to it.
+There is one for each process. In a user's program it connects to the embedded server's socket, and starts the server
+where none listens; in a container it is the runner's connection. No thread belongs to it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Client:
 
     @classmethod
     def adopt(cls, connection: Connection) -> Client:
-        """The client of a runner: its connection carries calls as well. The runner's handler passes on to `handle` what is
-        not its own."""
+        """The client of a runner: its connection carries calls as well. The runner's handler passes on to `handle`
+        what is not its own."""
         client = cls()
         client.connection = connection
         return client
@@ -138,7 +138,8 @@ class Client:
     # --- requests
 
     def request(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
-        """Sends the request that `make` builds for a sequence number; returns its answer and what descriptors came along.
+        """Sends the request that `make` builds for a sequence number; returns its answer and what descriptors came
+        along.
 
         Raises the error the server answered with, or ConnectionLostError.
         """
@@ -271,8 +272,8 @@ def current() -> Client:
         if _current is None or _current.connection.closed:
             if _in_container:
                 raise errors.ConnectionError(
-                    "this process has no connection to farcall: calls from a container are made by the process that runs "
-                    "the function, not by its children"
+                    "calls from a container are made by the process that runs the function; this is one of "
+                    "its children, which have no connection to farcall"
                 )
             _current = connect_or_start()
         return _current
@@ -329,8 +330,8 @@ def _usable(client: Client) -> bool:
     except errors.ConflictError as error:
         client.close()
         raise errors.VersionError(
-            f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}, and the server is busy: "
-            f"{error}. Wait until it is idle, or end what it runs with `farcall server stop --force`"
+            f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}. It cannot be "
+            f"replaced now: {error}. Wait until it is idle, or end what it runs with `farcall server stop --force`"
         ) from None
     except errors.ConnectionLostError:
         pass  # it ended before it could answer

@@ -12,13 +12,13 @@ _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 def start_server() -> None:
     """Starts the server and returns when it listens, or when another start got there first.
 
-    Raises UnimplementedError on a system that has no containers, ConnectionError where the server fails to start, with the
-    end of its log.
+    Raises UnimplementedError on a system that has no containers, ConnectionError where the server fails to start, with
+    the end of its log.
     """
     if sys.platform != "linux":
         raise errors.UnimplementedError(
-            f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to run "
-            "every function in this process, or a server on a Linux machine"
+            f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to "
+            "run every function in this process, or a server on a Linux machine"
         )
     log_path = settings.paths().server_log
     ready, announce = os.pipe()
@@ -67,8 +67,8 @@ def start_server() -> None:
     )
 
 
-# A farcall that is not installed but found by other means (a checkout on PYTHONPATH, a sys.path of the program's own) must be
-# found by the server too.
+# A farcall that is not installed but found by other means (a checkout on PYTHONPATH, a sys.path of the program's own)
+# must be found by the server too.
 _PROGRAM = """\
 import sys
 if sys.argv[2]:

@@ -1,7 +1,8 @@
-"""Local mode: every function runs in this process, through the same serialization, so that breakpoints work, on any system.
+"""Local mode: every function runs in this process, through the same serialization, so that breakpoints work, on any
+system.
 
-There is no container: no isolation, no resources, no retries, no timeouts. Values are still pickled there and back, so a
-program that works here does not fail for its values elsewhere.
+There is no container: no isolation, no resources, no retries, no timeouts. Values are still pickled there and back, so
+a program that works here does not fail for its values elsewhere.
 """
 
 from __future__ import annotations

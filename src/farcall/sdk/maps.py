@@ -1,8 +1,8 @@
 """Maps: many inputs, results in order or as they come, a bounded window between the two.
 
-Inputs are read lazily and at most `WINDOW` of them are ahead of the consumer, so memory stays flat however long the map is.
-Where the inputs come from containers of the standard library the consumer's own thread feeds them; any other iterator may
-block, so a thread (or, for an asynchronous one, a task) reads it.
+Inputs are read lazily and at most `WINDOW` of them are ahead of the consumer, so memory stays flat however long the
+map is. Where the inputs come from containers of the standard library the consumer's own thread feeds them; any other
+iterator may block, so a thread (or, for an asynchronous one, a task) reads it.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ class _InlineFeeder:
 
 
 class _ThreadFeeder:
-    """Feeds from a thread of its own, since the iterator may block. An input that finds no company is sent on its own by
-    the consumer after `flush_after` seconds."""
+    """Feeds from a thread of its own, since the iterator may block. An input that finds no company is sent on its own
+    by the consumer after `flush_after` seconds."""
 
     flush_after: float | None = FLUSH_SECONDS
 

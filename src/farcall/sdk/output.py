@@ -1,7 +1,8 @@
 """What a program lets its user see: logs of its containers, progress of its maps, why a call waits.
 
-Nothing is shown unless somebody listens: `enable_output()` in a program, `farcall run` with its own renderer. Logs come on
-a connection of their own, read by a thread that exists only while somebody listens, so that calls never pay for them.
+Nothing is shown unless somebody listens: `enable_output()` in a program, `farcall run` with its own renderer. Logs
+come on a connection of their own, read by a thread that exists only while somebody listens, so that calls never pay
+for them.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class LogStream:
             emit(log_line(entry))
 
     def close(self) -> None:
-        """Shows what is still to come and ends. Call it after the app has stopped: its last words are then on their way."""
+        """Shows what is still to come and ends. Call it after the app has stopped: its last words are then on their
+        way."""
         if self._client is None or self._thread is None:
             return
         if not self._client.connection.closed:
@@ -143,7 +145,8 @@ def log_line(entry: messages.LogEntry) -> events.LogLine:
 
 @contextmanager
 def enable_output() -> Generator[None]:
-    """Shows, while the block lasts, the logs of this program's containers: their stdout on stdout, the rest on stderr."""
+    """Shows, while the block lasts, the logs of this program's containers: their stdout on stdout, the rest on
+    stderr."""
     global listener
     before = listener
     listener = _plain_listener

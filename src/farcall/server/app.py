@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class App:
     """One app. An ephemeral one belongs to the session that created it, and ends with it."""
 
-    def __init__(self, server: Server, app_id: str, name: str, mode: Literal["ephemeral", "detached"], owner: Session | None) -> None:
+    def __init__(
+        self, server: Server, app_id: str, name: str, mode: Literal["ephemeral", "detached"], owner: Session | None
+    ) -> None:
         self.server = server
         self.app_id = app_id
         self.name = name
@@ -58,10 +60,13 @@ class App:
         if pool is None:
             function = self.functions.get(function_id)
             if function is None:
-                raise errors.NotFoundError(f"app {self.app_id} has no function {function_id}; its app may have been stopped")
+                raise errors.NotFoundError(
+                    f"app {self.app_id} has no function {function_id}; its app may have been stopped"
+                )
             if function.unimplemented:
                 raise errors.UnimplementedError(
-                    f"{function.name} needs {', '.join(function.unimplemented)}, which this version of farcall does not have yet"
+                    f"{function.name} needs {', '.join(function.unimplemented)}, "
+                    "which this version of farcall does not have yet"
                 )
             if function.interpreter is None:
                 raise errors.InvalidError(f"{function.name} names no interpreter")

@@ -17,7 +17,18 @@ Kind = Literal["remote", "map", "generator", "spawned"]
 class Input:
     """One input that has no result yet. Its descriptors are the server's until then."""
 
-    __slots__ = ("attempts", "call", "container", "data", "fds", "index", "losses", "timed_out", "waiting_since", "yielded")
+    __slots__ = (
+        "attempts",
+        "call",
+        "container",
+        "data",
+        "fds",
+        "index",
+        "losses",
+        "timed_out",
+        "waiting_since",
+        "yielded",
+    )
 
     def __init__(self, call: Call, index: int, data: bytes, fds: tuple[int, ...], now: float) -> None:
         self.call = call
@@ -35,7 +46,9 @@ class Input:
 class Call:
     """One call: where its results go, and the inputs that have none yet."""
 
-    def __init__(self, call_id: str, pool: Pool, method: MethodSpec, kind: Kind, session: Session | None, now: float) -> None:
+    def __init__(
+        self, call_id: str, pool: Pool, method: MethodSpec, kind: Kind, session: Session | None, now: float
+    ) -> None:
         self.call_id = call_id
         self.pool = pool
         self.method = method

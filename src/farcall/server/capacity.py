@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from farcall.errors import ResourceExhaustedError
 from farcall.spec.function import FunctionSpec
 
-CPU_OVERCOMMIT = 8.0  # cores requested for each core there is: requests are shares, and most containers wait most of the time
+CPU_OVERCOMMIT = (
+    8.0  # cores requested for each core there is: requests are shares, and most containers wait most of the time
+)
 MEMORY_RESERVED = 512  # MiB left to the rest of the machine
 
 
@@ -34,8 +36,8 @@ class Capacity:
             )
         if function.memory[0] > self.memory:
             raise ResourceExhaustedError(
-                f"{function.name} asks for {function.memory[0]} MiB of memory and this machine has {self.memory} MiB for "
-                "containers: lower memory="
+                f"{function.name} asks for {function.memory[0]} MiB of memory and this machine has {self.memory} MiB "
+                "for containers: lower memory="
             )
 
     def fits(self, function: FunctionSpec, others: Iterable[FunctionSpec]) -> bool:

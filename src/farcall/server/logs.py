@@ -41,7 +41,9 @@ class Subscription:
         entries = [entry]
         if self.missed:
             text = f"[farcall: {self.missed} pieces of output not shown: they came faster than they could be read]\n"
-            entries.insert(0, messages.LogEntry(entry.time, entry.app_id, "", "", -1, entry.container_id, "system", text))
+            entries.insert(
+                0, messages.LogEntry(entry.time, entry.app_id, "", "", -1, entry.container_id, "system", text)
+            )
             self.missed = 0
         self.session.send(messages.LogBatch(self.seq, entries))
 
@@ -55,7 +57,13 @@ class Logs:
         self._subscriptions: list[Subscription] = []
 
     def _schedule(self, seconds: float, work: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._loop.run_in_executor, None, work)
+        def later() -> None:
+            self._loop.call_later(seconds, flush)
+
+        def flush() -> None:
+            self._loop.run_in_executor(None, work)
+
+        self._loop.call_soon_threadsafe(later)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Entries from now on go to it, too."""
@@ -67,7 +75,9 @@ class Logs:
 
     def add(self, container: Container, stream: Stream, text: str, one: Input | None) -> None:
         """Something a container wrote; `one` is the input that wrote it, where that is known."""
-        self._add(container, stream, text, one.call.call_id if one is not None else "", one.index if one is not None else -1)
+        self._add(
+            container, stream, text, one.call.call_id if one is not None else "", one.index if one is not None else -1
+        )
 
     def add_raw(self, container: Container, stream: str, text: str) -> None:
         """Something that came through a container's pipe: whose it is is known where an input runs."""
@@ -93,7 +103,14 @@ class Logs:
             )
             self.store.append(
                 logsegment.LogEntry(
-                    entry.time, entry.app_id, entry.function, call_id or None, index if call_id else None, entry.container_id, stream, entry.text
+                    entry.time,
+                    entry.app_id,
+                    entry.function,
+                    call_id or None,
+                    index if call_id else None,
+                    entry.container_id,
+                    stream,
+                    entry.text,
                 )
             )
             for subscription in self._subscriptions:

@@ -14,10 +14,9 @@ IDLE_SECONDS = 300.0  # without apps and connections, after which the server end
 
 
 def main(announce: int) -> None:
-    """Serves until told to stop. Writes "ready", or the error's code and text, to the descriptor `announce` and closes it."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    """Serves until told to stop. Writes "ready", or the error's code and text, to the descriptor `announce` and closes
+    it."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with _runner() as runner:
             runner.run(_serve(announce))

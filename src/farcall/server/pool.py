@@ -1,4 +1,5 @@
-"""A pool: the containers of one function, or of one class with one set of parameters, and the inputs that wait for them."""
+"""A pool: the containers of one function, or of one class with one set of parameters, and the inputs that wait for
+them."""
 
 from __future__ import annotations
 
@@ -189,7 +190,11 @@ class Pool:
             succeeded = result.status in (messages.OK, messages.GENERATOR_DONE)
             outputs.append(
                 messages.Output(
-                    one.index, result.status, result.data, result.descriptors, "" if succeeded else container.container_id
+                    one.index,
+                    result.status,
+                    result.data,
+                    result.descriptors,
+                    "" if succeeded else container.container_id,
                 )
             )
             output_fds.extend(mine)
@@ -289,8 +294,8 @@ class Pool:
         error: errors.FarcallError
         if one.timed_out:
             error = errors.FunctionTimeoutError(
-                f"{self.function.name} ran longer than its timeout of {self.function.timeout:g} s and did not stop; its "
-                f"container {container.container_id} was replaced"
+                f"{self.function.name} ran longer than its timeout of {self.function.timeout:g} s and did not stop; "
+                f"its container {container.container_id} was replaced"
             )
         elif end.lost or end.reason:
             one.losses += 1
@@ -298,7 +303,8 @@ class Pool:
                 self._requeue([one])
                 return
             error = errors.ContainerCrashedError(
-                f"the container of {self.function.name} was lost {one.losses} times in a row ({end.reason or end.describe()})"
+                f"the container of {self.function.name} was lost {one.losses} times in a row "
+                f"({end.reason or end.describe()})"
             )
         elif end.exited is not None and end.exited.out_of_memory:
             error = errors.OutOfMemoryError(
@@ -307,7 +313,8 @@ class Pool:
             )
         elif end.exited is not None and getattr(end.exited, "disk_exceeded", False):
             error = errors.DiskQuotaError(
-                f"{self.function.name} wrote more to its container's disk than its quota; give it more with ephemeral_disk= in MiB"
+                f"{self.function.name} wrote more to its container's disk than its quota; "
+                "give it more with ephemeral_disk= in MiB"
             )
         else:
             error = errors.ContainerCrashedError(
@@ -328,11 +335,13 @@ class Pool:
         if end.error is not None:
             error = end.error
         elif end.exited is not None and end.exited.out_of_memory:
-            error = errors.OutOfMemoryError(f"{self.function.name} ran out of memory while importing: its container {end.describe()}")
+            error = errors.OutOfMemoryError(
+                f"{self.function.name} ran out of memory while importing: its container {end.describe()}"
+            )
         else:
             error = errors.ContainerStartError(
-                f"the container of {self.function.name} {end.describe()} while importing {self.function.source.module}; "
-                f"see `farcall logs {container.container_id}`"
+                f"the container of {self.function.name} {end.describe()} while importing {self.function.source.module}"
+                f"; see `farcall logs {container.container_id}`"
             )
         if not any(other.state is State.READY for other in self.containers):
             data = failures.encode(error, container_id=container.container_id)
@@ -361,13 +370,17 @@ class Pool:
         missing = desired_containers(self.load(), self.function.scaling) - self.live()
         while missing > 0 and self.server.may_start(self):
             container_id = f"ta-{os.urandom(10).hex()}"
-            self.containers.append(self.server.worker.start(container_id, self.app.app_id, self.function, self.params, self))
+            self.containers.append(
+                self.server.worker.start(container_id, self.app.app_id, self.function, self.params, self)
+            )
             self.app.containers_started += 1
             missing -= 1
 
     def rebalance(self) -> None:
         """Gives inputs that are stuck behind a long one to containers that have nothing to do."""
-        if self.waiting or not any(container.state is State.READY and not container.holds for container in self.containers):
+        if self.waiting or not any(
+            container.state is State.READY and not container.holds for container in self.containers
+        ):
             return
         now = self.server.now()
         for container in self.containers:
@@ -388,7 +401,9 @@ class Pool:
         self.scale()
         window = self.function.scaling.scaledown_window
         idle = [container for container in self.containers if container.state is State.READY and not container.holds]
-        spare = self.live() - max(self.function.scaling.min_containers, desired_containers(self.load(), self.function.scaling))
+        spare = self.live() - max(
+            self.function.scaling.min_containers, desired_containers(self.load(), self.function.scaling)
+        )
         for container in itertools.islice(sorted(idle, key=_idle_since), max(0, spare)):
             if now - container.idle_since >= window:
                 container.stop(EXIT_GRACE, "scaled down", now)
@@ -399,7 +414,9 @@ class Pool:
         ready = sum(container.state is State.READY for container in self.containers)
         if ready == 0 and starting:
             first = min(starting, key=_created_at)
-            doing = f"importing {self.function.source.module}" if first.state is State.LOADING else "starting a container"
+            doing = (
+                f"importing {self.function.source.module}" if first.state is State.LOADING else "starting a container"
+            )
             return f"{doing} ({now - first.created_at:.0f} s)"
         if ready == 0:
             return "waiting for room on this machine"
@@ -416,4 +433,3 @@ def _idle_since(container: Container) -> float:
 
 def _created_at(container: Container) -> float:
     return container.created_at
-

@@ -139,7 +139,9 @@ class Server:
 
     def busy_reason(self, besides: Session | None = None) -> str:
         """What the server has to do, in words; "" where it is idle."""
-        running = [app for app in self.apps.values() if not (app.mode == "detached" and app.idle and not app.calls_pending)]
+        running = [
+            app for app in self.apps.values() if not (app.mode == "detached" and app.idle and not app.calls_pending)
+        ]
         if running:
             names = ", ".join(f"{app.name} ({app.app_id})" for app in running[:3])
             return f"{len(running)} running: {names}"
@@ -180,9 +182,7 @@ class Server:
         if hello.protocol > messages.PROTOCOL_VERSION or hello.protocol < messages.PROTOCOL_VERSION - 1:
             # Sent as a Welcome all the same: the client sees the versions and knows what to do.
             self.log.warning("a client of farcall %s speaks protocol %d", hello.version, hello.protocol)
-        session.send(
-            messages.Welcome(messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid())
-        )
+        session.send(messages.Welcome(messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid()))
 
     def session_closed(self, session: Session) -> None:
         """A connection is over."""
@@ -212,7 +212,9 @@ class Server:
             app.functions[function.function_id] = function
             self.functions[function.function_id] = app
         if new:
-            for interpreter in {function.interpreter for function in spec.functions if function.interpreter is not None}:
+            for interpreter in {
+                function.interpreter for function in spec.functions if function.interpreter is not None
+            }:
                 self.worker.prepare(interpreter)
             self.spawn(self._persist(app, spec))
         if app.owner is session and session not in self._sessions:
@@ -262,7 +264,9 @@ class Server:
         if call.kind == "spawned":
             self.spawn(self._cancel_spawned(call.call_id))
         else:
-            error = errors.InputCancelledError(f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running")
+            error = errors.InputCancelledError(
+                f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running"
+            )
             for one in list(call.inputs.values()):
                 container = one.container
                 call.pool.fail(one, error)
@@ -315,7 +319,11 @@ class Server:
             if record.name == name:
                 return record.app_id
         near = difflib.get_close_matches(name, {record.name for record in apps}, 3, 0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ": give an app's name, or an id that starts with ap-, fc- or ta-"
+        hint = (
+            f"; did you mean {', '.join(near)}?"
+            if near
+            else ": give an app's name, or an id that starts with ap-, fc- or ta-"
+        )
         raise errors.NotFoundError(f"there is no app {name!r}{hint}")
 
     # --- containers and calls
@@ -358,9 +366,13 @@ class Server:
         if self.capacity.fits(pool.function, (container.function for container in containers)):
             return True
         if pool.live() == 0 and all(container.state is not State.STOPPING for container in containers):
-            # Callers may hold what there is while they wait for this function: without one container nobody would go on.
+            # Callers may hold what there is while they wait for this function: without one container nobody would go
+            # on.
             if not self._evict(pool):
-                return sum(container.function.memory[0] for container in containers) + pool.function.memory[0] <= self.capacity.memory
+                return (
+                    sum(container.function.memory[0] for container in containers) + pool.function.memory[0]
+                    <= self.capacity.memory
+                )
             return False
         self._evict(pool)
         return False
@@ -483,7 +495,11 @@ class Server:
     async def over(self, ref: str, session: Session) -> None:
         """Returns when the app, call or container that `ref` names is over, or the session is."""
         while session in self._sessions:
-            if ref not in self.apps and ref not in self.calls and all(c.container_id != ref for c in self.worker.containers):
+            if (
+                ref not in self.apps
+                and ref not in self.calls
+                and all(c.container_id != ref for c in self.worker.containers)
+            ):
                 return
             await asyncio.sleep(0.1)
 

@@ -14,6 +14,7 @@ from farcall.server import failures
 from farcall.server.app import App
 from farcall.server.call import Call, Input
 from farcall.server.logs import Subscription, to_wire
+from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import from_memory
@@ -121,7 +122,9 @@ class Session:
                 self._refuse(message, error)
             except Exception as error:
                 self.server.log.exception("%s failed", type(message).__name__)
-                self._refuse(message, errors.InternalError(f"{type(message).__name__}: {error!r}; see `farcall server logs`"))
+                self._refuse(
+                    message, errors.InternalError(f"{type(message).__name__}: {error!r}; see `farcall server logs`")
+                )
             else:
                 self.send(messages.Done(message.seq, _NO_BODY if body is None else body))
 
@@ -193,7 +196,7 @@ class Session:
 
     async def _create_app(self, message: messages.CreateApp, fds: tuple[int, ...]) -> None:
         position = 0
-        functions = []
+        functions: list[FunctionSpec] = []
         for function in message.app.functions:
             if function.source.pickled == b"":
                 if position >= len(fds):
@@ -231,7 +234,9 @@ class Session:
             )
 
         if message.follow:
-            self.server.logs.subscribe(Subscription(self, message.seq, lambda entry: matches(entry) and entry.time > seen[0]))
+            self.server.logs.subscribe(
+                Subscription(self, message.seq, lambda entry: matches(entry) and entry.time > seen[0])
+            )
 
         def read() -> list[list[messages.LogEntry]]:
             batches: list[list[messages.LogEntry]] = [[]]

@@ -124,10 +124,8 @@ class Spawned:
 
     async def _get(self, session: Session, message: messages.GetOutput) -> None:
         key = message.call_id, message.index
-        call = self._server.calls.get(message.call_id)
-        if call is None or message.index not in call.inputs:
-            if await self._answer(session, message.seq, *key, or_wait=True):
-                return
+        if not self._is_outstanding(*key) and await self._answer(session, message.seq, *key, or_wait=True):
+            return
         if message.timeout == 0:
             session.send(messages.Pending(message.seq))
             return
@@ -136,9 +134,12 @@ class Spawned:
             timer = self._server.loop.call_later(message.timeout, self._give_up, key, session, message.seq)
         self._waiting.setdefault(key, []).append((session, message.seq, timer))
         # It may have been recorded between the look and now.
-        call = self._server.calls.get(message.call_id)
-        if call is None and await self._has_output(*key):
+        if not self._is_outstanding(*key) and await self._has_output(*key):
             await self._tell(*key)
+
+    def _is_outstanding(self, call_id: str, index: int) -> bool:
+        call = self._server.calls.get(call_id)
+        return call is not None and index in call.inputs
 
     async def _has_output(self, call_id: str, index: int) -> bool:
         try:
@@ -197,7 +198,9 @@ class Spawned:
 
     async def failed_calls(self, ref: str) -> set[str]:
         """The calls among those that `ref` names that have failed inputs."""
-        return {call_id for call_id in self._server.failed_calls if ref in (call_id, self._server.failed_calls[call_id])}
+        return {
+            call_id for call_id in self._server.failed_calls if ref in (call_id, self._server.failed_calls[call_id])
+        }
 
     def forget(self, session: Session) -> None:
         """The session is over; it waits for nothing."""
@@ -218,5 +221,3 @@ def decode_target(text: str) -> tuple[str, str, bytes]:
     """Function id, method and parameters of `encode_target`."""
     function_id, method, params = text.split(" ")
     return function_id, method, bytes.fromhex(params)
-
-

@@ -1,9 +1,9 @@
 """The blocking side of the wire: one socket, shared by all threads and event loops of a process.
 
-A call must not cross threads: waking another thread costs more than the whole round trip. So whichever thread waits for a
-message reads the socket itself. One of them, the leader, reads and hands every message to the connection's handler, also
-those for others; when it has what it waited for it passes the lead to a follower. An event loop never leads for longer
-than one read: it watches the socket and reads only when no thread does.
+A call must not cross threads: waking another thread costs more than the whole round trip. So whichever thread waits
+for a message reads the socket itself. One of them, the leader, reads and hands every message to the handler,
+also those for others; when it has what it waited for it passes the lead to a follower. An event loop never leads for
+longer than one read: it watches the socket and reads only when no thread does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ READ_SIZE = 256 * 1024  # bytes, of one read
 
 
 class Waiter:
-    """Something a thread or a task waits for. The connection's handler calls `set` when it is there; once set it stays set."""
+    """Something a thread or a task waits for. The connection's handler calls `set` when it is there; once set it stays
+    set."""
 
     __slots__ = ("_future", "_loop", "_loop_thread", "_wake", "done")
 
@@ -74,9 +75,9 @@ def _resolve(future: asyncio.Future[None]) -> None:
 class Connection:
     """A stream of messages over one Unix socket.
 
-    `on_message(message, fds)` is called by whichever thread or loop is reading, one message at a time, in order; it owns
-    the descriptors and must not block. `on_close(error)` is called once, when the peer is gone or `close` was called; every
-    waiter must be set by it. A frame that is refused goes to `on_message` as a ProtocolError.
+    `on_message(message, fds)` is called by whichever thread or loop is reading, one message at a time, in order; it
+    owns the descriptors and must not block. `on_close(error)` is called once, when the peer is gone or `close` was
+    called; every waiter must be set by it. A frame that is refused goes to `on_message` as a ProtocolError.
     """
 
     def __init__(
@@ -117,8 +118,8 @@ class Connection:
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Sends one message; returns when the kernel has it. The descriptors stay the caller's.
 
-        Raises ConnectionLostError (which then says that nothing has run) where the connection is over, ProtocolError where
-        the message is too large.
+        Raises ConnectionLostError (which then says that nothing has run) where the connection is over, ProtocolError
+        where the message is too large.
         """
         with self._send_lock:
             frame = self._encoder.encode(message, len(fds))
@@ -138,7 +139,9 @@ class Connection:
                 self._send_all(frame)
             except OSError as error:
                 self._unsent = b""
-                raise ConnectionLostError(f"the connection to the server broke while sending: {error}", may_have_run=True) from error
+                raise ConnectionLostError(
+                    f"the connection to the server broke while sending: {error}", may_have_run=True
+                ) from error
 
     def _send_all(self, data: bytes) -> None:
         sent = self._sock.send(data)
@@ -150,15 +153,16 @@ class Connection:
     # --- waiting
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
-        """Blocks until the waiter is set; False where `timeout` seconds pass first. Reads the socket where nobody else does."""
+        """Blocks until the waiter is set; False where `timeout` seconds pass first. Reads the socket where nobody else
+        does."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not waiter.done:
+            wake = threading.Lock()
             with self._mutex:
                 lead = not self._leading
                 if lead:
                     self._leading = True
                 else:
-                    wake = threading.Lock()
                     wake.acquire()
                     waiter._wake = wake  # pyright: ignore[reportPrivateUsage]
                     self._followers.append(waiter)
@@ -263,7 +267,9 @@ class Connection:
 
     def _receive(self, flags: int) -> bool:
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into([self._buffer], descriptors.ANCILLARY_SPACE, flags | socket.MSG_CMSG_CLOEXEC)
+            count, ancillary, _, _ = self._sock.recvmsg_into(
+                [self._buffer], descriptors.ANCILLARY_SPACE, flags | socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return False
         except OSError as error:
@@ -293,7 +299,8 @@ class Connection:
         self._end("the connection was closed")
 
     def abandon(self) -> None:
-        """After a fork, in the child: lets go of the socket without a word to the peer, which the parent goes on using."""
+        """After a fork, in the child: lets go of the socket without a word to the peer, which the parent goes on
+        using."""
         self._closed = ConnectionLostError("the connection belongs to the parent process")
         os.close(self._sock.detach())
 

@@ -33,7 +33,9 @@ class FrameEncoder:
         self._encoder.encode_into(message, frame, HEADER)
         length = len(frame) - HEADER
         if length > MAX_BODY:
-            raise ProtocolError(f"a {type(message).__name__} of {length:,} bytes exceeds the frame limit of {MAX_BODY:,}")
+            raise ProtocolError(
+                f"a {type(message).__name__} of {length:,} bytes exceeds the frame limit of {MAX_BODY:,}"
+            )
         frame[:HEADER] = (length | descriptors << 24).to_bytes(HEADER, "little")
         return bytes(frame)
 

@@ -1,14 +1,14 @@
 """All messages between client and server, and between server and runner.
 
 Each is an array on the wire, `[tag, field, ...]`, and a later version may add fields at the end only. A message with a
-`seq` is a request; its one answer is a `Reply`-kind message that carries the same `seq`. `PROTOCOL_VERSION` travels in the
-first message of each connection; this and the previous version are understood.
+`seq` is a request; its one answer is a `Reply`-kind message that carries the same `seq`. `PROTOCOL_VERSION` travels in
+the first message of each connection; this and the previous version are understood.
 
 Inputs are named `(call_id, index)`, ids chosen by the client. Towards the runner an input is named by `seq`, a number
 that grows by one for each input handed to that container and also stands in the page it shares with the worker.
 
-A value is `data` plus, where `descriptors` is 1, one sealed memory file that rides on the same frame. Frames with several
-values carry their descriptors in the order of the values. Only SDK and runner look into `data`.
+A value is `data` plus, where `descriptors` is 1, one sealed memory file that rides on the same frame. Frames with
+several values carry their descriptors in the order of the values. Only SDK and runner look into `data`.
 """
 
 from typing import Literal
@@ -103,8 +103,8 @@ class Output(_Message):
 class CreateApp(_Message, tag=10):
     """Make an app's functions callable. An ephemeral app ends with the connection that created it. Answer: Done.
 
-    A long `source.pickled` does not fit the frame: it is b"" and rides along as a memory file, one for each such function
-    in order. A very long list of functions comes in several CreateApp of the same app_id.
+    A long `source.pickled` does not fit the frame: it is b"" and rides along as a memory file, one for each such
+    function in order. A very long list of functions comes in several CreateApp of the same app_id.
     """
 
     seq: int
@@ -124,8 +124,8 @@ class StopApp(_Message, tag=11):
 class Submit(_Message, tag=12):
     """Run inputs, in memory. Has no answer of its own: each input is answered in an Outputs message.
 
-    `kind` is how the results are wanted. Further Submits may add inputs to the same call. `parent` is the input this call
-    is made from, empty at the top. `params` are a class's pickled parameters.
+    `kind` is how the results are wanted. Further Submits may add inputs to the same call. `parent` is the input this
+    call is made from, empty at the top. `params` are a class's pickled parameters.
     """
 
     call_id: str
@@ -184,8 +184,8 @@ class Subscribe(_Message, tag=17):
 
 
 class ReadLogs(_Message, tag=18):
-    """Read kept logs of an app, call or container. Answer: LogBatch messages, then Done; with `follow` the batches go on
-    until the app, call or container is over. `since` is seconds since the epoch."""
+    """Read kept logs of an app, call or container. Answer: LogBatch messages, then Done; with `follow` the batches go
+    on until the app, call or container is over. `since` is seconds since the epoch."""
 
     seq: int
     ref: str

@@ -1,7 +1,7 @@
 """The page of memory that a worker shares with one runner: which input runs, and which one shall stop.
 
-A frame for "started" would cost every short call a system call; a store into shared memory costs nothing. All fields are
-64-bit, aligned and written by one side only, so that each is read whole.
+A frame for "started" would cost every short call a system call; a store into shared memory costs nothing. All fields
+are 64-bit, aligned and written by one side only, so that each is read whole.
 """
 
 import mmap
@@ -18,9 +18,10 @@ _F64 = struct.Struct("<d")
 class SharedPage:
     """One side's view of the page. The runner writes `running` and `started_at`; the worker writes the rest.
 
-    An input that was handed out and has not started can be taken back. Both sides first store, then look: the runner stores
-    `running` and then looks at `revoked`, the worker stores `revoked` and then looks at `running`. So of an input taken back
-    either the worker sees that it runs, and leaves it, or the runner sees that it is gone, and skips it.
+    An input that was handed out and has not started can be taken back. Both sides first store, then look: the runner
+    stores `running` and then looks at `revoked`, the worker stores `revoked` and then looks at `running`. So of an
+    input taken back either the worker sees that it runs, and leaves it, or the runner sees that it is gone, and skips
+    it.
     """
 
     _RUNNING: ClassVar[int] = 0
@@ -72,8 +73,8 @@ class SharedPage:
         return number & 3 if number >> 2 == seq else 0
 
     def revoke(self, first: int, last: int) -> int:
-        """Worker: inputs `first` to `last` shall not start. Returns the input that runs: those after it are taken back for
-        certain, it itself will either run to its end or be answered as revoked."""
+        """Worker: inputs `first` to `last` shall not start. Returns the input that runs: those after it are taken back
+        for certain, it itself will either run to its end or be answered as revoked."""
         _U64.pack_into(self._map, self._REVOKED_TO, last)
         _U64.pack_into(self._map, self._REVOKED_FROM, first)
         return self.running

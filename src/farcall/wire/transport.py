@@ -25,8 +25,8 @@ _read_view = memoryview(_read_buffer)
 class Transport:
     """A non-blocking stream of messages on the running loop.
 
-    `on_message(message, fds)` gets each message, or a ProtocolError for a frame that was refused, and owns the descriptors.
-    `on_close()` is called once, after the last message, when the peer is gone or `close` was called.
+    `on_message(message, fds)` gets each message, or a ProtocolError for a frame that was refused, and owns the
+    descriptors. `on_close()` is called once, after the last message, when the peer is gone or `close` was called.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Transport:
             self._loop.call_soon(self._flush)
 
     def close(self, *, after_flush: bool = False) -> None:
-        """Ends the connection; `on_close` follows in the same turn of the loop. With `after_flush` what can be sent at once
-        is sent first."""
+        """Ends the connection; `on_close` follows in the same turn of the loop. With `after_flush` what can be sent at
+        once is sent first."""
         if self.closed:
             return
         if after_flush:
@@ -100,7 +100,9 @@ class Transport:
 
     def _readable(self) -> None:
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into([_read_buffer], descriptors.ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+            count, ancillary, _, _ = self._sock.recvmsg_into(
+                [_read_buffer], descriptors.ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
+            )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -128,10 +130,12 @@ class Transport:
         out = self._out
         while out and not self.closed:
             frame, fds = out[0]
+            batch: list[bytes] = []
+            ancillary: descriptors.Ancillary = []
             if fds:
-                batch, ancillary = [frame], descriptors.pack(fds)
+                batch.append(frame)
+                ancillary = descriptors.pack(fds)
             else:
-                batch, ancillary = [], []
                 for frame, more in out:
                     if more or len(batch) == 64:
                         break

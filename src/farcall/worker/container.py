@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from farcall.errors import FarcallError
 from farcall.launcher.messages import Exited
@@ -35,7 +35,8 @@ class State(enum.Enum):
     GONE = "gone"
 
 
-class Assignment(NamedTuple):
+@dataclass(slots=True)
+class Assignment:
     """An input for a container: what goes on the wire, and the owner's own object for it."""
 
     token: Any
@@ -48,8 +49,8 @@ class Assignment(NamedTuple):
 
 @dataclass(frozen=True)
 class End:
-    """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost` says
-    that it went with its launcher; `error` is why it could not be made."""
+    """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost`
+    says that it went with its launcher; `error` is why it could not be made."""
 
     exited: Exited | None
     reason: str
@@ -98,7 +99,14 @@ class Container:
     """A running container: its connection, the inputs it holds, and the page that says which of them runs."""
 
     def __init__(
-        self, worker: Worker, container_id: str, app_id: str, function: FunctionSpec, params: bytes, owner: Owner, now: float
+        self,
+        worker: Worker,
+        container_id: str,
+        app_id: str,
+        function: FunctionSpec,
+        params: bytes,
+        owner: Owner,
+        now: float,
     ) -> None:
         self.worker = worker
         self.container_id = container_id
@@ -180,8 +188,8 @@ class Container:
         return self._handed.get(seq)
 
     def take_back(self, keep: int) -> list[Any]:
-        """Takes back inputs that have not started, all but the first `keep` it holds; returns their tokens. They will not
-        run here."""
+        """Takes back inputs that have not started, all but the first `keep` it holds; returns their tokens. They will
+        not run here."""
         seqs = list(self._handed)[max(1, keep) :]
         if not seqs:
             return []
@@ -189,7 +197,8 @@ class Container:
         return [self._handed.pop(seq).token for seq in seqs if seq > running]
 
     def cancel(self, token: Any, reason: int, now: float) -> None:
-        """Stops one input it holds. An answer for it comes in any case, within `CANCEL_GRACE` or with the container's end."""
+        """Stops one input it holds. An answer for it comes in any case, within `CANCEL_GRACE` or with the container's
+        end."""
         for seq, assignment in self._handed.items():
             if assignment.token is token:
                 self._cancel(seq, reason, now)

@@ -18,8 +18,8 @@ HOLD_SECONDS = 1.0  # how long a writer over the rate is held before its output 
 class OutputPipe:
     """Reads one pipe until its end and hands on text, whole lines where there are any.
 
-    A writer over `RATE` is held: nothing is read for `HOLD_SECONDS`, so that it blocks. If it goes on, what it writes is
-    read and dropped for as long again, and a line says how much. `on_end` is called once, after the last text.
+    A writer over `RATE` is held: nothing is read for `HOLD_SECONDS`, so that it blocks. If it goes on, what it writes
+    is read and dropped for as long again, and a line says how much. `on_end` is called once, after the last text.
     """
 
     def __init__(self, fd: int, on_text: Callable[[str], None], on_end: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """The worker: the containers of one machine.
 
-It asks the launcher for containers, speaks with their runners, reads their output, watches their time and knows when they
-are gone. What they run is their owner's business.
+It asks the launcher for containers, speaks with their runners, reads their output, watches their time and knows when
+they are gone. What they run is their owner's business.
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ class Worker:
                 launcher.on_exit = self._exited
                 launcher.on_lost = self._launcher_lost
                 # An earlier worker's containers hold inputs that this one knows nothing of.
-                for running in await launcher.list():
-                    if running.container_id not in self._containers:
-                        await launcher.signal(running.container_id, signals.SIGKILL)
+                left, _ = await launcher.list()
+                for live in left:
+                    if live.container_id not in self._containers:
+                        signals.pidfd_send_signal(live.pidfd, signals.SIGKILL)
+                    os.close(live.pidfd)
                 self._launcher = launcher
             return self._launcher
 
@@ -257,7 +259,11 @@ class Worker:
         if self._containers.pop(container.container_id, None) is None:
             return
         started, unstarted = container.split()
-        reason = "" if container.exited is not None and not container.exited.killed_by_us and not container.reason else container.reason
+        reason = (
+            ""
+            if container.exited is not None and not container.exited.killed_by_us and not container.reason
+            else container.reason
+        )
         end = End(container.exited, reason, container.lost, container.error)
         container.close()
         container.owner.on_gone(container, end, started, unstarted)
