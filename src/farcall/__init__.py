@@ -17,12 +17,15 @@ Everything here is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from farcall.version import __version__ as __version__
+
+TYPE_CHECKING = False  # typing's own would cost more time to import than all else here
 
 if TYPE_CHECKING:
     from farcall import errors as errors
+    from farcall.sdk import billing as billing
+    from farcall.sdk import experimental as experimental
+    from farcall.sdk import types as types
     from farcall.sdk.app import App as App
     from farcall.sdk.app import LocalEntrypoint as LocalEntrypoint
     from farcall.sdk.client import Client as Client
@@ -119,21 +122,23 @@ _SUBMODULES = {name: f"farcall.sdk.{name}" for name in ("billing", "experimental
 __all__ = sorted(["__version__", "errors", *_HOMES])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    elif name == "errors":
-        return import_module("farcall.errors")
-    elif name in _SUBMODULES:
-        value = import_module(_SUBMODULES[name])
-    elif name.startswith("_"):
-        raise AttributeError(f"module 'farcall' has no attribute {name!r}")
-    else:
-        value = import_module("farcall.compat").old_name(name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        elif name == "errors":
+            return import_module("farcall.errors")
+        elif name in _SUBMODULES:
+            value = import_module(_SUBMODULES[name])
+        elif name.startswith("_"):
+            raise AttributeError(f"module 'farcall' has no attribute {name!r}")
+        else:
+            value = import_module("farcall.compat").old_name(name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

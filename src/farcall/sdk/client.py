@@ -24,6 +24,8 @@ from farcall.wire import descriptors, messages
 from farcall.wire.connection import Connection, Waiter
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 
+__all__ = ["Client"]
+
 CONNECT_TIMEOUT = 20.0  # seconds, for a server that is starting
 
 

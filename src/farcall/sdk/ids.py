@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from hashlib import blake2b
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LENGTH = 22  # 131 bits
@@ -25,5 +24,7 @@ def new_id(prefix: str) -> str:
 def function_id(app_id: str, name: str, *, is_class: bool) -> str:
     """The id of a function or class of an app. It follows from the app's id and the name, so that a container can call
     the other functions of its app without asking anyone for their ids."""
+    from _blake2 import blake2b  # hashlib would load OpenSSL for it
+
     digest = blake2b(f"{app_id}/{name}".encode(), digest_size=17).digest()
     return f"{'cs' if is_class else 'fu'}-{_text(int.from_bytes(digest, 'big'))}"

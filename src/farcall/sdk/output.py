@@ -17,6 +17,8 @@ from typing import Any
 from farcall.sdk import events
 from farcall.wire import messages
 
+__all__ = ["enable_output"]
+
 Listener = Callable[[events.Event], None]
 
 listener: Listener | None = None
