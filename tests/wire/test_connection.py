@@ -1,0 +1,240 @@
+"""One connection, many threads and loops: each gets its own answers, and nobody waits for another for longer than needed."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from farcall.errors import ConnectionLostError, ProtocolError
+from farcall.wire import messages
+from farcall.wire.connection import Connection, Waiter
+from farcall.wire.frames import FrameEncoder
+from farcall.wire.transport import Transport
+
+
+class EchoServer:
+    """Answers CancelCall(seq) with Done(seq) and the descriptors that came along, on a loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.here, self.there = socket.socketpair()
+        self.loop = asyncio.new_event_loop()
+        self.refused: list[Any] = []
+        self.hold = threading.Event()  # set: answers are kept back
+        self.held: list[Any] = []
+        started = threading.Event()
+
+        def run() -> None:
+            asyncio.set_event_loop(self.loop)
+            self.loop.call_soon(self._open, started)
+            self.loop.run_forever()
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        started.wait()
+
+    def _open(self, started: threading.Event) -> None:
+        async def make() -> None:
+            self.transport = Transport(self.there, messages.FromClient, self._message, lambda: None)
+            started.set()
+
+        self._task = self.loop.create_task(make())
+
+    def _message(self, message: Any, fds: tuple[int, ...]) -> None:
+        if isinstance(message, ProtocolError):
+            self.refused.append(message)
+        elif self.hold.is_set():
+            self.held.append(message)
+        else:
+            self.transport.send(messages.Done(message.seq), fds)
+
+    def run(self, work: Any) -> None:
+        done = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (work(), done.set()))
+        done.wait()
+
+    def close(self) -> None:
+        self.run(self.transport.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class Client:
+    """Waiters by sequence number."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.waiters: dict[int, Waiter] = {}
+        self.answers: dict[int, tuple[Any, tuple[int, ...]]] = {}
+        self.errors: list[Any] = []
+        self.lost: list[ConnectionLostError] = []
+        self.connection = Connection(sock, messages.ToClient, self.handle, self.lose)
+
+    def handle(self, message: Any, fds: tuple[int, ...]) -> None:
+        if isinstance(message, ProtocolError):
+            self.errors.append(message)
+            return
+        self.answers[message.seq] = message, fds
+        if message.seq in self.waiters:
+            self.waiters[message.seq].set()
+
+    def lose(self, error: ConnectionLostError) -> None:
+        self.lost.append(error)
+        for waiter in self.waiters.values():
+            waiter.set()
+
+    def ask(self, seq: int, fds: tuple[int, ...] = ()) -> Waiter:
+        waiter = self.waiters[seq] = Waiter()
+        self.connection.send(messages.CancelCall(seq, "fc-x"), fds)
+        return waiter
+
+
+@pytest.fixture
+def server() -> Iterator[EchoServer]:
+    server = EchoServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server: EchoServer) -> Iterator[Client]:
+    client = Client(server.here)
+    yield client
+    client.connection.close()
+
+
+def test_one_thread_asks_and_is_answered(client: Client) -> None:
+    for seq in range(1, 200):
+        assert client.connection.wait(client.ask(seq), 10)
+        assert client.answers[seq][0] == messages.Done(seq)
+
+
+def test_many_threads_each_get_their_own_answers(client: Client) -> None:
+    failures: list[int] = []
+
+    def work(base: int) -> None:
+        for seq in range(base, base + 300):
+            if not client.connection.wait(client.ask(seq), 20) or seq not in client.answers:
+                failures.append(seq)
+
+    threads = [threading.Thread(target=work, args=(1000 * n,)) for n in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_leader_that_has_its_answer_passes_the_lead_on(server: EchoServer, client: Client) -> None:
+    """The second thread's answer comes after the first, leading thread has left."""
+    server.hold.set()
+    first, second = client.ask(1), client.ask(2)
+    done: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: (client.connection.wait(first, 10), done.append(1))),
+        threading.Thread(target=lambda: (client.connection.wait(second, 10), done.append(2))),
+    ]
+    for thread in threads:
+        thread.start()
+    server.run(lambda: server.transport.send(messages.Done(1)))
+    threads[0].join()
+    server.run(lambda: server.transport.send(messages.Done(2)))
+    threads[1].join()
+    assert done == [1, 2]
+
+
+def test_threads_and_tasks_share_a_connection(client: Client) -> None:
+    stop = threading.Event()
+    counts = [0, 0]
+
+    def thread_work() -> None:
+        seq = 1_000_000
+        while not stop.is_set():
+            seq += 1
+            assert client.connection.wait(client.ask(seq), 10)
+            counts[0] += 1
+
+    async def ask(seq: int) -> None:
+        await client.connection.wait_async(client.ask(seq))
+        assert client.answers[seq][0] == messages.Done(seq)
+        counts[1] += 1
+
+    async def main() -> None:
+        for base in range(10):
+            await asyncio.gather(*(ask(base * 100 + n + 1) for n in range(50)))
+
+    thread = threading.Thread(target=thread_work)
+    thread.start()
+    asyncio.run(asyncio.wait_for(main(), 30))
+    stop.set()
+    thread.join()
+    assert counts[0] > 0
+    assert counts[1] == 500
+
+
+def test_a_wait_ends_at_its_timeout(server: EchoServer, client: Client) -> None:
+    server.hold.set()
+    assert not client.connection.wait(client.ask(1), 0.01)
+    server.run(lambda: server.transport.send(messages.Done(1)))
+    assert client.connection.wait(client.waiters[1], 10)
+
+
+def test_descriptors_arrive_with_their_frame(client: Client) -> None:
+    for seq in range(1, 50):
+        read, write = os.pipe()
+        waiter = client.ask(seq, (write,))
+        os.close(write)
+        assert client.connection.wait(waiter, 10)
+        (arrived,) = client.answers[seq][1]
+        os.write(arrived, b"through")
+        os.close(arrived)
+        assert os.read(read, 10) == b"through"
+        os.close(read)
+
+
+def test_a_closed_peer_sets_everybody_free(server: EchoServer, client: Client) -> None:
+    server.hold.set()
+    waiters = [client.ask(seq) for seq in range(1, 4)]
+    threads = [threading.Thread(target=client.connection.wait, args=(waiter,)) for waiter in waiters]
+    for thread in threads:
+        thread.start()
+    server.run(server.transport.close)
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(client.lost) == 1
+    with pytest.raises(ConnectionLostError) as caught:
+        client.connection.send(messages.ServerStatus(9))
+    assert not caught.value.may_have_run
+
+
+def test_a_refused_frame_is_reported_and_the_next_one_is_served(server: EchoServer, client: Client) -> None:
+    os.write(client.connection.fileno(), (300 * 1024).to_bytes(4, "little") + bytes(300 * 1024))
+    os.write(client.connection.fileno(), (3).to_bytes(4, "little") + b"\xff\xff\xff")
+    assert client.connection.wait(client.ask(1), 10)
+    assert len(server.refused) == 2
+
+
+def test_claimed_descriptors_that_did_not_come_are_an_error_and_no_crash(server: EchoServer, client: Client) -> None:
+    os.write(client.connection.fileno(), FrameEncoder().encode(messages.CancelCall(5, "fc-x"), 3))
+    assert client.connection.wait(client.ask(1), 10)
+    assert len(server.refused) == 1
+    assert "descriptors" in str(server.refused[0])
+
+
+def test_a_slow_reader_loses_nothing(server: EchoServer, client: Client) -> None:
+    """More than the socket's buffers hold is kept by the transport, and comes in order."""
+    count = 2000
+    body = bytes(1000)
+
+    def flood() -> None:
+        for seq in range(1, count + 1):
+            server.transport.send(messages.Done(seq, body))
+
+    server.run(flood)
+    last = client.waiters[count] = Waiter()
+    assert client.connection.wait(last, 20)
+    assert list(client.answers) == list(range(1, count + 1))
