@@ -417,11 +417,8 @@ def test_the_pool_fills_after_the_first_use_and_serves_from_stock(host: Host) ->
         assert slirps() == []
         first = networks.take(blocked=False)
 
-        def full() -> bool:
-            networks.refill()
-            return networks.spare == 2
-
-        wait_until(full)
+        wait_until(lambda: not networks.refill())
+        assert networks.spare == 2
         before = slirps()
         assert len(before) == 3
         leases = [first, networks.take(blocked=False), networks.take(blocked=False)]
@@ -433,7 +430,7 @@ def test_the_pool_fills_after_the_first_use_and_serves_from_stock(host: Host) ->
 def test_prepare_makes_the_first_take_warm(host: Host) -> None:
     with pool(host.state, size=1) as networks:
         networks.prepare()
-        wait_until(lambda: networks.refill() is None and networks.spare == 1)
+        wait_until(lambda: not networks.refill() and networks.spare == 1)
         before = slirps()
         assert inside(networks.take(blocked=False), lambda: connect(REMOTE)) == "hello"
         assert slirps() == before
@@ -446,7 +443,7 @@ def test_nothing_stays_behind(host: Host) -> None:
         lease = networks.take(blocked=False)
         networks.refill()
         networks.give_back(lease)
-        wait_until(lambda: networks.refill() is None and networks.spare == 2 and len(slirps()) == 2)
+        wait_until(lambda: not networks.refill() and networks.spare == 2 and len(slirps()) == 2)
     assert slirps() == []
     assert set(os.listdir("/proc/self/fd")) == descriptors
     assert not (host.state / "network").exists()

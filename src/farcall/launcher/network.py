@@ -118,11 +118,14 @@ class NetworkPool:
             with suppress(OSError):  # take says why
                 self._spare.append(Namespace(self._recipe or self._begin()))
 
-    def refill(self) -> None:
-        """Brings the pool one step nearer to its size; reconnects containers whose slirp4netns died. Never blocks."""
+    def refill(self) -> bool:
+        """Brings the pool one step nearer to its size; reconnects containers whose slirp4netns died. Never blocks.
+
+        Returns whether there is more to do, which waits for children that need a few milliseconds.
+        """
         self._collect()
         if self._recipe is None or self._failure:
-            return
+            return bool(self._closed)
         try:
             self._follow_addresses()
             self._reconnect()
@@ -132,6 +135,8 @@ class NetworkPool:
                 self._spare.append(Namespace(self._recipe))
         except OSError:
             self._drop_spare()  # the next take tries again, and says why if that fails too
+            return False
+        return bool(self._closed) or self.spare < self._size
 
     def sweep(self) -> None:
         """Ends what an earlier launcher on this state directory left, if anything outlived it."""

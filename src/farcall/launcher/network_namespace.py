@@ -67,7 +67,12 @@ class Namespace:
             pid = os.fork()
             if pid == 0:
                 _child(errors_end, lambda: _become_slirp(self.recipe, self.netns_fd, theirs, errors_end, parent))
-            self._pidfd = os.pidfd_open(pid)
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
         except BaseException:
             self._close_channel()
             raise

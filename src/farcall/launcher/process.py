@@ -48,6 +48,7 @@ LOCK_NAME = "launcher.lock"
 DEFAULT_IDLE_SECONDS = 60.0  # without containers and worker, until the launcher ends itself
 
 _HOUSEKEEPING = 1.0  # seconds between turns without events
+_SOON = 0.01  # seconds until the next turn when there is something left to do
 _MAX_PIDFDS = 200  # a message; the kernel takes 253
 _MAX_EXITS = 500  # a message
 _MAX_FDS = 8
@@ -84,7 +85,7 @@ class Launcher:
         self._journal = Journal(self._state / "journal")
         self._journal.sweep(self._areas)
         self._journal.sweep(self._trash)
-        self._cgroups = cgroups.Cgroups(f"farcall-{_name_of(self._state)}")
+        self._cgroups = cgroups.Cgroups(f"farcall-{name_of(self._state)}")
         self._network = NetworkPool(self._state, self._place.rootless)
         self._network.sweep()
         self._filters: dict[bool, bytes] = {}
@@ -110,12 +111,14 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until a Shutdown, or until idle for long enough."""
+        refilling = False
         while not self._ended:
-            busy = self._loop.turn(_HOUSEKEEPING if not self._closing else 0.01)
+            busy = self._loop.turn(_SOON if self._closing or refilling else _HOUSEKEEPING)
             self._finish_closing()
             self._reap_intermediates()
+            # After anything that happened a network may be missing from stock.
+            refilling = busy or self._network.refill()
             if not busy:
-                self._network.refill()
                 self._templates.end_idle()
             if self._shutdown_seq is not None and not self._containers and not self._closing:
                 self._ended = True
@@ -583,7 +586,7 @@ def _plain(broken: Broken) -> str:
     return f"the container could not be made: {broken.step}: {broken.message}"
 
 
-def _name_of(state: Path) -> str:
+def name_of(state: Path) -> str:
     """A short name for a state directory, unique on this machine."""
     import hashlib
 
