@@ -137,6 +137,7 @@ def _build(
     try:
         os.setsid()
         syscalls.set_process_name("farcall-init")
+        syscalls.set_command_line(["farcall-init"])
         sandbox.enter_namespaces(plan, fds.netns)
         mark(step)
         step = "root file system"
@@ -179,7 +180,8 @@ def start_runner(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> int:
         # Whatever happens below must not unwind into the caller's frames: they belong to init.
         code = 1
         try:
-            _become_runner(plan, fds, tell, enter_runner)
+            tell = _place_descriptors(fds, tell)
+            _become_runner(plan, enter_runner)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.write(tell, f"{error.errno or 0} {error}".encode()[:4096])
@@ -206,19 +208,24 @@ def _exit_code(error: SystemExit) -> int:
     return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
-def _become_runner(plan: Plan, fds: PlanFds, tell: int, enter_runner: RunnerEntry) -> None:
-    restore_signals()
-    os.setsid()
-    with contextlib.suppress(OSError):
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # the change of ids cleared it; /proc/self must be the runner's own
+def _place_descriptors(fds: PlanFds, tell: int) -> int:
+    """Put the runner's descriptors where it expects them, and close all others but `tell`, whose new number is
+    returned: 6, closed by exec."""
     wanted = [os.open("/dev/null", os.O_RDONLY), fds.stdout, fds.stderr, fds.control, fds.page, fds.lifeline]
     # Above all targets first, so that no dup2 overwrites a source still needed.
     lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (*wanted, tell)]
     for target, fd in enumerate(lifted[:6]):
         os.dup2(fd, target, inheritable=True)
-    tell = 6
-    os.dup2(lifted[6], tell, inheritable=False)
+    os.dup2(lifted[6], 6, inheritable=False)
     syscalls.close_range(7)
+    return 6
+
+
+def _become_runner(plan: Plan, enter_runner: RunnerEntry) -> None:
+    restore_signals()
+    os.setsid()
+    with contextlib.suppress(OSError):
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # the change of ids cleared it; /proc/self must be the runner's own
     _limit_resources(plan)
     os.chdir(plan.spec.cwd)
     environment = runner_environment(plan.spec)

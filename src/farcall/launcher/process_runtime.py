@@ -47,6 +47,7 @@ def _supervise(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> None
     os.setsid()
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     syscalls.set_process_name("farcall-init")
+    syscalls.set_command_line(["farcall-init", plan.spec.container_id])
     pid = os.getpid()
     init.report(fds.status, Born(pid), [os.pidfd_open(pid)])
     for path in plan.cgroup_procs:

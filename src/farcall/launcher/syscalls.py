@@ -185,6 +185,17 @@ def set_process_name(name: str) -> None:
     prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
 
 
+def set_command_line(arguments: list[str]) -> None:
+    """What ps and /proc/PID/cmdline show for this process, cut to the room that its first command line took."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, which proc(5) numbers 48 and 49
+    if start and end > start:
+        text = b"\0".join(os.fsencode(argument) for argument in arguments)[: end - start - 1]
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, text, len(text))
+
+
 def keep_capabilities(keep: frozenset[int]) -> None:
     """Drop all capabilities but `keep`, from the bounding set too, for good."""
     with open("/proc/sys/kernel/cap_last_cap") as file:

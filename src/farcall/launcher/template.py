@@ -75,9 +75,13 @@ def _enter_runner(spec: object) -> None:
     gc.enable()
     script = init.bootstrap_path(spec)
     sys.argv = [script]
+    sys.orig_argv = [sys.executable, script]
+    init.syscalls.set_command_line(sys.orig_argv)
     python_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     runner_path = spec.interpreter.runner_path
-    sys.path[:] = [runner_path, *python_path, *(path for path in sys.path if path != runner_path)]
+    # As the site module does, leave out what a .pth file names and the container does not have.
+    own = [path for path in sys.path if path != runner_path and (path.endswith(".zip") or os.path.exists(path))]
+    sys.path[:] = [runner_path, *python_path, *own]
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     # Worked out at the next question, from the container's HOME.
     site.USER_SITE = site.USER_BASE = None
