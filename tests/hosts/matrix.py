@@ -190,7 +190,8 @@ def judge(row: Row, results: dict[str, list[dict[str, Any]]]) -> tuple[str, list
         for program, outcome in zip(PROGRAMS, outcomes, strict=True):
             if outcome["answered"]:
                 continue
-            first = next((line for line in outcome["stderr"].splitlines() if line.strip()), "")
+            lines = [line for line in outcome["stderr"].splitlines() if line.strip()]
+            first = next((line for line in lines if not line.startswith("python: ")), "")  # which Python, always
             explained = row.cause is not None and re.search(row.cause, first) and REMEDY.search(first)
             if runtime == "native" and outcome["status"] > 0 and explained:
                 word = "explains"
