@@ -29,6 +29,7 @@ REPOSITORY = HERE.parent.parent  # not there where a row carries this file to
 ROW_SECONDS = 30.0
 COMMAND_SECONDS = 20.0
 SETTLE_SECONDS = 5.0  # for the last processes of a stopped server to end
+SHOWN_LINES = 12  # of the output of a command that went wrong
 ORDINARY_USER = 61234  # nobody's, with no entry in /etc/passwd, /etc/subuid or any group
 
 REMEDY = re.compile(r"--runtime process|--privileged|\bsudo\b|\bapt\b|\bsysctl\b|\bmount\b|\bXDG_\w+|farcall doctor")
@@ -196,9 +197,9 @@ def judge(row: Row, results: dict[str, list[dict[str, Any]]]) -> tuple[str, list
             if runtime == "native" and outcome["status"] > 0 and explained:
                 word = "explains"
             else:
-                shown = outcome["stdout"][-1000:] + outcome["stderr"][-3000:]
+                shown = "\n".join((outcome["stdout"] + outcome["stderr"]).splitlines()[-SHOWN_LINES:])
                 wrong.append(f"{program}, runtime {runtime}: status {outcome['status']}\n{shown}")
-    return word, wrong
+    return "" if wrong else word, wrong
 
 
 def end_leftovers(home: Path) -> list[str]:
