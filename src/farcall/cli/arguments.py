@@ -34,23 +34,24 @@ class _Kind(NamedTuple):
     flag: bool = False
 
 
-def parser_of(function: Callable[..., Any], program: str) -> Parser:
-    """The parser for `function`'s parameters. Raises `InvalidError` for a parameter that no word can give."""
+def parser_of(function: Callable[..., Any], program: str, *, method: bool = False) -> Parser:
+    """The parser for `function`'s parameters (without the first, of a `method`). Raises `InvalidError` for a parameter
+    that no word can give."""
     parser = Parser(prog=program, description=inspect.getdoc(function))
-    for parameter, kind in _parameters(function):
+    for parameter, kind in _parameters(function, method):
         _add(parser, parameter, kind)
     return parser
 
 
-def parse(function: Callable[..., Any], words: Sequence[str], program: str) -> Arguments:
+def parse(function: Callable[..., Any], words: Sequence[str], program: str, *, method: bool = False) -> Arguments:
     """`words` as arguments of `function`. Ends with status 2 and the usage where they do not fit (SystemExit)."""
-    parameters = _parameters(function)
+    parameters = _parameters(function, method)
     if len(parameters) == 1 and parameters[0][0].kind is inspect.Parameter.VAR_POSITIONAL:
         convert = parameters[0][1].convert
         if list(words) in (["--help"], ["-h"]):
             parser_of(function, program).parse_args(list(words))
         return Arguments(tuple(convert(word) for word in words), {})
-    parser = parser_of(function, program)
+    parser = parser_of(function, program, method=method)
     given, unknown = parser.parse_known_args(list(words))
     if unknown:
         if not unknown[0].startswith("-") and parameters:
@@ -70,27 +71,27 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str) -> A
     return Arguments(tuple(args), kwargs)
 
 
-def synopsis(function: Callable[..., Any]) -> str:
+def synopsis(function: Callable[..., Any], *, method: bool = False) -> str:
     """The arguments on one line, for a list of functions: "--count INT [--name STR]"."""
     try:
-        parser = parser_of(function, "")
+        parser = parser_of(function, "", method=method)
     except InvalidError:
         return "(its arguments cannot be given on the command line)"
     usage = parser.format_usage().removeprefix("usage:").replace("[-h]", "")
     return " ".join(usage.split())
 
 
-def _parameters(function: Callable[..., Any]) -> list[tuple[inspect.Parameter, _Kind]]:
+def _parameters(function: Callable[..., Any], method: bool) -> list[tuple[inspect.Parameter, _Kind]]:
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception:  # a name that only a type checker knows; then only what is no string counts
         hints = {name: hint for name, hint in inspect.get_annotations(function).items() if not isinstance(hint, str)}
     found: list[tuple[inspect.Parameter, _Kind]] = []
-    signature = inspect.signature(function)
-    for parameter in signature.parameters.values():
+    parameters = list(inspect.signature(function).parameters.values())[1 if method else 0 :]
+    for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL and len(signature.parameters) > 1:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL and len(parameters) > 1:
             raise InvalidError(
                 f"{function.__name__}: *{parameter.name} takes the words of the command line as they are, and so must "
                 "be the only parameter"

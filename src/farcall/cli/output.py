@@ -5,12 +5,14 @@ stderr. On a terminal the progress stands below the logs and is drawn in place; 
 """
 
 import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TextIO
 
-from farcall.cli.terminal import Style
+from farcall.cli.terminal import SharedStream, Style
 from farcall.sdk.events import AppStats, CallWaiting, Event, LogLine, MapProgress
 
 PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
@@ -123,6 +125,9 @@ class Renderer:
         self._mid_line = False  # the program itself has printed part of a line
         self._stats: AppStats | None = None
         self._started = clock()
+        self._ending_until: float | None = None
+        self._show_countdown = False
+        self._stop_ticking = threading.Event()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -150,6 +155,43 @@ class Renderer:
             if text:
                 self._mid_line = not text.endswith("\n")
             self._redraw()
+
+    @contextmanager
+    def sharing_terminal(self) -> Generator[None]:
+        """For the time of the block, what the program itself prints and the progress below it do not mix."""
+        before = sys.stdout, sys.stderr
+        if self._in_place:
+            streams = [SharedStream(stream, self.program_wrote) if stream.isatty() else stream for stream in before]
+            sys.stdout, sys.stderr = streams  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+    def ending(self, grace: float, *, interrupted: bool) -> None:
+        """The app is asked to stop, and its exit hooks have `grace` seconds. Says so at once after an interrupt, else
+        when it takes over a second; on a terminal the seconds are counted down."""
+        if interrupted:
+            stats = self._stats
+            running = count(stats.containers_live, "container") if stats else "the app"
+            done = f"; {count(stats.inputs_done, 'call')} had ended" if stats else ""
+            self.say(f"interrupted: stopping {running}{done} (again: kill)")
+        self._ending_until = self._clock() + grace
+        if self._in_place:
+            threading.Thread(target=self._tick, name="farcall-countdown", daemon=True).start()
+
+    def ended(self) -> None:
+        """The app has stopped."""
+        with self._lock:
+            self._ending_until = None
+            self._stop_ticking.set()
+            self._redraw()
+
+    def _tick(self) -> None:
+        while not self._stop_ticking.wait(1.0):
+            with self._lock:
+                self._show_countdown = True
+                self._redraw()
 
     def finish(self) -> None:
         """No more logs will come: shows what is left of them and takes the progress away."""
@@ -241,6 +283,9 @@ class Renderer:
         for event in self._waiting.values():
             if event.call_id not in self._maps:
                 yield _waiting_line(event)
+        if self._ending_until is not None and self._show_countdown:
+            left = max(self._ending_until - now, 0.0)
+            yield f"waiting for containers to end: {left:.0f} s left for their exit hooks (Ctrl-C: kill)"
 
     def _redraw(self) -> None:
         if not self._in_place:

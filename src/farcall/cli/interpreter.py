@@ -1,0 +1,80 @@
+"""Running the rest of a command under the project's interpreter, and saying which one that is."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from farcall import _private, settings
+from farcall.interpreters import Choice, choose, is_own
+
+
+def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[settings.Settings, Choice]:
+    """Resolve the settings for a program in `folder`, and be in its interpreter: where that is another one than this,
+    the process is replaced by the same command under it, and this does not return.
+
+    Flags become environment variables, so that the SDK and all that the program starts see them too.
+    """
+    found = settings.load(options, folder)
+    for setting in settings.SETTINGS:
+        value = options.get(setting.name)
+        if value is not None:
+            os.environ[setting.variable] = value if isinstance(value, str) else str(int(value))
+    python = found.values["python"]
+    named = python.origin.startswith(("flag", "environment"))
+    choice = choose(
+        found.python if named else None,
+        Path.cwd() if named else folder,
+        os.environ,
+        origin="--python" if python.origin.startswith("flag") else "FARCALL_PYTHON",
+        last=None if named else found.python,
+    )
+    if not _private.active() and not is_own(choice.executable):
+        from farcall.interpreters.private import enter
+
+        enter(choice.executable, sys.argv[1:])
+    return found, choice
+
+
+def announcement(choice: Choice, compat: bool) -> str:
+    """The first line of a run."""
+    line = f"python: {choice.executable} ({choice.reason})"
+    return f"{line}; `import modal` gives farcall (--no-compat turns that off)" if compat else line
+
+
+def prepare(found: settings.Settings) -> None:
+    """Make this process what the settings say: `import modal` is farcall, functions run here."""
+    if found.compat:
+        from farcall import compat
+
+        compat.install()
+    if found.local:
+        from farcall.sdk import local
+
+        local.use_local()
+
+
+def missing_module(error: ModuleNotFoundError, choice: Choice) -> str:
+    """What to do about a module that the program's interpreter does not have."""
+    return (
+        f"farcall: {choice.executable} ({choice.reason}) has no module {error.name!r}. Install it there, or run the "
+        "program with the Python that has it: farcall run --python PATH ..."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of all commands that run programs."""
+    add = parser.add_argument
+    add("--python", metavar="PYTHON", help="interpreter: a path, a venv's folder, or a version such as 3.12")
+    add("--runtime", choices=("native", "process"), help="process: plain child processes, not isolated")
+    add("--compat", action=argparse.BooleanOptionalAction, help="`import modal` gives farcall (default)")
+    add("--local", action="store_true", default=None, help="run all functions in the program's own process")
+    add("--profile", metavar="NAME", help="profile of the config file")
+    add("--quiet", "-q", action="store_true", default=None, help="show the program's own output and errors only")
+
+
+def flags(options: argparse.Namespace) -> dict[str, bool | str | None]:
+    """What of the settings the command line gave."""
+    given = vars(options)
+    return {setting.name: given.get(setting.name) for setting in settings.SETTINGS}

@@ -1,0 +1,65 @@
+"""`farcall logs REF`: what an app, a call or a container has written, while it runs and afterwards."""
+
+import argparse
+import re
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+from farcall.cli.usage import UsageError
+
+_PREFIXES = {"ap": "app", "fc": "call", "ta": "container"}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ref", metavar="REF", help="ap-... (an app), fc-... (a call) or ta-... (a container)")
+    parser.add_argument("--since", metavar="TIME", help="from then on: 30s, 10m, 2h, 1d, or a date and time")
+    parser.add_argument("--grep", metavar="TEXT", default="", help="lines that contain TEXT only")
+    parser.add_argument("--failed", action="store_true", help="lines of inputs that failed only")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on until it is over")
+    parser.add_argument("--tail", "-n", type=int, metavar="N", help="the last N lines only")
+
+
+def run(options: argparse.Namespace) -> int:
+    reference: str = options.ref
+    if reference[:3] not in {f"{prefix}-" for prefix in _PREFIXES}:
+        raise UsageError(f"{reference!r} is no id: an app's begins with ap-, a call's with fc-, a container's with ta-")
+    since = seconds_since(options.since, time.time()) if options.since else None
+
+    from farcall.cli.output import Renderer
+    from farcall.sdk import client, output
+    from farcall.wire import messages
+
+    renderer = Renderer(sys.stdout, sys.stderr)
+    connected = client.connect_or_start()
+
+    def show(message: Any) -> None:
+        if isinstance(message, messages.LogBatch):
+            for entry in message.entries:
+                renderer(output.log_line(entry))
+
+    connected.on_entries = show
+    try:
+        connected.request(
+            lambda seq: messages.ReadLogs(
+                seq, reference, since, options.grep, options.failed, options.follow, options.tail
+            )
+        )
+    finally:
+        renderer.finish()
+        connected.close()
+    return 0
+
+
+def seconds_since(text: str, now: float) -> float:
+    """The point in time that "10m" (ago) or an ISO date and time means, in seconds since the epoch."""
+    if ago := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        return now - float(ago[1]) * _SECONDS[ago[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(
+            f"--since {text!r} is neither like 10m or 2h nor a date and time like 2026-01-31T12:00"
+        ) from None

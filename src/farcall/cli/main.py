@@ -1,0 +1,96 @@
+"""The command `farcall`. What a command needs is imported when that command runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from farcall.cli.usage import Parser, UsageError, nearest
+
+OK, USER_ERROR, USAGE, PLATFORM, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Command(NamedTuple):
+    """A command: where its `add_arguments(parser)` and `run(options) -> int` are, and what it does."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("init", "farcall.cli.init", "write a program to start from"),
+    Command("run", "farcall.cli.run", "run a program's entrypoint or function"),
+    Command("python", "farcall.cli.python", "run a plain script in which farcall can be imported"),
+    Command("logs", "farcall.cli.logs", "show the logs of an app, a call or a container"),
+    Command("config", "farcall.cli.config", "show settings and where they come from"),
+    Command("server", "farcall.cli.server", "start, stop and look at the local server"),
+    Command("doctor", "farcall.cli.doctor", "find out what this machine offers, and what it lacks"),
+    Command("completion", "farcall.cli.completion", "print the completion script of a shell"),
+)
+
+_DESCRIPTION = "Run Python functions in containers: on this machine, and on others, as if they were local."
+_EPILOG = """\
+first steps:
+  farcall init           write a program that works
+  farcall run main.py    run it
+
+exit codes: 0 success, 1 error in the program, 2 wrong usage, 3 error of the platform, 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except SystemExit as ended:  # argparse: --help, or a usage error it has reported
+        return ended.code if isinstance(ended.code, int) else OK
+    except UsageError as error:
+        print(f"farcall: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _broken_pipe()
+    except Exception as error:
+        from farcall.cli.tracebacks import report
+
+        return report(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    name = next((word for word in words if not word.startswith("-")), None)
+    command = next((command for command in COMMANDS if command.name == name), None)
+    if name is not None and command is None:
+        raise UsageError(f"there is no command {name!r}{nearest(name, (command.name for command in COMMANDS))}")
+    if command is None or words[0] != name:
+        build_parser().parse_args(words)
+        build_parser().print_help()
+        return OK
+    parser = Parser(prog=f"farcall {command.name}", description=command.help)
+    module = import_module(command.module)
+    module.add_arguments(parser)
+    run: Callable[[argparse.Namespace], int] = module.run
+    return run(parser.parse_args(words[1:]))
+
+
+def build_parser() -> Parser:
+    """The parser of `farcall` itself, for its help: commands without their arguments."""
+    from farcall.version import __version__
+
+    parser = Parser(prog="farcall", description=_DESCRIPTION, epilog=_EPILOG, usage="farcall COMMAND ...")
+    parser.add_argument("--version", action="version", version=f"farcall {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for command in COMMANDS:
+        commands.add_parser(command.name, help=command.help)
+    return parser
+
+
+def _broken_pipe() -> int:
+    # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return USER_ERROR

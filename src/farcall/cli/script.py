@@ -1,0 +1,165 @@
+"""The user's program: found, loaded into this process, and what in it can be run."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from farcall.cli.usage import UsageError, nearest
+from farcall.errors import InvalidError
+
+if TYPE_CHECKING:
+    from farcall.sdk.app import App
+
+
+class Reference(NamedTuple):
+    """What `farcall run` was told to run: a file or a module, and a name in it, "" for none."""
+
+    target: str
+    name: str
+    is_module: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the search for the project begins: the script's folder, the current one for a module."""
+        return Path.cwd() if self.is_module else Path(self.target).absolute().parent
+
+    def __str__(self) -> str:
+        return f"{'-m ' if self.is_module else ''}{self.target}"
+
+
+def reference(text: str, *, is_module: bool = False) -> Reference:
+    """Take `FILE::NAME` (or `MODULE::NAME`) apart. Raises `UsageError` where there is no such file."""
+    target, _, name = text.partition("::")
+    if not is_module:
+        check_file(target)
+    return Reference(target, name, is_module)
+
+
+def check_file(target: str) -> None:
+    """Raise `UsageError`, with the nearest name there is, unless `target` is a file."""
+    path = Path(target)
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UsageError(f"{target} is a folder; name a file in it, or a package with -m")
+    folder = path.parent
+    names = [str(entry.relative_to(folder)) for entry in folder.glob("*.py")] if folder.is_dir() else []
+    if target.replace(".", "").isidentifier() and not target.endswith(".py") and (folder / f"{target}.py").exists():
+        raise UsageError(f"there is no file {target}; did you mean '{target}.py', or -m {target}?")
+    hint = nearest(path.name, names) if 0 < len(names) <= 50 else ""
+    raise UsageError(f"there is no file {target}{hint}")
+
+
+def load(where: Reference, arguments: list[str]) -> ModuleType:
+    """Import the program as `python FILE` would find it: its folder first on `sys.path`, `sys.argv` its own.
+
+    Raises whatever the program raises.
+    """
+    from farcall.sdk import source
+
+    if where.is_module:
+        sys.argv = [where.target, *arguments]
+        sys.path.insert(0, os.getcwd())
+        try:
+            return importlib.import_module(where.target)
+        except ModuleNotFoundError as error:
+            top = where.target.partition(".")[0]
+            if error.name is not None and (where.target + ".").startswith(error.name + "."):
+                raise UsageError(
+                    f"there is no module {where.target} (looked for {top} in {os.getcwd()} and in {sys.prefix})"
+                ) from None
+            raise
+    path = os.path.abspath(where.target)
+    sys.argv = [where.target, *arguments]
+    sys.path.insert(0, os.path.dirname(path))
+    name = source.module_name(path)
+    source.register_script(name, path)
+    spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Runnable(NamedTuple):
+    """Something a program offers to be run. `raw` is the function whose signature gives the arguments."""
+
+    app: "App"
+    kind: Literal["entrypoint", "function", "method"]
+    name: str
+    object: Any
+    raw: Callable[..., Any]
+
+
+def runnables(module: ModuleType) -> list[Runnable]:
+    """What the apps among the module's globals offer: entrypoints, then functions and methods of classes."""
+    from farcall.sdk.app import App
+
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    if not apps:
+        raise InvalidError(
+            f"{getattr(module, '__file__', module.__name__)} has no app: make one with `app = farcall.App()` at the "
+            "top level, and decorate functions with `@app.function()`"
+        )
+    found: list[Runnable] = []
+    for app in apps.values():
+        for name, entrypoint in app.registered_entrypoints.items():
+            found.append(Runnable(app, "entrypoint", name, entrypoint, entrypoint.raw))
+    for app in apps.values():
+        for name, function in app.registered_functions.items():
+            if function.raw is not None and not function.info_of_code.is_web:
+                found.append(Runnable(app, "function", name, function, function.raw))
+        for class_name, cls in app.registered_classes.items():
+            for name in cls.shape.methods:
+                raw = _method(cls.raw, name)
+                if raw is not None:
+                    found.append(Runnable(app, "method", f"{class_name}.{name}", cls, raw))
+    return found
+
+
+def select(found: list[Runnable], where: Reference) -> Runnable:
+    """The one that is meant: the one of that name; without a name the only entrypoint, else the only function.
+
+    Raises `UsageError` that lists what there is.
+    """
+    if where.name:
+        for one in found:
+            if one.name == where.name:
+                return one
+        raise UsageError(f"{where} has no {where.name!r}{nearest(where.name, (one.name for one in found))}")
+    entrypoints = [one for one in found if one.kind == "entrypoint"]
+    candidates = entrypoints or found
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise UsageError(f"{where} has nothing to run: no @app.local_entrypoint() and no @app.function()")
+    what = "entrypoints" if entrypoints else "functions and no entrypoint"
+    raise UsageError(f"{where} has several {what}; name one:\n{listing(candidates, where)}")
+
+
+def listing(found: list[Runnable], where: Reference) -> str:
+    """What can be run, a line each, with arguments and the first line of what it says of itself."""
+    from farcall.cli.arguments import synopsis
+
+    lines: list[str] = []
+    for one in found:
+        about = (inspect.getdoc(one.raw) or "").partition("\n")[0]
+        line = f"  farcall run {where}::{one.name} {synopsis(one.raw, method=one.kind == 'method')}".rstrip()
+        lines.append(line + (f"\n      {about}" if about else ""))
+    return "\n".join(lines)
+
+
+def _method(cls: type | None, name: str) -> Callable[..., Any] | None:
+    """The plain function behind a method of a decorated class."""
+    member = inspect.getattr_static(cls, name, None)
+    raw = getattr(member, "raw", member)
+    return raw if inspect.isfunction(raw) else None

@@ -1,0 +1,121 @@
+"""`farcall server`: the local server, which otherwise starts and ends by itself."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from farcall import errors, settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    commands.add_parser("start", help="start it, unless it runs")
+    stop = commands.add_parser("stop", help="end it; refused while apps run")
+    stop.add_argument("--force", action="store_true", help="end it with all that it runs")
+    status = commands.add_parser("status", help="what it is doing; exit code 3 when it does not run")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    logs = commands.add_parser("logs", help="its own log")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
+    logs.add_argument("--lines", "-n", type=int, default=100, metavar="N", help="how many to begin with (default 100)")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.command == "start":
+        return _start()
+    if options.command == "stop":
+        return _stop(force=options.force)
+    if options.command == "status":
+        return _status(as_json=options.json)
+    return _logs(settings.paths().server_log, options.lines, follow=options.follow)
+
+
+def _start() -> int:
+    from farcall.sdk import client
+
+    running = client.connect_existing()
+    if running is None:
+        running = client.connect_or_start()
+        word = "started"
+    else:
+        word = "runs already"
+    report = running.status()
+    print(f"the farcall server {word}: pid {report.pid}, {settings.paths().server_socket}", file=sys.stderr)
+    running.close()
+    return 0
+
+
+def _stop(*, force: bool) -> int:
+    from farcall.sdk import client
+    from farcall.wire import messages
+
+    running = client.connect_existing()
+    if running is None:
+        print("the farcall server does not run", file=sys.stderr)
+        return 0
+    pid = running.server.pid if running.server else 0
+    try:
+        ending = os.pidfd_open(pid)
+    except OSError:  # it has ended, or this system has no pidfds
+        ending = None
+    try:
+        running.request(lambda seq: messages.StopServer(seq, force))
+    except errors.ConnectionLostError:
+        pass  # it ended before it could answer
+    except errors.ConflictError as error:
+        raise errors.ConflictError(f"{error}. `farcall server stop --force` ends that too") from None
+    finally:
+        running.close()
+    if ending is not None:
+        import select
+
+        select.select([ending], [], [], 30.0)
+        os.close(ending)
+    print("the farcall server has stopped", file=sys.stderr)
+    return 0
+
+
+def _status(*, as_json: bool) -> int:
+    from farcall.cli.output import count, duration
+    from farcall.sdk import client
+
+    running = client.connect_existing()
+    if running is None:
+        print('{"running": false}' if as_json else "the farcall server does not run; the first `farcall run` starts it")
+        return 3
+    report = running.status()
+    running.close()
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode({"running": True, **msgspec.structs.asdict(report)})).decode())
+        return 0
+    print(f"farcall {report.version} from {report.prefix}, pid {report.pid}, up {duration(report.uptime)}")
+    print(
+        f"{count(len(report.apps), 'app')}, {count(report.containers, 'container')}, "
+        f"{count(report.running, 'input')} running, {report.pending:,} waiting"
+    )
+    for app in report.apps:
+        print(
+            f"  {app.app_id}  {app.state:12} {app.name}: {count(app.functions, 'function')}, "
+            f"{count(app.containers, 'container')}, {app.running:,} running, {app.pending:,} waiting"
+        )
+    return 0
+
+
+def _logs(file: Path, lines: int, *, follow: bool) -> int:
+    try:
+        stream = file.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise errors.NotFoundError(f"there is no log at {file}: no server has run with this state directory") from None
+    with stream:
+        sys.stdout.writelines(stream.readlines()[-lines:] if lines > 0 else [])
+        sys.stdout.flush()
+        while follow:
+            if new := stream.read():
+                sys.stdout.write(new)
+                sys.stdout.flush()
+            else:
+                time.sleep(0.2)
+    return 0

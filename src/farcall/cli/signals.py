@@ -1,0 +1,57 @@
+"""Ctrl-C, a closed terminal and `kill`: all end a run in the same orderly way, and a second one at once."""
+
+import os
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Killed(BaseException):
+    """A second interrupt: what is being stopped shall be killed."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        # The terminal has gone; writing to it would fail and hide what we do next.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            if os.isatty(fd) or fd == 0:
+                os.dup2(nowhere, fd)
+        os.close(nowhere)
+    raise KeyboardInterrupt
+
+
+def _kill(number: int, frame: FrameType | None) -> None:
+    raise Killed
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(130)
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """For the time of the block, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, _interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def next_one_kills() -> None:
+    """From now on an interrupt raises `Killed`."""
+    _all(_kill)
+
+
+def next_one_leaves() -> None:
+    """From now on an interrupt ends this process where it stands."""
+    _all(_leave)
+
+
+def _all(handler: "signal._HANDLER") -> None:  # pyright: ignore[reportPrivateUsage]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
