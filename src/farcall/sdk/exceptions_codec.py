@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from farcall.errors import ExecutionError, FarcallError
+from farcall.errors import DeserializationError, ExecutionError, FarcallError
 from farcall.sdk.tracebacks import Frame, format_frames, frames_of, traceback_from
 from farcall.sdk.values import Payload, dumps, loads, main_by_value
 
@@ -81,9 +81,14 @@ def load_exception(data: bytes, fds: Sequence[int] = ()) -> Exception:
         nodes = [
             _Node(*fields)._replace(frames=tuple(Frame(*frame) for frame in fields[4])) for fields in loads(data, fds)
         ]
+        return _Loader(nodes).load()
     except FarcallError as error:
         return error
-    return _Loader(nodes).load()
+    except Exception as error:
+        return DeserializationError(
+            f"cannot read the exception that was raised: {type(error).__name__}: {error}; "
+            "its data is damaged, or the other side runs another farcall version"
+        )
 
 
 def _reachable(exception: BaseException) -> list[BaseException]:
@@ -96,14 +101,19 @@ def _reachable(exception: BaseException) -> list[BaseException]:
             continue
         seen.add(id(each))
         found.append(each)
-        waiting += [other for other in (each.__context__, each.__cause__) if other is not None]
+        waiting += [other for name in ("__context__", "__cause__") if (other := _raw(each, name)) is not None]
         waiting += reversed(_members(each))
     return found
 
 
+def _raw(exception: BaseException, name: str) -> Any:
+    """An attribute of BaseException, whatever the class makes of attribute access."""
+    return object.__getattribute__(exception, name)
+
+
 def _members(exception: BaseException) -> tuple[BaseException, ...]:
-    if isinstance(exception, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", exception).exceptions
+    if issubclass(type(exception), BaseExceptionGroup):
+        return _raw(cast("BaseExceptionGroup[BaseException]", exception), "exceptions")
     return ()
 
 
@@ -126,7 +136,7 @@ def _node(
             pass  # the copy may do
     copied, left_behind = _encode_copy(exception, encode)
     notes = [] if pickled else left_behind
-    own_notes = getattr(exception, "__notes__", ())
+    own_notes = _raw(exception, "__dict__").get("__notes__")
     if isinstance(own_notes, list):
         notes = [_trim(note) for note in cast(list[Any], own_notes) if isinstance(note, str)] + notes
     return _Node(
@@ -135,11 +145,13 @@ def _node(
         pickled=pickled,
         copied=copied,
         # Recursion repeats frames; the same tuple is pickled once.
-        frames=tuple(known_frames.setdefault(frame, frame) for frame in frames_of(exception.__traceback__, roots)),
+        frames=tuple(
+            known_frames.setdefault(frame, frame) for frame in frames_of(_raw(exception, "__traceback__"), roots)
+        ),
         notes=tuple(notes),
-        cause=-1 if exception.__cause__ is None else index[id(exception.__cause__)],
-        context=-1 if exception.__context__ is None else index[id(exception.__context__)],
-        suppress_context=exception.__suppress_context__,
+        cause=index.get(id(_raw(exception, "__cause__")), -1),
+        context=index.get(id(_raw(exception, "__context__")), -1),
+        suppress_context=_raw(exception, "__suppress_context__"),
         members=tuple(index[id(member)] for member in _members(exception)),
     )
 
@@ -180,18 +192,23 @@ def _says_how(cls: type[BaseException]) -> bool:
 
 def _copy(exception: BaseException) -> _Copy:
     reduced: Any = cast(Any, _static_base(type(exception)).__reduce__(exception))
-    attributes = {name: value for name, value in vars(exception).items() if name != "__notes__"}
+    attributes: dict[str, Any] = dict(_raw(exception, "__dict__"))
+    attributes.pop("__notes__", None)
     fields: dict[str, Any] = {}
     if len(reduced) > 2 and isinstance(reduced[2], dict):
         state = cast(dict[str, Any], reduced[2])
-        fields = {name: value for name, value in state.items() if name not in vars(exception) and name != "args"}
+        fields = {
+            name: value for name, value in state.items() if name not in attributes and name not in ("__notes__", "args")
+        }
     for name in cast(list[str], cast(Any, copyreg)._slotnames(type(exception))):
-        if hasattr(exception, name):
-            fields[name] = getattr(exception, name)
+        try:
+            fields[name] = _raw(exception, name)
+        except AttributeError:  # not set
+            continue
     return _Copy(
         type(exception),
         tuple(_trim_value(value) for value in reduced[1]),
-        tuple(_trim_value(value) for value in exception.args),
+        tuple(_trim_value(value) for value in _raw(exception, "args")),
         fields,
         attributes,
     )
@@ -245,7 +262,7 @@ def _pickle(value: Any, position: int, index: dict[int, int], by_value_modules: 
     """Pickles, with exceptions of later nodes as references."""
 
     def reference(obj: Any) -> int | None:
-        if isinstance(obj, BaseException):
+        if issubclass(cast("type[object]", type(obj)), BaseException):
             found = index.get(id(obj), -1)
             return found if found > position else None
         return None
@@ -282,9 +299,10 @@ class _Loader:
             self._built[position] = self._rebuild(self._nodes[position])
         for position, node in enumerate(self._nodes):
             exception = self._built[position]
-            exception.__cause__ = self._built.get(node.cause)
-            exception.__context__ = self._built.get(node.context)
-            exception.__suppress_context__ = node.suppress_context
+            # Past the class's own __setattr__: a frozen dataclass would refuse.
+            object.__setattr__(exception, "__cause__", self._built.get(node.cause))
+            object.__setattr__(exception, "__context__", self._built.get(node.context))
+            object.__setattr__(exception, "__suppress_context__", node.suppress_context)
         return self._built[0]
 
     def _rebuild(self, node: _Node) -> Exception:
@@ -293,9 +311,10 @@ class _Loader:
             exception = self._substitute(node)
             if problem:
                 exception.add_note(f"farcall: {node.type_name} could not be rebuilt here: {problem}")
-        for note in node.notes:
-            exception.add_note(note)
-        return exception.with_traceback(traceback_from(node.frames))
+        if node.notes:
+            notes = [*_raw(exception, "__dict__").get("__notes__", ()), *node.notes]
+            object.__setattr__(exception, "__notes__", notes)
+        return Exception.with_traceback(exception, traceback_from(node.frames))
 
     def _decode(self, node: _Node) -> tuple[Exception | None, str]:
         """The exception as it was, or why it cannot be."""
@@ -312,7 +331,7 @@ class _Loader:
                 continue
             if isinstance(exception, Exception):
                 # A class with its own way to be pickled may have kept the notes already.
-                exception.__dict__.pop("__notes__", None)
+                _raw(exception, "__dict__").pop("__notes__", None)
                 return exception, ""
             return None, ""  # a BaseException, that could end the caller's process
         return None, problem
@@ -334,8 +353,8 @@ def _paste(fields: tuple[Any, ...]) -> BaseException:
     static = _static_base(copied.cls)
     exception = static.__new__(copied.cls, *copied.constructor_args)
     static.__init__(exception, *copied.constructor_args)
-    exception.args = copied.args
-    exception.__dict__.update(copied.attributes)
+    object.__setattr__(exception, "args", copied.args)
+    _raw(exception, "__dict__").update(copied.attributes)
     for name, value in copied.fields.items():
-        setattr(exception, name, value)
+        object.__setattr__(exception, name, value)
     return exception

@@ -29,7 +29,7 @@ _PROT_READ, _PROT_WRITE, _MAP_PRIVATE = 1, 2, 2
 _HUGE_PAGE_READ = 4 * 1024 * 1024
 _READ_BUFFER = 256 * 1024
 
-_OUT_OF_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
+OUT_OF_RESOURCES = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
 
 
 def exhausted(error: OSError | MemoryError, action: str) -> ResourceExhaustedError:
@@ -74,7 +74,7 @@ class SharedMemoryWriter:
             while start < length:  # one call writes 2 GiB at most
                 start += os.pwrite(self._descriptor, view[start:], self.size + start)
         except OSError as error:
-            if error.errno not in _OUT_OF_MEMORY:
+            if error.errno not in OUT_OF_RESOURCES:
                 raise
             written = describe_size(self.size + length)
             raise exhausted(error, f"writing {written} of a value to shared memory") from error

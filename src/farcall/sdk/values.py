@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from farcall.errors import DeserializationError, FarcallError, ResourceExhaustedError, SerializationError
-from farcall.sdk.shared_memory import SharedMemoryWriter, exhausted, map_private, open_stream, read_at
+from farcall.sdk.shared_memory import OUT_OF_RESOURCES, SharedMemoryWriter, exhausted, map_private, open_stream, read_at
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -97,6 +97,8 @@ def loads(data: "ReadableBuffer", fds: Sequence[int] = ()) -> Any:
     except MemoryError as error:
         raise exhausted(error, "rebuilding a value") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+            raise exhausted(error, "rebuilding a value") from error
         raise DeserializationError(_explain_load(error)) from error
     finally:
         for descriptor in fds:
