@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farcall.errors import InvalidError
-from farcall.worker.logsegment import LogEntry, read_index
+from farcall.wire.messages import LogEntry
+from farcall.worker.logsegment import read_index
 from farcall.worker.logstore import FLUSH_SECONDS, LogStore
 
 
-def entry(text: str, *, time: float = 1.0, app: str = "ap-1", call: str | None = "fc-1", **fields: object) -> LogEntry:
+def entry(text: str, *, time: float = 1.0, app: str = "ap-1", call: str = "fc-1", **fields: object) -> LogEntry:
     values: dict[str, object] = {"function": "f", "index": 0, "container_id": "ta-1", "stream": "stdout"}
     return LogEntry(time=time, app_id=app, call_id=call, text=text, **(values | fields))  # pyright: ignore[reportArgumentType]
 
@@ -45,8 +46,8 @@ entries = st.builds(
     time=st.floats(min_value=0, max_value=4e9),
     app_id=st.sampled_from(["ap-1", "ap-2", "../x", "", "_41_", "A"]),
     function=st.sampled_from(["f", "Model.run"]),
-    call_id=st.sampled_from([None, "fc-1", "fc-2"]),
-    index=st.none() | st.integers(min_value=0, max_value=2**31),
+    call_id=st.sampled_from(["", "fc-1", "fc-2"]),
+    index=st.integers(min_value=-1, max_value=2**31),
     container_id=st.sampled_from(["ta-1", "ta-2"]),
     stream=st.sampled_from(["stdout", "stderr", "system"]),
     text=st.text(),

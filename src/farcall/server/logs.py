@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 from farcall.server.call import Input
 from farcall.wire import messages
-from farcall.worker import logsegment
 from farcall.worker.container import Container
 from farcall.worker.logstore import LogStore
 
@@ -101,31 +100,7 @@ class Logs:
                 stream,
                 text[start : start + BATCH_TEXT],
             )
-            self.store.append(
-                logsegment.LogEntry(
-                    entry.time,
-                    entry.app_id,
-                    entry.function,
-                    call_id or None,
-                    index if call_id else None,
-                    entry.container_id,
-                    stream,
-                    entry.text,
-                )
-            )
+            self.store.append(entry)
             for subscription in self._subscriptions:
                 subscription.send(entry)
 
-
-def to_wire(entry: logsegment.LogEntry) -> messages.LogEntry:
-    """A kept entry as a message."""
-    return messages.LogEntry(
-        entry.time,
-        entry.app_id,
-        entry.function,
-        entry.call_id or "",
-        -1 if entry.index is None else entry.index,
-        entry.container_id,
-        entry.stream,
-        entry.text,
-    )

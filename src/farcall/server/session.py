@@ -13,7 +13,7 @@ from farcall import errors
 from farcall.server import failures
 from farcall.server.app import App
 from farcall.server.call import Call, Input
-from farcall.server.logs import Subscription, to_wire
+from farcall.server.logs import Subscription
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
@@ -249,7 +249,7 @@ class Session:
                     batches.append([])
                     size = 0
                 size += len(entry.text)
-                batches[-1].append(to_wire(entry))
+                batches[-1].append(entry)
             return batches
 
         for batch in await self.server.loop.run_in_executor(None, read):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FRAME_BYTES = MAX_BODY - 16 * 1024  # of values in one frame; the rest is for the message around them
 _FRAME_DESCRIPTORS = 48
 CANCEL_GRACE = 2.0  # seconds a cancelled or timed out input has to end before its container is replaced
+STOP_GRACE = 1.5  # the same where the container is to stop anyway
 
 
 class State(enum.Enum):
@@ -132,6 +133,7 @@ class Container:
         self.lost = False
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never
+        self._stop_by = 0.0  # the same for its exit hooks, once it is to stop
         self._handed: dict[int, Assignment] = {}
         self._seq = 0
         self._cancelled: set[int] = set()
@@ -179,8 +181,8 @@ class Container:
     def answered(self, seq: int) -> Assignment | None:
         """An input has its result; None where it had one already or was taken back."""
         self._cancelled.discard(seq)
-        if self.kill_at and not self._cancelled and self.state is State.READY:
-            self.kill_at = 0.0
+        if self.kill_at and not self._cancelled:
+            self.kill_at = self._stop_by
         return self._handed.pop(seq, None)
 
     def assignment(self, seq: int) -> Assignment | None:
@@ -246,12 +248,11 @@ class Container:
             # Nothing of the user's has been promised an exit hook yet.
             self.worker.kill(self, reason)
             return
+        self._stop_by = self.kill_at = now + grace
         running = self.page.running
         if running:
             self._cancel(running, SharedPage.CANCELLED, now)
-            self.kill_at = now + CANCEL_GRACE
-        else:
-            self.kill_at = now + grace
+            self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
 
     def split(self) -> tuple[list[Any], list[Any]]:

@@ -12,9 +12,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import msgspec
+
+from farcall.wire.messages import LogEntry
 
 MAGIC = b"fclog\x01\r\n"
 # zlib with a window of 8 KiB holds 64 KiB of memory for each open segment instead of 256, for 2 % of size.
@@ -22,25 +24,7 @@ WINDOW_BITS = 13
 MEMORY_LEVEL = 6
 READ_BYTES = 64 * 1024
 
-Stream = Literal["stdout", "stderr", "system"]
-
 _LENGTH = struct.Struct(">I")
-
-
-class LogEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One line (or piece of a long one) of a container's output. `time` is in seconds since the epoch.
-
-    `call_id` and `index` name the input that wrote it, where that is known. `stream` "system" is farcall's own.
-    """
-
-    time: float
-    app_id: str
-    function: str
-    call_id: str | None
-    index: int | None
-    container_id: str
-    stream: Stream
-    text: str
 
 
 class SegmentIndex(msgspec.Struct, frozen=True, array_like=True):
@@ -83,7 +67,7 @@ class SegmentWriter:
             self._min_time = min(self._min_time, entry.time)
             self._max_time = max(self._max_time, entry.time)
             for name in (entry.call_id, entry.container_id, entry.function):
-                if name is not None:
+                if name:
                     self._hashes.add(zlib.crc32(name.encode()))
         data = self._compressor.compress(b"".join(parts)) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         view = memoryview(data if self.size else MAGIC + data)

@@ -288,7 +288,7 @@ class LogStore:
 
     def _marker(self, app_id: str, app: _AppLog) -> LogEntry:
         text = f"farcall: {app.dropped} log lines are missing here ({app.drop_reason})"
-        return LogEntry(self._now(), app_id, "", None, None, "", "system", text)
+        return LogEntry(self._now(), app_id, "", "", -1, "", "system", text)
 
     def _enforce_total(self) -> None:
         while self._size > self._total_bytes:
