@@ -395,7 +395,7 @@ def test_an_unpicklable_result_is_reported_and_the_process_lives_on(peer: Ask, t
 
 
 def test_importing_values_stays_light() -> None:
-    program = "import sys; import farcall.sdk.values; print(*sys.modules)"
+    program = "import sys; before = {*sys.modules}; import farcall.sdk.values; print(*{*sys.modules} - before)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"cloudpickle", "ctypes", "mmap", "traceback", "linecache", "asyncio", "msgspec"} & set(loaded)
     assert values.INLINE_LIMIT == 65536

@@ -258,20 +258,38 @@ def _safe_repr(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _pickle(value: Any, position: int, index: dict[int, int], by_value_modules: frozenset[str]) -> bytes:
+class _Pickler(pickle.Pickler):
     """Pickles, with exceptions of later nodes as references."""
 
-    def reference(obj: Any) -> int | None:
-        if issubclass(cast("type[object]", type(obj)), BaseException):
-            found = index.get(id(obj), -1)
-            return found if found > position else None
-        return None
+    def __init__(self, out: io.BytesIO, position: int, index: dict[int, int]) -> None:
+        super().__init__(out, 5)
+        self._position = position
+        self._index = index
 
+    def persistent_id(self, obj: Any) -> int | None:
+        return _reference(obj, self._position, self._index)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, built: dict[int, Exception]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._built = built
+
+    def persistent_load(self, pid: int) -> Exception:
+        return self._built[pid]
+
+
+def _reference(obj: Any, position: int, index: dict[int, int]) -> int | None:
+    if issubclass(cast("type[object]", type(obj)), BaseException):
+        found = index.get(id(obj), -1)
+        return found if found > position else None
+    return None
+
+
+def _pickle(value: Any, position: int, index: dict[int, int], by_value_modules: frozenset[str]) -> bytes:
     out = io.BytesIO()
     try:
-        pickler: Any = pickle.Pickler(out, 5)
-        pickler.persistent_id = reference
-        pickler.dump(value)
+        _Pickler(out, position, index).dump(value)
         data = out.getvalue()
         if not any(module.encode() in data for module in by_value_modules):
             return data
@@ -279,10 +297,13 @@ def _pickle(value: Any, position: int, index: dict[int, int], by_value_modules: 
         pass  # a class that plain pickle cannot send
     from farcall.sdk.pickle_by_value import ByValuePickler
 
+    # Made here, because the base class is imported late; not an attribute, which Python 3.13.0 does not take.
+    class CodePickler(ByValuePickler):
+        def persistent_id(self, obj: Any) -> int | None:
+            return _reference(obj, position, index)
+
     out = io.BytesIO()
-    pickler = ByValuePickler(out, by_value_modules)
-    pickler.persistent_id = reference
-    pickler.dump(value)
+    CodePickler(out, by_value_modules).dump(value)
     return out.getvalue()
 
 
@@ -323,9 +344,7 @@ class _Loader:
             if not pickled:
                 continue
             try:
-                unpickler: Any = pickle.Unpickler(io.BytesIO(pickled))
-                unpickler.persistent_load = self._built.__getitem__
-                exception = finish(unpickler.load())
+                exception = finish(_Unpickler(pickled, self._built).load())
             except Exception as error:
                 problem = problem or _trim(f"{type(error).__name__}: {error}")
                 continue
