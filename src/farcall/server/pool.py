@@ -178,6 +178,9 @@ class Pool:
             if one is None or one.call.inputs.get(one.index) is not one:
                 close_all(mine)
                 continue
+            if result.status == messages.REVOKED:
+                self._requeue([one])
+                continue
             if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one):
                 close_all(mine)
                 continue

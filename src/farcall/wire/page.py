@@ -18,21 +18,21 @@ _F64 = struct.Struct("<d")
 class SharedPage:
     """One side's view of the page. The runner writes `running` and `started_at`; the worker writes the rest.
 
-    An input that was handed out and has not started can be taken back. Both sides first store, then look: the runner
-    stores `running` and then looks at `revoked`, the worker stores `revoked` and then looks at `running`. So of an
-    input taken back either the worker sees that it runs, and leaves it, or the runner sees that it is gone, and skips
-    it.
+    An input that was handed out and has not started can be cancelled or taken back. Both sides first store, then look:
+    the runner stores `running` and then looks at the input's reason to stop, the worker stores the reason and then
+    looks at `running`. So either the worker sees that the input runs, or the runner sees that it shall not, and skips it.
+
+    The reasons of at most `SLOTS` inputs are kept: no more may be handed out at once.
     """
 
     _RUNNING: ClassVar[int] = 0
     _STARTED_AT: ClassVar[int] = 8
-    _REVOKED_FROM: ClassVar[int] = 80
-    _REVOKED_TO: ClassVar[int] = 88
-    _CANCELLED: ClassVar[int] = 1024  # to the page's end: one number, `seq * 4 + reason`, for each `seq % _SLOTS`
-    _SLOTS: ClassVar[int] = 384
+    _REASONS: ClassVar[int] = 1024  # to the page's end: one number, `seq * 4 + reason`, for each `seq % SLOTS`
 
+    SLOTS: ClassVar[int] = 384
     CANCELLED: ClassVar[int] = 1
     TIMED_OUT: ClassVar[int] = 2
+    REVOKED: ClassVar[int] = 3
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
@@ -65,24 +65,19 @@ class SharedPage:
 
     def cancel(self, seq: int, reason: int) -> None:
         """Worker: input `seq` shall not run on. If it is then seen to run, a signal to the runner follows."""
-        _U64.pack_into(self._map, self._CANCELLED + 8 * (seq % self._SLOTS), seq * 4 + reason)
+        _U64.pack_into(self._map, self._REASONS + 8 * (seq % self.SLOTS), seq * 4 + reason)
 
     def cancelled(self, seq: int) -> int:
         """Why input `seq` shall not run on, 0 where it may. The runner looks after `start`, and when a signal came."""
-        number = _U64.unpack_from(self._map, self._CANCELLED + 8 * (seq % self._SLOTS))[0]
+        number = _U64.unpack_from(self._map, self._REASONS + 8 * (seq % self.SLOTS))[0]
         return number & 3 if number >> 2 == seq else 0
 
     def revoke(self, first: int, last: int) -> int:
         """Worker: inputs `first` to `last` shall not start. Returns the input that runs: those after it are taken back
         for certain, it itself will either run to its end or be answered as revoked."""
-        _U64.pack_into(self._map, self._REVOKED_TO, last)
-        _U64.pack_into(self._map, self._REVOKED_FROM, first)
+        for seq in range(first, last + 1):
+            self.cancel(seq, self.REVOKED)
         return self.running
-
-    def is_revoked(self, seq: int) -> bool:
-        """Runner, after `start`: whether the input was taken back, so that it must not run."""
-        first = _U64.unpack_from(self._map, self._REVOKED_FROM)[0]
-        return first != 0 and first <= seq <= _U64.unpack_from(self._map, self._REVOKED_TO)[0]
 
     def close(self) -> None:
         """Unmaps the page."""

@@ -196,6 +196,7 @@ class Container:
         if not seqs:
             return []
         running = self.page.revoke(seqs[0], seqs[-1])
+        # Of those up to the one that runs now, the runner says itself whether it ran them (REVOKED).
         return [self._handed.pop(seq).token for seq in seqs if seq > running]
 
     def cancel(self, token: Any, reason: int, now: float) -> None:
