@@ -20,6 +20,7 @@ from farcall.errors import DeprecationError
 
 NAME = "modal"
 
+# Not `runner`, `server` and `cli`: `import modal.server` would put the SDK's module in the place of farcall's own.
 _MODULES = {
     "app": "farcall.sdk.app",
     "billing": "farcall.sdk.billing",
@@ -42,12 +43,10 @@ _MODULES = {
     "proxy": "farcall.sdk.proxy",
     "queue": "farcall.sdk.queue",
     "retries": "farcall.sdk.retries",
-    "runner": "farcall.sdk.app",
     "sandbox": "farcall.sdk.sandbox",
     "schedule": "farcall.sdk.schedule",
     "scheduler_placement": "farcall.sdk.scheduler_placement",
     "secret": "farcall.sdk.secret",
-    "server": "farcall.sdk.server",
     "types": "farcall.sdk.types",
     "volume": "farcall.sdk.volume",
     "workspace": "farcall.sdk.workspace",

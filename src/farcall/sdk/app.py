@@ -537,11 +537,12 @@ def _end_module_in_container() -> None:
         if frame.f_code.co_name == "<module>" and not str(frame.f_globals.get("__package__") or "").startswith(
             "farcall"
         ):
-            warnings.warn(
-                f"{frame.f_code.co_filename}, line {frame.f_lineno}: the module runs its app when it is imported. In a "
-                'container the import ends here. Write `if __name__ == "__main__":` above `with app.run():`',
+            warnings.warn_explicit(
+                "the module runs its app when it is imported; in a container the import ends here. Write "
+                '`if __name__ == "__main__":` above `with app.run():`',
                 FarcallWarning,
-                stacklevel=2,
+                frame.f_code.co_filename,
+                frame.f_lineno,
             )
             raise EndOfModule
         frame = frame.f_back

@@ -280,6 +280,9 @@ class Instance:
         if name in state.cls.shape.methods:
             return _method(state, self, name)
         if not state.cls.has_code:
+            if state.cls.marks and not state.cls.shape.methods:  # not looked up: it may be a method
+                unknown: Function[..., Any, Any] = Function(name, instance=self, unimplemented=state.cls.marks)
+                return unknown
             raise AttributeError(f"{state.cls.name} is a handle: it has no method {name!r}")
         return getattr(state.object(), name)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, ParamSpec
 
-from farcall.errors import InvalidError
+from farcall.errors import DeprecationError, InvalidError
 from farcall.sdk.context import is_local
 from farcall.sdk.unimplemented import later
 from farcall.spec.container import Bind
@@ -22,6 +23,11 @@ from farcall.spec.container import Bind
 __all__ = ["Image"]
 
 P = ParamSpec("P")
+
+_OLD_NAMES = {
+    "copy_local_file": "add_local_file",
+    "copy_local_dir": "add_local_dir",
+}
 
 
 class Image:
@@ -218,6 +224,12 @@ class Image:
             if not isinstance(module, str) or "/" in module or module.endswith(".py"):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidError(f"Image.add_local_python_source takes names of modules, not {module!r}")
         return self._changed(_modules=(*self._modules, *modules))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OLD_NAMES:
+            raise AttributeError(f"'Image' object has no attribute {name!r}")
+        warnings.warn(f"Image.{name} is now Image.{_OLD_NAMES[name]}", DeprecationError, stacklevel=2)
+        return getattr(self, _OLD_NAMES[name])
 
     @contextmanager
     def imports(self) -> Generator[None]:

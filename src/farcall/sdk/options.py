@@ -53,8 +53,8 @@ class VariantOptions(TypedDict, total=False):
     retries: int | Retries | None
     max_containers: int | None
     buffer_containers: int | None
-    scaledown_window: int | None
-    timeout: int
+    scaledown_window: float | None
+    timeout: float
     region: str | Sequence[str] | None
     cloud: str | None
     routing_region: str | None
@@ -75,7 +75,7 @@ class ClassOptions(VariantOptions, total=False):
     ephemeral_disk: int | None
     min_containers: int | None
     proxy: Proxy | None
-    startup_timeout: int | None
+    startup_timeout: float | None
     nonpreemptible: bool
     enable_memory_snapshot: bool
     block_network: bool
@@ -291,10 +291,10 @@ def _environment(decorator: str, env: Mapping[str, Any] | None) -> dict[str, str
 def _volumes(decorator: str, volumes: Mapping[Any, Any]) -> None:
     mounted: dict[int, str] = {}
     for path, volume in volumes.items():
-        text = str(path)
-        if not text.startswith("/") or str(Path(text)) != text.rstrip("/") or ".." in text.split("/"):
+        text = str(path).rstrip("/") or "/"
+        if not text.startswith("/") or str(Path(text)) != text or ".." in text.split("/"):
             raise InvalidError(f"{decorator}: a volume is mounted at {text!r}, which is not an absolute, plain path")
-        if text.rstrip("/") in ("", *FORBIDDEN_MOUNTS):
+        if text in FORBIDDEN_MOUNTS:
             raise InvalidError(f"{decorator}: a volume cannot be mounted at {text}; choose another path, such as /data")
         if id(volume) in mounted:
             raise InvalidError(f"{decorator}: one volume is mounted at both {mounted[id(volume)]} and {text}")

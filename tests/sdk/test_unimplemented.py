@@ -1,0 +1,319 @@
+"""Features that are not there yet: they can be declared, and are named when they are used."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import farcall
+from farcall.errors import InvalidError, UnimplementedError
+from farcall.sdk import build
+from farcall.sdk.function import Function
+
+app = farcall.App("unimplemented")
+
+
+def f(x: int) -> int:
+    return x
+
+
+def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
+    """A function of an app of its own, as far as the app would have to know it to run."""
+    own = farcall.App()
+    target: Any = f
+    for decorator in decorators:
+        target = decorator(target)
+    function = own.function(**options)(target)
+    function.bind("ap-test")
+    build.specs(own, "ap-test", None, compat=False)
+    return function
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"gpu": "H100:2"}, r"gpu='H100:2'"),
+        ({"gpu": ["A100", "any"]}, r"gpu=\['A100', 'any'\]"),
+        ({"volumes": {"/data": farcall.Volume.from_name("v")}}, "volumes="),
+        ({"proxy": farcall.Proxy.from_name("p")}, "proxy="),
+        ({"enable_memory_snapshot": True}, "enable_memory_snapshot=True"),
+        ({"restrict_modal_access": True}, "restrict_modal_access=True"),
+        ({"i6pn": True}, "i6pn=True"),
+        ({"network_file_systems": {"/n": farcall.NetworkFileSystem.from_name("n")}}, "network_file_systems="),
+        ({"secrets": [farcall.Secret.from_name("key")]}, r"Secret\.from_name\('key'\)"),
+        ({"image": farcall.Image.from_registry("debian")}, r"Image\.from_registry\('debian'\)"),
+        ({"image": farcall.Image.debian_slim().apt_install("git", ["curl"])}, r"Image\.apt_install\(git, curl\)"),
+        ({"image": farcall.Image.debian_slim("3.8")}, r"Image\.debian_slim\(python_version='3.8'\)"),
+        ({"image": farcall.Image.debian_slim().pip_install("no-such-distribution-here")}, "not installed in"),
+        ({"image": farcall.Image.debian_slim().pip_install("pytest==0.1")}, "is what is installed in"),
+    ],
+)
+def test_declared_features_are_named_when_the_function_is_called(options: dict[str, Any], named: str) -> None:
+    function = declared(**options)
+    for call in (function.remote, function.spawn, function.map):
+        with pytest.raises(UnimplementedError, match=f"f cannot be called: it is declared with .*{named}"):
+            call([1])
+    with pytest.raises(UnimplementedError, match=named):
+        asyncio.run(function.remote.aio(1))
+    assert function.local(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("decorator", "named"),
+    [
+        (farcall.concurrent(max_inputs=10, target_inputs=5), r"@concurrent\(max_inputs=10\)"),
+        (farcall.batched(max_batch_size=4, wait_ms=100), "@batched"),
+        (farcall.fastapi_endpoint(method="POST"), "@fastapi_endpoint"),
+        (farcall.asgi_app(), "@asgi_app"),
+        (farcall.wsgi_app(), "@wsgi_app"),
+        (farcall.web_server(8000), "@web_server"),
+        (farcall.clustered(size=2), r"@clustered\(size=2\)"),
+        (farcall.sessioned(), "@sessioned"),
+    ],
+)
+def test_decorators_register_and_are_named_when_the_function_is_called(decorator: Any, named: str) -> None:
+    function = declared(decorator)
+    with pytest.raises(UnimplementedError, match=named):
+        function.remote(1)
+    assert function.local(3) == 3
+
+
+def test_specs_carry_what_is_missing() -> None:
+    own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
+    own.function(gpu="T4")(farcall.concurrent(max_inputs=2)(f))
+    (spec,) = build.specs(own, "ap-test", None, compat=False).functions
+    assert spec.unimplemented == ("gpu='T4'", "@concurrent(max_inputs=2)", "App(volumes=)")
+
+
+def test_hints_are_accepted() -> None:
+    function = declared(cloud="aws", region="eu", routing_region="eu", nonpreemptible=True, experimental_options={})
+    assert function.marks == ()
+
+
+@farcall.App().cls()
+@farcall.concurrent(max_inputs=3)
+class Concurrent:
+    @farcall.method()
+    def f(self) -> None: ...
+
+
+def test_a_concurrent_class_is_named() -> None:
+    with pytest.raises(UnimplementedError, match=r"Concurrent cannot be used: .*@concurrent\(max_inputs=3\)"):
+        Concurrent().f.remote()
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: farcall.concurrent(), "max_inputs is missing"),
+        (lambda: farcall.concurrent(max_inputs=0), "not at least 1"),
+        (lambda: farcall.concurrent(max_inputs=2, target_inputs=3), "target_inputs=3 is not 1 to 2"),
+        (lambda: farcall.batched(max_batch_size=1001, wait_ms=0), "not 1 to 1000"),
+        (lambda: farcall.batched(max_batch_size=1, wait_ms=600_001), "not 0 to 600000"),
+        (lambda: farcall.batched(max_batch_size=1, wait_ms=0)(lambda x=1: x), "default arguments"),
+        (lambda: farcall.web_server(0), "not 1 to 65535"),
+        (lambda: farcall.asgi_app(custom_domains="a.example")(f), "not one string"),
+        (lambda: farcall.concurrent(max_inputs=2)(farcall.method()(f)), "goes on the class"),
+        (lambda: farcall.concurrent(max_inputs=2)(declared()), "swap the two lines"),
+        (lambda: farcall.Cron("* * * *"), "has 4 fields"),
+        (lambda: farcall.Cron("61 * * * *"), "'61' is not a minute from 0 to 59"),
+        (lambda: farcall.Cron("* * * * *", timezone="Nowhere/None"), "no time zone"),
+        (lambda: farcall.Period(), "is empty"),
+        (lambda: farcall.Period(days=1.5), "not a whole number"),  # type: ignore[arg-type]
+        (lambda: farcall.CloudBucketMount("b", key_prefix="x"), "does not end in a slash"),
+    ],
+)
+def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
+    with pytest.raises(InvalidError, match=message):
+        declare()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: farcall.Sandbox.create("ls", app=app),
+        lambda: farcall.Sandbox.create.aio("ls"),
+        lambda: farcall.Sandbox.from_id("sb-1").exec("ls"),
+        lambda: farcall.Dict.from_name("d", create_if_missing=True)["key"],
+        lambda: farcall.Dict.from_name("d").put("key", 1),
+        lambda: farcall.Dict.objects.list(),
+        lambda: "key" in farcall.Dict.from_name("d"),
+        lambda: farcall.Queue.from_name("q").put(1),
+        lambda: farcall.Queue.ephemeral().__enter__(),
+        lambda: list(farcall.Volume.from_name("v").iterdir("/")),
+        lambda: farcall.Volume.from_name("v").with_mount_options(read_only=True).commit(),
+        lambda: farcall.Secret.objects.create("s", {}),
+        lambda: farcall.Environment.from_context().roles.list(),
+        lambda: farcall.Workspace.from_context().members.list(),
+        lambda: farcall.Image.debian_slim().build(app),
+        lambda: farcall.App.lookup("a", create_if_missing=True),
+        lambda: app.deploy(),
+        lambda: app.logs.tail(),
+        lambda: farcall.interact(),
+        lambda: farcall.forward(8000),
+        lambda: farcall.experimental.get_cluster_info(),
+        lambda: farcall.billing.workspace_billing_report(start=None),
+        lambda: declared().get_current_stats(),
+        lambda: declared().update_autoscaler(max_containers=3),
+        lambda: farcall.FunctionCall.from_id("fc-1").get_call_graph(),
+    ],
+)
+def test_names_exist_and_say_so_when_they_are_used(use: Any) -> None:
+    with pytest.raises(UnimplementedError, match=r"is not available in farcall \d"):
+        use()
+
+
+def test_value_types() -> None:
+    assert repr(farcall.Cron("0 9 * * mon-fri", timezone="Europe/Berlin")).startswith("Cron('0 9")
+    assert repr(farcall.Period(hours=1, seconds=0.5)) == "Period(hours=1, seconds=0.5)"
+    assert repr(farcall.Volume.from_name("v")) == "<farcall.Volume.from_name('v')>"
+    assert farcall.Tunnel("h.example", 443).url == "https://h.example"
+    with pytest.raises(InvalidError, match="encrypted only"):
+        _ = farcall.Tunnel("h.example", 443).tcp_socket
+    assert farcall.types.InputStatus.__name__ == "InputStatus"
+
+
+# --- images: what works without a build
+
+
+def spec_of(image: farcall.Image) -> Any:
+    own = farcall.App(image=image)
+    own.function()(f)
+    (spec,) = build.specs(own, "ap-test", None, compat=False).functions
+    return spec
+
+
+def test_the_default_image_and_what_is_installed_need_no_build(tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("# a comment\npytest >= 7  # another\n\nmsgspec; python_version > '3'\n")
+    image = (
+        farcall.Image.debian_slim()
+        .pip_install("pytest>=6,<1000", ["msgspec[toml]"])
+        .uv_pip_install("pytest~=8.0" if pytest.__version__.startswith("8") else "pytest")
+        .pip_install_from_requirements(str(requirements))
+        .workdir("/root")
+        .env({"A": "1"})
+        .pipe(lambda image, value: image.env({"B": value}), "2")
+    )
+    spec = spec_of(image)
+    assert spec.unimplemented == ()
+    assert spec.env == {"A": "1", "B": "2"}
+    with pytest.raises(InvalidError, match="is an option, not a package"):
+        farcall.Image.debian_slim().pip_install("--upgrade")
+    with pytest.raises(InvalidError, match="names and values are strings"):
+        farcall.Image.debian_slim().env({"A": 1})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("installed", "condition", "fits"),
+    [
+        ("1.2.3", "", True),
+        ("1.2.3", "==1.2.3", True),
+        ("1.2", "==1.2.0", True),
+        ("1.2.3", "==1.2.*", True),
+        ("1.3.0", "==1.2.*", False),
+        ("2.1.0+cu121", "==2.1.0", True),
+        ("1.2.3rc1", "==1.2.3", False),
+        ("1.10", ">=1.9", True),
+        ("1.10", "<1.9", False),
+        ("1.2.9", "~=1.2.3", True),
+        ("1.3.0", "~=1.2.3", False),
+        ("1.3", "!=1.3,>1", False),
+        ("1.3", "@ https://example.com/x.whl", False),
+    ],
+)
+def test_versions(installed: str, condition: str, fits: bool) -> None:
+    from farcall.sdk.image import _fits
+
+    assert _fits(installed, condition) is fits
+
+
+def test_local_files_are_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "helper_of_image.py").touch()
+    (tmp_path / "note.txt").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    image = (
+        farcall.Image.debian_slim()
+        .add_local_dir(tmp_path / "data", "/root/data/")
+        .add_local_file(tmp_path / "note.txt", "/notes/")
+        .add_local_python_source("helper_of_image")
+    )
+    spec = spec_of(image)
+    mounted = {bind.target: bind.source for bind in spec.binds}
+    assert mounted["/root/data"] == str(tmp_path / "data")
+    assert mounted["/notes/note.txt"] == str(tmp_path / "note.txt")
+    assert mounted[str(tmp_path / "helper_of_image.py")] == str(tmp_path / "helper_of_image.py")
+    assert {str(tmp_path), "/root"} <= set(spec.source.paths)
+    default = farcall.Image.debian_slim()
+    for add, message in (
+        (lambda: default.add_local_file(tmp_path / "missing", "/x"), "there is no file"),
+        (lambda: default.add_local_dir(tmp_path / "missing", "/x"), "there is no folder"),
+        (lambda: default.add_local_dir(tmp_path, "x"), "not absolute"),
+        (lambda: default.add_local_python_source("a/b.py"), "takes names of modules"),
+        (lambda: spec_of(default.add_local_python_source("no_such_module_here")), "there is no module"),
+    ):
+        with pytest.raises(InvalidError, match=message):
+            add()
+
+
+def test_imports_that_only_containers_need() -> None:
+    with farcall.Image.debian_slim().imports():
+        import no_such_module_here  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_patterns() -> None:
+    matcher = farcall.FilePatternMatcher("**/*.pyc", "build", "!build/keep.txt", "a?c.[tx]*")
+    matched = ["x.pyc", "deep/er/x.pyc", "build", "build/x/y", "abc.txt", "abc.x"]
+    assert [path for path in matched if not matcher(Path(path))] == []
+    assert [path for path in ("x.py", "build/keep.txt", "abbc.txt", "src/build") if matcher(Path(path))] == []
+    assert (~matcher)(Path("x.py"))
+    assert not matcher.can_prune_directories()
+    assert farcall.FilePatternMatcher("*.py").can_prune_directories()
+
+
+# --- secrets
+
+
+def test_secrets_from_values_never_show_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = farcall.Secret.from_dict({"KEY": "hidden", "NONE": None})
+    assert secret.values == {"KEY": "hidden"}
+    assert repr(secret) == "<farcall.Secret from_dict: KEY>"
+    monkeypatch.setenv("A_KEY", "hidden")
+    assert farcall.Secret.from_local_environ(["A_KEY"]).values == {"A_KEY": "hidden"}
+    with pytest.raises(InvalidError, match="not set here: B_KEY"):
+        farcall.Secret.from_local_environ(["A_KEY", "B_KEY"])
+    with pytest.raises(InvalidError, match="'A' has a int"):
+        farcall.Secret.from_dict({"A": 1})  # type: ignore[dict-item]
+
+
+def test_dotenv(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / ".env").write_text(
+        "# comment\n"
+        "PLAIN = a value # with a comment\n"
+        "export HASH=a#b\n"
+        "EMPTY=\n"
+        "SINGLE='a # \\n b'\n"
+        'DOUBLE="line\\nnext \\"quoted\\""\n'
+        'LINES="one\ntwo"\n'
+        "\n"
+        "LAST=x"
+    )
+    secret = farcall.Secret.from_dotenv(tmp_path / "deep" / "er")
+    assert secret.values == {
+        "PLAIN": "a value",
+        "HASH": "a#b",
+        "EMPTY": "",
+        "SINGLE": "a # \\n b",
+        "DOUBLE": 'line\nnext "quoted"',
+        "LINES": "one\ntwo",
+        "LAST": "x",
+    }
+    assert farcall.Secret.from_dotenv(tmp_path / ".env").values == secret.values
+    (tmp_path / "bad.env").write_text("A=1\nnot an assignment\n")
+    with pytest.raises(InvalidError, match=r"bad\.env, line 2"):
+        farcall.Secret.from_dotenv(tmp_path, filename="bad.env")
+    with pytest.raises(farcall.errors.NotFoundError, match=r"there is no nothing\.env"):
+        farcall.Secret.from_dotenv(tmp_path, filename="nothing.env")
