@@ -1,16 +1,12 @@
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 from farcall.cli.output import Renderer, duration, printable
 from farcall.cli.terminal import SharedStream, Style
 from farcall.sdk.events import AppStats, CallWaiting, LogLine, MapProgress
-
-sys.path.insert(0, str(Path(__file__).parent))
-from terminal import FakeTerminal
-
-sys.path.pop(0)
 
 
 class Clock:
@@ -24,13 +20,13 @@ class Clock:
 class Shown:
     """A renderer on one screen (stdout and stderr together), or on two files."""
 
-    def __init__(self, *, terminal: bool, quiet: bool = False, width: int = 80) -> None:
+    def __init__(self, screen: Any, *, terminal: bool, quiet: bool = False, width: int = 80) -> None:
         self.clock = Clock()
-        self.err = FakeTerminal(terminal=terminal)
-        self.out = FakeTerminal(terminal=terminal, screen=self.err if terminal else None)
+        self.err = screen(terminal=terminal)
+        self.out = screen(terminal=terminal, screen=self.err if terminal else None)
         self.render = Renderer(
-            self.out,  # pyright: ignore[reportArgumentType]
-            self.err,  # pyright: ignore[reportArgumentType]
+            self.out,
+            self.err,
             quiet=quiet,
             clock=self.clock,
             width=lambda: width,
@@ -45,6 +41,14 @@ class Shown:
 
     def stats(self, live: int = 2, started: int = 3, done: int = 4, failed: int = 0) -> None:
         self.render(AppStats("ap-1", live, started, done, failed, 0.25, 8.0))
+
+
+Show = Callable[..., Shown]
+
+
+@pytest.fixture
+def show(fake_terminal: Any) -> Show:
+    return partial(Shown, fake_terminal)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +88,8 @@ def test_durations() -> None:
     ]
 
 
-def test_logs_go_to_their_streams_as_they_are_without_a_terminal() -> None:
-    shown = Shown(terminal=False)
+def test_logs_go_to_their_streams_as_they_are_without_a_terminal(show: Show) -> None:
+    shown = show(terminal=False)
     shown.log("out\n")
     shown.log("err\n", "stderr")
     shown.log("container started\n", "system")
@@ -93,15 +97,15 @@ def test_logs_go_to_their_streams_as_they_are_without_a_terminal() -> None:
     assert shown.err.written == "err\nf: container started\n"
 
 
-def test_on_a_terminal_each_line_names_its_function() -> None:
-    shown = Shown(terminal=True)
+def test_on_a_terminal_each_line_names_its_function(show: Show) -> None:
+    shown = show(terminal=True)
     shown.log("one\ntwo\n", function="f")
     shown.log("three\n", function="g")
     assert shown.err.seen() == ["f | one", "f | two", "g | three"]
 
 
-def test_parts_of_lines_are_put_together_by_container() -> None:
-    shown = Shown(terminal=False)
+def test_parts_of_lines_are_put_together_by_container(show: Show) -> None:
+    shown = show(terminal=False)
     shown.log("hel", container="ta-1")
     shown.log("wor", container="ta-2")
     shown.log("lo\n", container="ta-1")
@@ -110,8 +114,8 @@ def test_parts_of_lines_are_put_together_by_container() -> None:
     assert shown.out.written == "hello\nwor\n"
 
 
-def test_a_line_without_end_is_shown_in_pieces() -> None:
-    shown = Shown(terminal=False)
+def test_a_line_without_end_is_shown_in_pieces(show: Show) -> None:
+    shown = show(terminal=False)
     for _ in range(200):
         shown.log("x" * 1024)
     assert shown.out.written.count("\n") == 3
@@ -119,8 +123,8 @@ def test_a_line_without_end_is_shown_in_pieces() -> None:
     assert len(shown.out.written.replace("\n", "")) == 200 * 1024
 
 
-def test_a_maps_progress_is_drawn_in_place_below_the_logs() -> None:
-    shown = Shown(terminal=True)
+def test_a_maps_progress_is_drawn_in_place_below_the_logs(show: Show) -> None:
+    shown = show(terminal=True)
     shown.progress(0)
     shown.stats(live=2)
     shown.clock.now += 2
@@ -134,31 +138,31 @@ def test_a_maps_progress_is_drawn_in_place_below_the_logs() -> None:
     assert shown.err.seen() == ["f | from inside", "square: 100/100 done, 1 failed in 4.0 s"]
 
 
-def test_a_short_map_leaves_no_line_on_a_terminal() -> None:
-    shown = Shown(terminal=True)
+def test_a_short_map_leaves_no_line_on_a_terminal(show: Show) -> None:
+    shown = show(terminal=True)
     shown.progress(10)
     shown.clock.now += 0.2
     shown.progress(100, finished=True)
     assert shown.err.seen() == []
 
 
-def test_the_programs_own_prints_and_the_progress_do_not_mix() -> None:
-    shown = Shown(terminal=True)
-    stream = SharedStream(shown.out, shown.render.program_wrote)  # pyright: ignore[reportArgumentType]
+def test_the_programs_own_prints_and_the_progress_do_not_mix(show: Show) -> None:
+    shown = show(terminal=True)
+    stream = SharedStream(shown.out, shown.render.program_wrote)
     shown.progress(10)
-    print("line", file=stream)  # pyright: ignore[reportArgumentType]
-    print("half ", end="", file=stream)  # pyright: ignore[reportArgumentType]
+    print("line", file=stream)
+    print("half ", end="", file=stream)
     assert shown.err.seen() == ["line", "half"]
     shown.progress(20)
-    print("done", file=stream)  # pyright: ignore[reportArgumentType]
+    print("done", file=stream)
     assert shown.err.seen() == ["line", "half done", "square: 20/100 done"]
-    print("half", end="", file=stream)  # pyright: ignore[reportArgumentType]
+    print("half", end="", file=stream)
     shown.log("log\n")
     assert shown.err.seen()[:4] == ["line", "half done", "half", "f | log"]
 
 
-def test_long_status_lines_are_cut_and_many_are_counted() -> None:
-    shown = Shown(terminal=True, width=30)
+def test_long_status_lines_are_cut_and_many_are_counted(show: Show) -> None:
+    shown = show(terminal=True, width=30)
     for number in range(8):
         shown.render(CallWaiting(f"fc-{number}", f"function_{number}", "starting a container, behind many others"))
     seen = shown.err.seen()
@@ -167,8 +171,8 @@ def test_long_status_lines_are_cut_and_many_are_counted() -> None:
     assert seen[-1] == "and 4 more"
 
 
-def test_without_a_terminal_a_line_for_each_tenth() -> None:
-    shown = Shown(terminal=False)
+def test_without_a_terminal_a_line_for_each_tenth(show: Show) -> None:
+    shown = show(terminal=False)
     for done in range(1000):
         shown.progress(done, 1000)
         shown.clock.now += 0.01
@@ -179,8 +183,8 @@ def test_without_a_terminal_a_line_for_each_tenth() -> None:
     assert lines[-1] == "square: 1,000/1,000 done in 10 s"
 
 
-def test_without_a_terminal_a_line_for_each_half_minute() -> None:
-    shown = Shown(terminal=False)
+def test_without_a_terminal_a_line_for_each_half_minute(show: Show) -> None:
+    shown = show(terminal=False)
     shown.progress(0, None)
     for done in range(90):
         shown.clock.now += 1
@@ -192,8 +196,8 @@ def test_without_a_terminal_a_line_for_each_half_minute() -> None:
     ]
 
 
-def test_a_waiting_call_says_for_what_and_then_no_more() -> None:
-    shown = Shown(terminal=True)
+def test_a_waiting_call_says_for_what_and_then_no_more(show: Show) -> None:
+    shown = show(terminal=True)
     shown.render(CallWaiting("fc-1", "f", "starting a container"))
     assert shown.err.seen() == ["f: starting a container"]
     shown.render(CallWaiting("fc-1", "f", "importing"))
@@ -202,16 +206,16 @@ def test_a_waiting_call_says_for_what_and_then_no_more() -> None:
     assert shown.err.seen() == []
 
 
-def test_without_a_terminal_each_reason_is_said_once() -> None:
-    shown = Shown(terminal=False)
+def test_without_a_terminal_each_reason_is_said_once(show: Show) -> None:
+    shown = show(terminal=False)
     for call in range(3):
         shown.render(CallWaiting(f"fc-{call}", "f", "starting a container"))
     shown.render(CallWaiting("fc-1", "f", None))
     assert shown.err.written == "f: starting a container\n"
 
 
-def test_quiet_shows_logs_only() -> None:
-    shown = Shown(terminal=True, quiet=True)
+def test_quiet_shows_logs_only(show: Show) -> None:
+    shown = show(terminal=True, quiet=True)
     shown.progress(50)
     shown.render(CallWaiting("fc-1", "f", "starting"))
     shown.log("system\n", "system")
@@ -220,8 +224,8 @@ def test_quiet_shows_logs_only() -> None:
     assert shown.err.seen() == ["f | log"]
 
 
-def test_the_end_line() -> None:
-    shown = Shown(terminal=False)
+def test_the_end_line(show: Show) -> None:
+    shown = show(terminal=False)
     shown.clock.now += 3.4
     assert shown.render.end_line() == "done in 3.4 s"
     shown.stats(started=3, done=1200, failed=2)
@@ -231,14 +235,14 @@ def test_the_end_line() -> None:
     assert shown.render.end_line("stopped").startswith("stopped in 3.4 s")
 
 
-def test_style(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = FakeTerminal()
+def test_style(monkeypatch: pytest.MonkeyPatch, fake_terminal: Any) -> None:
+    screen = fake_terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert Style.of(screen).red("x") == "\x1b[31mx\x1b[0m"  # pyright: ignore[reportArgumentType]
+    assert Style.of(screen).red("x") == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert Style.of(screen).red("x") == "x"  # pyright: ignore[reportArgumentType]
+    assert Style.of(screen).red("x") == "x"
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert Style.of(screen).red("x") == "x"  # pyright: ignore[reportArgumentType]
-    assert Style.of(FakeTerminal(terminal=False)).red("x") == "x"  # pyright: ignore[reportArgumentType]
+    assert Style.of(screen).red("x") == "x"
+    assert Style.of(fake_terminal(terminal=False)).red("x") == "x"

@@ -61,7 +61,7 @@ def _commands() -> dict[str, tuple[str, _Words]]:
         found[command.name] = command.help, _Words(parser)
         for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
             if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
-                inner = cast("dict[str, argparse.ArgumentParser]", action.choices)
+                inner = cast("dict[str, argparse.ArgumentParser]", action.choices)  # pyright: ignore[reportUnknownMemberType]
                 found |= {f"{command.name} {name}": ("", _Words(parser)) for name, parser in inner.items()}
     return found
 

@@ -52,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return _broken_pipe()
     except Exception as error:
         from farcall.cli.tracebacks import report
 
@@ -86,11 +84,3 @@ def build_parser() -> Parser:
     for command in COMMANDS:
         commands.add_parser(command.name, help=command.help)
     return parser
-
-
-def _broken_pipe() -> int:
-    # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return USER_ERROR

@@ -50,7 +50,7 @@ def _run_as_main(path: str, words: list[str]) -> None:
     module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
     sys.argv = words
-    sys.path.insert(0, os.path.dirname(path))
+    script.begin_path(os.path.dirname(path))
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     exec(code, module.__dict__)

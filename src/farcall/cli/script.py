@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from farcall import _private
 from farcall.cli.usage import UsageError, nearest
 from farcall.errors import InvalidError
 
@@ -66,7 +67,7 @@ def load(where: Reference, arguments: list[str]) -> ModuleType:
 
     if where.is_module:
         sys.argv = [where.target, *arguments]
-        sys.path.insert(0, os.getcwd())
+        begin_path(os.getcwd())
         try:
             return importlib.import_module(where.target)
         except ModuleNotFoundError as error:
@@ -78,7 +79,7 @@ def load(where: Reference, arguments: list[str]) -> ModuleType:
             raise
     path = os.path.abspath(where.target)
     sys.argv = [where.target, *arguments]
-    sys.path.insert(0, os.path.dirname(path))
+    begin_path(os.path.dirname(path))
     name = source.module_name(path)
     source.register_script(name, path)
     spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
@@ -88,6 +89,15 @@ def load(where: Reference, arguments: list[str]) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def begin_path(folder: str) -> None:
+    """Put `folder` first on `sys.path`, in place of what farcall's own start has put there."""
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    own_start = not _private.active() and not sys.flags.safe_path
+    if own_start and sys.path and os.path.abspath(sys.path[0]) != ours:
+        del sys.path[0]
+    sys.path.insert(0, folder)
 
 
 class Runnable(NamedTuple):

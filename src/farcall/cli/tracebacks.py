@@ -38,6 +38,8 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
     `program` is the file of the user's program where the error came from running it; errors of the platform, and those
     that no line of the user's had a part in, are one message without a traceback. `FARCALL_TRACEBACK=full` shows all.
     """
+    if isinstance(error, BrokenPipeError) and _stdout_is_gone():
+        return 1
     out: TextIO = sys.stderr if stream is None else stream
     style = Style.of(out)
     full = os.environ.get("FARCALL_TRACEBACK") == "full"
@@ -58,6 +60,18 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
         print(style.dim(line), file=out)
     out.flush()
     return exit_code(error)
+
+
+def _stdout_is_gone() -> bool:
+    """Whether the reader of our output (`| head`) has gone. Then Python must not try to write once more at its exit."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def format_error(error: BaseException, *, full: bool = False) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farcall.errors import InvalidError
-from farcall.interpreters.probe import details
+from farcall.interpreters.probe import MINIMUM, details
 from farcall.settings.files import project_table
 
 _VERSION = re.compile(r"(?:python|cpython-?)?(3\.\d+)(\.\d+)?$")
@@ -90,6 +90,10 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
     """The executable that `value` (a path, command, venv folder or version) means."""
     version = _VERSION.match(value)
     if version and not (folder / value).exists():
+        if int(version[1].partition(".")[2]) < MINIMUM[1]:
+            raise InvalidError(
+                f"Python {value} is too old ({origin}): farcall needs {MINIMUM[0]}.{MINIMUM[1]} or newer"
+            )
         for candidate in _installed(version[1], environ):
             found = _works(candidate)
             if found and (found == value or found.startswith(version[1] + (version[2] or ""))):

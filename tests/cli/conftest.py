@@ -1,6 +1,50 @@
-"""A terminal as far as the renderer uses one: a screen of lines, a cursor, and the few sequences that move it."""
-
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import farcall.errors
+
+# As an installed command: no variable leads other interpreters to this farcall.
+_SOURCE = str(Path(farcall.errors.__file__).parents[1])
+_COMMAND = (
+    f"import sys; sys.path.insert(0, {_SOURCE!r}); sys.path.insert(0, '/nowhere')\n"
+    "from farcall.cli.main import main\n"
+    "sys.exit(main())"
+)
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, shared: Path) -> Cli:
+    """Runs `farcall ARGUMENTS` in `tmp_path`, with directories of its own below it, and without a server."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+
+    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _COMMAND, *map(str, arguments)],
+            env={
+                **kept,
+                "HOME": str(tmp_path / "home"),
+                "XDG_CONFIG_HOME": str(tmp_path / "config"),
+                "FARCALL_STATE_DIR": str(tmp_path / "state"),
+                "XDG_DATA_HOME": str(shared / "data"),
+                "XDG_CACHE_HOME": str(shared / "cache"),
+                **environment,
+            },
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
 
 
 class FakeTerminal:
@@ -54,3 +98,8 @@ class FakeTerminal:
             del self.lines[self._row + 1 :]
         else:
             assert sequence.endswith("m"), f"not understood: {sequence!r}"
+
+
+@pytest.fixture
+def fake_terminal() -> type[FakeTerminal]:
+    return FakeTerminal
