@@ -5,6 +5,7 @@ No pytest in here: test_rootless runs it under another user's Python.
 
 import asyncio
 import os
+import select
 import shutil
 import socket
 import sys
@@ -96,10 +97,10 @@ class Running:
     async def _read_until(self, enough: Callable[[], bool]) -> str:
         loop = asyncio.get_running_loop()
         while not enough():
-            readable = loop.create_future()
-            loop.add_reader(self._stdout, lambda: readable.done() or readable.set_result(None))
+            readable = asyncio.Event()
+            loop.add_reader(self._stdout, readable.set)
             try:
-                await readable
+                await readable.wait()
             finally:
                 loop.remove_reader(self._stdout)
             data = os.read(self._stdout, 65536)
@@ -143,6 +144,10 @@ class Rig:
 
     def start(self, code: str, **spec: Any) -> Running:
         """Start a container that runs `code`; network blocked unless asked for."""
+        return self.wait(self.start_async(code, **spec))
+
+    async def start_async(self, code: str, **spec: Any) -> Running:
+        """`start` on the client's loop."""
         self._count += 1
         spec.setdefault("container_id", f"ta-{os.getpid()}-{self._count}")
         spec.setdefault("limits", Limits())
@@ -154,7 +159,7 @@ class Rig:
         os.ftruncate(page, 4096)
         try:
             fds = ContainerFds(theirs.fileno(), stdout_far, stdout_far, page)
-            started = self.wait(self.client.start(ContainerSpec(interpreter=self.interpreter, **spec), fds))
+            started = await self.client.start(ContainerSpec(interpreter=self.interpreter, **spec), fds)
         except BaseException:
             ours.close()
             os.close(stdout)
@@ -201,6 +206,13 @@ class Rig:
 
 async def _make(kind: Callable[[], _T]) -> _T:
     return kind()
+
+
+def gone(pidfd: int) -> bool:
+    """The process of a pidfd has ended, within PATIENCE."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(PATIENCE * 1000))
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:

@@ -53,7 +53,7 @@ print("main", end=" ")
 def test_a_signal_reaches_the_runner(rig: Rig, start: str) -> None:
     code = """
 import signal, time
-signal.signal(signal.SIGUSR1, lambda *_: (print("caught", flush=True), sys.exit(3)))
+signal.signal(signal.SIGUSR1, lambda *_: (os.write(1, b"caught\\n"), sys.exit(3)))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -66,7 +66,14 @@ time.sleep(60)
 
 
 def test_interrupt_is_a_keyboard_interrupt(rig: Rig, start: str) -> None:
-    code = "import time\ntry:\n  print('ready', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('interrupted')"
+    code = """
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
     container = rig.start(code, start=start)
     assert container.read_line() == "ready"
     rig.wait(rig.client.signal(container.id, signal.SIGINT))
@@ -272,7 +279,7 @@ def test_nothing_is_left(rig: Rig) -> None:
 
 
 def test_many_at_once(rig: Rig) -> None:
-    containers = [rig.start("print('up', flush=True); sys.stdin.read(); import time; time.sleep(60)") for _ in range(12)]
+    containers = [rig.start("print('up', flush=True); import time; time.sleep(60)") for _ in range(12)]
     assert {container.read_line() for container in containers} == {"up"}
     live, _ = rig.wait(rig.client.list())
     assert {container.id for container in containers} <= {found.container_id for found in live}

@@ -45,8 +45,13 @@ class Cgroup:
         """The files that take the pid of a process to move in."""
         return [str(directory / "cgroup.procs") for directory in self._directories]
 
-    def limit(self, limits: Limits) -> None:
-        """Write the limits. Raises CgroupError."""
+    def create(self, limits: Limits) -> None:
+        """Make it, with limits. Raises CgroupError."""
+        for directory in self._directories:
+            try:
+                directory.mkdir(exist_ok=True)
+            except OSError as error:
+                raise CgroupError(f"cannot create {directory}: {os.strerror(error.errno or 0)}") from error
         for directory, (version, controllers) in self._directories.items():
             for controller in controllers:
                 for file, value in _settings(version, controller, limits):
@@ -68,7 +73,7 @@ class Cgroup:
         return Usage(0, 0)
 
     def remove(self) -> bool:
-        """Remove the directories; False when the kernel still counts a process in one, so that it must be tried again."""
+        """Remove the directories; False when the kernel still counts a process in one: it must be tried again."""
         return remove(self.paths)
 
 
@@ -84,17 +89,14 @@ class Cgroups:
         found = {c for _, controllers in self._parents.values() for c in controllers}
         self.missing: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c not in found)
 
-    def create(self, container_id: str) -> Cgroup:
-        """A cgroup without limits yet. Raises CgroupError."""
-        directories: dict[Path, tuple[int, tuple[Controller, ...]]] = {}
-        for parent, kind in self._parents.items():
-            directory = parent / container_id
-            try:
-                directory.mkdir(exist_ok=True)
-            except OSError as error:
-                raise CgroupError(f"cannot create {directory}: {os.strerror(error.errno or 0)}") from error
-            directories[directory] = kind
-        return Cgroup(directories)
+    def of(self, container_id: str) -> Cgroup | None:
+        """The cgroup of a container, not made yet; None where no hierarchy can be written."""
+        directories = {parent / container_id: kind for parent, kind in self._parents.items()}
+        return Cgroup(directories) if directories else None
+
+    def leftovers(self) -> list[str]:
+        """Directories of containers that exist. Before this launcher has made any, those are a former one's."""
+        return [entry.path for parent in self._parents for entry in os.scandir(parent) if entry.is_dir()]
 
     def close(self) -> None:
         """Remove the parents, as far as they are empty."""

@@ -42,6 +42,7 @@ from farcall.spec.container import ContainerSpec, Interpreter
 _MAX_FDS = 250
 _START_SECONDS = 15.0  # for a new launcher to listen, a sweep of a killed one included
 _RETRY_SECONDS = 0.005
+_RESTART_SECONDS = 0.5
 
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _encode = msgspec.msgpack.encode
@@ -107,9 +108,10 @@ class LauncherClient:
         Of several clients that start one at once, one launcher survives and all find it. Raises
         farcall.errors.ConnectionError when none comes up, ConflictError when it has a worker already, and VersionError.
         """
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(state_dir, mode=0o700, exist_ok=True)
         deadline = time.monotonic() + _START_SECONDS
         starting: subprocess.Popen[bytes] | None = None
+        started_at = 0.0
         while True:
             channel = _try_connect(state_dir)
             if channel is not None:
@@ -119,10 +121,15 @@ class LauncherClient:
                     return client
                 except ServerConnectionError:
                     client.close()  # it was ending itself just then
-            if starting is None or (starting.poll() is not None and time.monotonic() < deadline):
-                starting = _start_launcher(state_dir, idle_seconds)
-            if time.monotonic() > deadline:
-                raise ServerConnectionError(f"the launcher did not start; its log is {state_dir / 'launcher.log'}")
+            now = time.monotonic()
+            log = state_dir / "launcher.log"
+            if starting is not None and starting.poll():
+                raise ServerConnectionError(f"the launcher did not start: {_last_line(log)} (its log is {log})")
+            if now > deadline:
+                raise ServerConnectionError(f"the launcher did not start within {_START_SECONDS:.0f} s; its log is {log}")
+            # One that ends with 0 has found another one, which is about to listen, or just ends.
+            if starting is None or (starting.returncode == 0 and now - started_at > _RESTART_SECONDS):
+                starting, started_at = _start_launcher(state_dir, idle_seconds), now
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def start(self, spec: ContainerSpec, fds: ContainerFds) -> StartedContainer:
@@ -329,6 +336,14 @@ def _try_connect(state_dir: Path) -> socket.socket | None:
         raise ServerConnectionError(f"cannot connect to the launcher of {state_dir}: {os.strerror(error.errno or 0)}") from error
     finally:
         os.close(directory)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return "no log"
+    return next((line for line in reversed(lines) if line.strip()), "no message")
 
 
 def _start_launcher(state_dir: Path, idle_seconds: float | None) -> subprocess.Popen[bytes]:

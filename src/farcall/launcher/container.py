@@ -50,6 +50,7 @@ class Container:
         self.disk_exceeded = False
         self.dead = False  # pid 1 is gone
         self.exit: Exited | None = None
+        self.empty_scans = 0  # how often in a row nothing was found that outlived it
         self.status, self._status_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lifeline, lifeline_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.status.setblocking(False)

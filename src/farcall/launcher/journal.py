@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from farcall.launcher import cgroups
+from farcall.launcher import cgroups, process_runtime
 
 _SWEEP_PATIENCE = 10.0  # seconds for killed processes to be gone
 
@@ -82,30 +82,33 @@ class Journal:
                 path.unlink(missing_ok=True)
         return found
 
-    def sweep(self, containers: Path) -> int:
-        """Remove everything that a former launcher left: processes, cgroups, areas under `containers`. Returns how many
-        containers that were."""
+    def sweep(self, cgroup_paths: list[str], directories: list[Path]) -> int:
+        """Remove everything that a former launcher left: processes, cgroups (also those of `cgroup_paths` that no entry
+        names), and all that is in `directories`. Returns how many containers had entries."""
         entries = self.entries()
+        current = [entry for entry in entries if entry.boot_id == self._boot_id]
+        processes = {process.pid: process.started for entry in current for process in entry.processes}
+        paths = sorted({*cgroup_paths, *(path for entry in current for path in entry.cgroups)})
+        _kill(processes, paths)
+        deadline = time.monotonic() + _SWEEP_PATIENCE
+        while not cgroups.remove(paths) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the kernel gives no event for a v1 cgroup becoming empty
+            _kill({}, paths)
         for entry in entries:
-            if entry.boot_id == self._boot_id:
-                _kill(entry)
-                deadline = time.monotonic() + _SWEEP_PATIENCE
-                while not cgroups.remove(entry.cgroups) and time.monotonic() < deadline:
-                    _kill(entry)
-                    time.sleep(0.01)  # the kernel gives no event for a cgroup becoming empty on v1
+            process_runtime.kill_outliving(entry.container_id)
             self.remove(entry.container_id)
-        if containers.is_dir():
-            for area in containers.iterdir():
-                shutil.rmtree(area, ignore_errors=True)
+        for directory in directories:
+            for path in directory.iterdir() if directory.is_dir() else ():
+                shutil.rmtree(path, ignore_errors=True)
         return len(entries)
 
     def _path(self, container_id: str) -> Path:
         return self._directory / f"{container_id}.json"
 
 
-def _kill(entry: Entry) -> None:
-    pids = {process.pid: process.started for process in entry.processes}
-    for path in entry.cgroups:
+def _kill(processes: dict[int, int], cgroup_paths: list[str]) -> None:
+    pids = dict(processes)
+    for path in cgroup_paths:
         for pid in cgroups.members(path):
             process = process_of(pid)
             if process is not None:

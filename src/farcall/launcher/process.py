@@ -83,9 +83,8 @@ class Launcher:
         self._areas.mkdir(mode=0o711, exist_ok=True)
         self._trash.mkdir(mode=0o700, exist_ok=True)
         self._journal = Journal(self._state / "journal")
-        self._journal.sweep(self._areas)
-        self._journal.sweep(self._trash)
         self._cgroups = cgroups.Cgroups(f"farcall-{name_of(self._state)}")
+        self._journal.sweep(self._cgroups.leftovers(), [self._areas, self._trash])
         self._network = NetworkPool(self._state, self._place.rootless)
         self._network.sweep()
         self._filters: dict[bool, bytes] = {}
@@ -328,11 +327,11 @@ class Launcher:
         area = self._areas / name
         area.mkdir(mode=0o711)
         (area / "root").mkdir(mode=0o755)
-        cgroup = self._cgroups.create(name) if len(self._cgroups.missing) < len(cgroups.CONTROLLERS) else None
+        cgroup = self._cgroups.of(name)
         self._journal.write(name, str(area), cgroup.paths if cgroup else [], [])
         try:
             if cgroup:
-                cgroup.limit(spec.limits)
+                cgroup.create(spec.limits)
             lease = self._network.take(spec.block_network) if native else None
         except BaseException:
             self._discard(name, cgroup)
@@ -484,8 +483,6 @@ class Launcher:
             return
         container.dead = True
         self._loop.remove(container.status.fileno())
-        if container.plan.spec.runtime == "process":
-            process_runtime.kill_outliving(container.id)
         self._reap_intermediates()
         self._closing.append(container)
         self._finish_closing()
@@ -494,6 +491,8 @@ class Launcher:
         for container in list(self._closing):
             if not container.exit:
                 container.exit = container.exited()
+            if container.plan.spec.runtime == "process" and not self._is_empty(container):
+                continue
             if container.cgroup and not container.cgroup.remove():
                 continue
             self._closing.remove(container)
@@ -507,6 +506,13 @@ class Launcher:
             else:
                 self._reply(Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}"))
             container.close()
+
+    def _is_empty(self, container: Container) -> bool:
+        """Kill what a container without a pid namespace left; True once nothing is left."""
+        killed = process_runtime.kill_outliving(container.id)
+        self._intermediates.update(killed)  # orphans come to this subreaper
+        container.empty_scans = 0 if killed else container.empty_scans + 1
+        return container.empty_scans > 1
 
     def _why(self, container: Container) -> str:
         broken = container.broken
@@ -571,7 +577,10 @@ class Launcher:
             try:
                 ended, _ = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                continue  # a dead init whose intermediate has not ended yet: ours in a moment
+                # A dead init whose intermediate has not ended yet is ours in a moment; others are reaped elsewhere.
+                if not os.path.exists(f"/proc/{pid}"):
+                    self._intermediates.discard(pid)
+                continue
             if ended:
                 self._intermediates.discard(pid)
 

@@ -141,9 +141,14 @@ def _processes() -> list[tuple[int, int]]:
     return found
 
 
-def kill_outliving(container_id: str) -> None:
-    """From the launcher, after a supervisor was killed: kill what the container left, known by its environment."""
+def kill_outliving(container_id: str) -> list[int]:
+    """From the launcher, once a supervisor is gone: kill what the container left, known by its environment.
+
+    Returns the pids. One in the middle of an exec shows no environment: only a second empty answer, some milliseconds
+    later, means that nothing is left.
+    """
     mark = f"{MARK}={container_id}\0".encode()
+    killed: list[int] = []
     for pid, _ in _processes():
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
@@ -151,8 +156,10 @@ def kill_outliving(container_id: str) -> None:
                 with open(f"/proc/{pid}/environ", "rb") as file:
                     if mark in file.read() + b"\0":
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        killed.append(pid)
             finally:
                 os.close(pidfd)
+    return killed
 
 
 def unsupported(spec: ContainerSpec) -> str | None:
