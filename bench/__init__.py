@@ -1,0 +1,1 @@
+"""Measures farcall beside its peers: `python -m bench calls`."""

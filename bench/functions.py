@@ -1,0 +1,47 @@
+"""What the benchmark runs in farcall's containers. What is imported here is part of each container's start."""
+
+import os
+import time
+from typing import Any
+
+import farcall
+
+app = farcall.App("bench")
+
+# A variable that only the start of an interpreter honours: such a container is started by exec, never by fork.
+_BY_EXEC = {"PYTHONHASHSEED": "0"}
+
+
+@app.function(max_containers=1)
+def echo(value: Any) -> Any:
+    return value
+
+
+@app.function(max_containers=2)
+def noop(value: int) -> int:
+    return value
+
+
+@app.function(single_use_containers=True)
+def first_line_after_fork() -> float:
+    return time.monotonic()
+
+
+@app.function(single_use_containers=True, env=_BY_EXEC)
+def first_line_after_exec() -> float:
+    return time.monotonic()
+
+
+@app.function(single_use_containers=True, cpu=0.01, memory=(16, 256))
+def one_of_many(_: int) -> str:
+    return os.environ["FARCALL_CONTAINER_ID"]
+
+
+@app.function(max_containers=1)
+def namespace_after_fork() -> str:
+    return os.readlink("/proc/self/ns/pid")
+
+
+@app.function(max_containers=1, env=_BY_EXEC)
+def namespace_after_exec() -> str:
+    return os.readlink("/proc/self/ns/pid")

@@ -1,0 +1,199 @@
+"""farcall: a server of its own, in the state directory that the environment names. Whoever made that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import farcall
+from bench import functions, processes
+from bench.peers import Measurement, Result, run
+from bench.peers.measurements import WARM_UP, call_times, fan_out, there_and_back, warm_call
+from bench.samples import median, seconds, timed
+
+NAME = "farcall"
+HELLO = Path(__file__).parents[2] / "examples" / "hello.py"
+MAP_INPUTS = 100_000
+BURST = 100
+GONE_SECONDS = 30.0  # for containers that have answered to be gone
+
+
+def command(*words: str) -> list[str]:
+    """The command line `farcall ...`: the installed program, else the module."""
+    program = Path(sys.executable).with_name("farcall")
+    return [str(program), *words] if program.exists() else [sys.executable, "-m", "farcall", *words]
+
+
+def status() -> dict[str, Any]:
+    """What the server says of itself, {"running": False} where there is none."""
+    answer = subprocess.run(command("server", "status", "--json"), capture_output=True, text=True, check=False)
+    return json.loads(answer.stdout)
+
+
+def stop_server() -> None:
+    """Ends the server and all that it runs; returns when it is gone."""
+    subprocess.run(command("server", "stop", "--force"), check=True, capture_output=True)
+
+
+def measured_warm_call() -> Iterator[Result]:
+    with functions.app.run():
+        yield from warm_call(NAME, lambda: functions.echo.remote(1), 3000)
+        yield from call_times(f"{NAME}, .aio", asyncio.run(_awaited_calls(2000)))
+
+
+async def _awaited_calls(count: int) -> list[float]:
+    taken: list[float] = []
+    for _ in range(WARM_UP + count):
+        begin = time.perf_counter()
+        await functions.echo.remote.aio(1)
+        taken.append(time.perf_counter() - begin)
+    return taken[WARM_UP:]
+
+
+def noop_map() -> Iterator[Result]:
+    def mapped(count: int) -> int:
+        return sum(functions.noop.map(range(count)))
+
+    with functions.app.run():
+        mapped(20_000)  # both containers are there
+        yield fan_out(NAME, mapped, MAP_INPUTS)
+
+
+def new_container(row: str, function: farcall.Function[[], float, float], count: int) -> Iterator[Result]:
+    with functions.app.run():
+        function.remote()  # the template is there, the files are in the page cache
+        taken: list[float] = []
+        for _ in range(count):
+            _await_no_containers()
+            begin = time.monotonic()
+            taken.append(function.remote() - begin)
+    yield Result(row, NAME, 1e3 * median(taken), count)
+
+
+def burst() -> Iterator[Result]:
+    with functions.app.run():
+        list(functions.one_of_many.map(range(2)))
+        _await_no_containers()
+        begin = time.monotonic()
+        containers = set(functions.one_of_many.map(range(BURST)))
+        taken = time.monotonic() - begin
+    if len(containers) != BURST:
+        raise AssertionError(f"{len(containers)} containers answered for {BURST}")
+    yield Result("burst of 100", NAME, taken, BURST)
+
+
+def _await_no_containers() -> None:
+    """Returns when containers that answered before are gone, so that their end is not measured with the next start."""
+    from farcall.sdk import client
+
+    deadline = time.monotonic() + GONE_SECONDS
+    while client.current().status().containers:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"containers for one input are still there after {GONE_SECONDS:.0f} s")
+        time.sleep(0.005)
+
+
+def large(row: str) -> Iterator[Result]:
+    with functions.app.run():
+        yield from there_and_back(row, NAME, functions.echo.remote)
+
+
+def import_time() -> Iterator[Result]:
+    bare, imported = _pairs([sys.executable, "-c", "pass"], [sys.executable, "-c", "import farcall"], 10)
+    yield Result("import farcall", NAME, 1e3 * (median(imported) - median(bare)), len(imported))
+
+
+def help_time() -> Iterator[Result]:
+    bare, helped = _pairs([sys.executable, "-c", "pass"], command("--help"), 8)
+    yield Result("farcall --help", NAME, 1e3 * (median(helped) - median(bare)), len(helped))
+
+
+def run_hello() -> Iterator[Result]:
+    hello = command("run", str(HELLO))
+    _run(hello)
+    taken = timed(lambda: _run(hello), 5)
+    yield Result("run hello, warm", NAME, 1e3 * median(taken), len(taken))
+    cold: list[float] = []
+    for _ in range(2):
+        stop_server()
+        cold.append(seconds(lambda: _run(hello)))
+    yield Result("run hello, cold", NAME, 1e3 * median(cold), len(cold))
+
+
+def _pairs(first: list[str], second: list[str], count: int) -> tuple[list[float], list[float]]:
+    """Seconds of two commands, run in turn: what slows the machine down slows both."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(count):
+        taken[0].append(seconds(lambda: _run(first)))
+        taken[1].append(seconds(lambda: _run(second)))
+    return taken
+
+
+def _run(words: list[str]) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-500:]}")
+
+
+def memory() -> Iterator[Result]:
+    from farcall import settings
+    from farcall.launcher.process import LOCK_NAME
+
+    with functions.app.run():
+        containers: set[int] = set()
+        for function, contender in (
+            (functions.namespace_after_fork, NAME),
+            (functions.namespace_after_exec, f"{NAME}, exec"),
+        ):
+            members = processes.in_pid_namespace(function.remote())
+            if len(members) != 2:
+                raise AssertionError(f"an idle container has {len(members)} processes where it should have two")
+            containers.update(members)
+            yield Result("idle container", contender, processes.memory(members).private, len(members))
+        server = [int(status()["pid"])]
+        lock = settings.paths().launcher_state / LOCK_NAME
+        launcher = int(lock.read_text())
+        helpers = {launcher, *processes.descendants(launcher)} - containers
+        for contender, pids in ((f"{NAME} server", server), (f"{NAME} launcher, templates", helpers)):
+            used = processes.memory(pids)
+            yield Result("server memory, private", contender, used.private, len(pids))
+            yield Result("server memory, resident", contender, used.resident, len(pids))
+
+
+def isolation() -> Iterator[Result]:
+    """Whether containers are measured with everything on: 1 for each kind of separation that is there, else 0."""
+    with functions.app.run():
+        members = processes.in_pid_namespace(functions.namespace_after_fork.remote())
+        for kind, there in processes.isolation(members[-1]).items():
+            yield Result("isolation", kind, float(there), 1)
+
+
+@contextmanager
+def peer() -> Generator[Mapping[str, Measurement]]:
+    os.environ.setdefault("NO_COLOR", "1")
+    yield {
+        "warm call": measured_warm_call,
+        "no-op map": noop_map,
+        "new container, fork": lambda: new_container("new container, fork", functions.first_line_after_fork, 15),
+        "new container, exec": lambda: new_container("new container, exec", functions.first_line_after_exec, 8),
+        "burst": burst,
+        "100 MB bytes": lambda: large("100 MB bytes"),
+        "100 MB array": lambda: large("100 MB array"),
+        "import": import_time,
+        "help": help_time,
+        "run hello": run_hello,
+        "memory": memory,
+        "isolation": isolation,
+    }
+
+
+if __name__ == "__main__":
+    run(peer)
