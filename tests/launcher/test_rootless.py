@@ -76,7 +76,8 @@ def _python_for_nobody() -> str:
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         command = [python, "-c", "import sys; print(sys.version_info[:2])"]
         try:
-            answer = subprocess.run(command, user=_NOBODY, group=_NOBODY, extra_groups=[], capture_output=True, text=True)
+            who = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+            answer = subprocess.run(command, **who, capture_output=True, text=True, check=False)
         except OSError:
             continue
         if answer.stdout.strip() == str(tuple(sys.version_info[:2])):

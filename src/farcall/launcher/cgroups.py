@@ -156,7 +156,7 @@ def _find_parents(name: str) -> list[tuple[Path, int, tuple[Controller, ...]]]:
         if not listed:
             unified = own
             continue
-        controllers = tuple(c for c in CONTROLLERS if c in listed.split(","))
+        controllers: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c in listed.split(","))
         mount = next((m for m, held in mounts.items() if controllers and controllers[0] in held), None)
         if mount is not None:
             parent = _make_v1_parent(mount / own.lstrip("/"), name)
@@ -165,10 +165,10 @@ def _find_parents(name: str) -> list[tuple[Path, int, tuple[Controller, ...]]]:
     taken = {c for _, _, controllers in parents for c in controllers}
     mount = next((m for m, held in mounts.items() if "cgroup2" in held), None)
     if unified is not None and mount is not None:
-        parent, controllers = _make_v2_parent(mount, mount / unified.lstrip("/"), name)
-        controllers = tuple(c for c in controllers if c not in taken)
-        if parent is not None and controllers:
-            parents.append((parent, 2, controllers))
+        parent, handed = _make_v2_parent(mount, mount / unified.lstrip("/"), name)
+        free: tuple[Controller, ...] = tuple(c for c in handed if c not in taken)
+        if parent is not None and free:
+            parents.append((parent, 2, free))
         elif parent is not None:
             remove([str(parent)])
     return parents
@@ -202,12 +202,12 @@ def _make_v2_parent(mount: Path, own: Path, name: str) -> tuple[Path | None, tup
     at = own
     while True:
         offered = set(_read_text(at / "cgroup.controllers").split())
-        wanted = tuple(c for c in CONTROLLERS if c in offered)
+        wanted: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c in offered)
         if wanted and os.access(at / "cgroup.procs", os.W_OK):
             with contextlib.suppress(OSError):
                 _write(at / "cgroup.subtree_control", " ".join(f"+{c}" for c in wanted))
             enabled = _read_text(at / "cgroup.subtree_control").split()
-            handed = tuple(c for c in wanted if c in enabled)
+            handed: tuple[Controller, ...] = tuple(c for c in wanted if c in enabled)
             if handed:
                 with contextlib.suppress(OSError):
                     parent = at / name

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from farcall.errors import InternalError, ProtocolError, ResourceExhaustedError, VersionError, from_code
 from farcall.errors import ConnectionError as ServerConnectionError
+from farcall.errors import InternalError, ProtocolError, ResourceExhaustedError, VersionError, from_code
 from farcall.launcher import descriptors
 from farcall.launcher.messages import (
     MAX_DATAGRAM,
@@ -126,14 +126,14 @@ class LauncherClient:
             if starting is not None and starting.poll():
                 raise ServerConnectionError(f"the launcher did not start: {_last_line(log)} (its log is {log})")
             if now > deadline:
-                raise ServerConnectionError(f"the launcher did not start within {_START_SECONDS:.0f} s; its log is {log}")
+                raise ServerConnectionError(f"no launcher came up in {_START_SECONDS:.0f} s; its log is {log}")
             # One that ends with 0 has found another one, which is about to listen, or just ends.
             if starting is None or (starting.returncode == 0 and now - started_at > _RESTART_SECONDS):
                 starting, started_at = _start_launcher(state_dir, idle_seconds), now
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def start(self, spec: ContainerSpec, fds: ContainerFds) -> StartedContainer:
-        """Make a container; returns when its runner runs. Raises ContainerStartError and others, as the launcher says."""
+        """Make a container; returns when its runner runs. Raises ContainerStartError and others the launcher names."""
         reply, received = await self._ask(Start(self._seq(), spec), Started, list(fds))
         return StartedContainer(reply.container_id, reply.pid, received[0], reply.timeline, reply.notes)
 
@@ -194,8 +194,8 @@ class LauncherClient:
         if hello.version != PROTOCOL_VERSION:
             self.close()
             raise VersionError(
-                f"the running launcher (pid {hello.pid}) speaks version {hello.version}, this farcall {PROTOCOL_VERSION}; "
-                "stop its containers with the farcall that started it (`farcall server stop`)"
+                f"the running launcher (pid {hello.pid}) speaks version {hello.version}, "
+                f"this farcall {PROTOCOL_VERSION}; stop its containers with the farcall that started it (`farcall server stop`)"
             )
         self.launcher_pid = hello.pid
 
@@ -333,7 +333,8 @@ def _try_connect(state_dir: Path) -> socket.socket | None:
         channel.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
             return None
-        raise ServerConnectionError(f"cannot connect to the launcher of {state_dir}: {os.strerror(error.errno or 0)}") from error
+        reason = os.strerror(error.errno or 0)
+        raise ServerConnectionError(f"cannot connect to the launcher of {state_dir}: {reason}") from error
     finally:
         os.close(directory)
 

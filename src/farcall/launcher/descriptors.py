@@ -1,7 +1,7 @@
 """Datagrams that carry file descriptors.
 
-Not socket.send_fds and recv_fds: those ignore their `flags` (Python 3.11 to 3.13 at least), so that received descriptors
-would leak into every process exec'd meanwhile.
+Not socket.send_fds and recv_fds: those ignore their `flags` (Python 3.11 to 3.13 at least), so that received
+descriptors would leak into every process exec'd meanwhile.
 """
 
 import array

@@ -84,6 +84,7 @@ class SendSignal(msgspec.Struct, tag=True):
 Report = Born | Running | Broken | Ended
 
 encode = msgspec.msgpack.encode
-decode_report = msgspec.msgpack.Decoder(Report).decode
+_report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+decode_report = _report_decoder.decode
 decode_plan = msgspec.msgpack.Decoder(Plan).decode
 decode_signal = msgspec.msgpack.Decoder(SendSignal).decode

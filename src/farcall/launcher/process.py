@@ -57,7 +57,7 @@ _MIB = 1024 * 1024
 # RLIMIT_FSIZE counts shared memory too, which values travel in: never below this.
 _FILE_LIMIT_FLOOR = 4096 * _MIB
 
-_decode_request = msgspec.msgpack.Decoder(Request).decode
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _encode = msgspec.msgpack.encode
 
 
@@ -224,7 +224,7 @@ class Launcher:
                 self._lose_worker()
                 return
             try:
-                request = _decode_request(data)
+                request = _request_decoder.decode(data)
             except msgspec.DecodeError as error:
                 descriptors.close(fds)
                 self._reply(Failed(0, "protocol", f"the launcher does not understand this request: {error}"))
@@ -232,11 +232,11 @@ class Launcher:
             self._handle(request, fds)
 
     def _handle(self, request: Request, fds: list[int]) -> None:
-        wanted = {Start: 4, Reattach: 1}.get(type(request), 0)
+        wanted = 4 if isinstance(request, Start) else 1 if isinstance(request, Reattach) else 0
         if len(fds) != wanted:
             descriptors.close(fds)
-            name = type(request).__name__
-            self._reply(Failed(getattr(request, "seq", 0), "protocol", f"{name} carries {wanted} descriptors, not {len(fds)}"))
+            message = f"{type(request).__name__} carries {wanted} descriptors, not {len(fds)}"
+            self._reply(Failed(getattr(request, "seq", 0), "protocol", message))
             return
         match request:
             case Hello():
@@ -290,7 +290,8 @@ class Launcher:
             if why is None:
                 self._reply(Done(request.seq))
             else:
-                self._reply(Failed(request.seq, "container-start", f"no base template: {why}; containers start by exec"))
+                message = f"no base template: {why}; containers start by exec"
+                self._reply(Failed(request.seq, "container-start", message))
 
         if isinstance(found, str):
             tell(found)

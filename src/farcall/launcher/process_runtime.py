@@ -27,7 +27,7 @@ _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
 _ABI_1 = (1 << 13) - 1
 _BY_ABI = {1: _ABI_1, 2: _ABI_1 | 1 << 13, 3: _ABI_1 | 1 << 13 | 1 << 14}
 _ON_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14  # the bits that a rule on a file may have
-_READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/sys", "/dev", "/run/systemd/resolve")
+_READABLE = (*sandbox.SYSTEM, "/etc", "/proc", "/sys", "/dev")
 _WRITABLE = ("/dev", "/proc/self")
 
 
@@ -94,7 +94,8 @@ def _confine(plan: Plan, root: str) -> None:
         seccomp.install(plan.seccomp)
     except OSError as error:
         if plan.spec.block_network:
-            raise OSError(error.errno, "block_network: runtime process blocks by seccomp, which is refused here") from None
+            message = "block_network: runtime process blocks by seccomp, which is refused here"
+            raise OSError(error.errno, message) from None
 
 
 def _restrict_files(plan: Plan, root: str) -> None:

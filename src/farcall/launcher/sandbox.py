@@ -24,8 +24,8 @@ KEPT_CAPABILITIES = frozenset(
 
 # Directories of the host's system that a container sees, read-only. Where /bin and its kind are symlinks (merged /usr)
 # the symlink is made again.
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# Parts of the host's /etc that hold no secret and that libraries look for. Not /etc/ssl as a whole: it holds private keys.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Parts of the host's /etc that hold no secret and that libraries look for. Not all of /etc/ssl: it holds private keys.
 _ETC = (
     "/etc/ld.so.cache",
     "/etc/alternatives",
@@ -131,7 +131,7 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
 
 
 def _all_binds(plan: Plan) -> list[Bind]:
-    binds = [Bind(path, path, optional=True) for path in _SYSTEM if not os.path.islink(path)]
+    binds = [Bind(path, path, optional=True) for path in SYSTEM if not os.path.islink(path)]
     binds += [Bind(path, path, optional=True) for path in _ETC]
     interpreter = plan.spec.interpreter
     for path in sorted({*interpreter.paths, interpreter.runner_path}):
@@ -187,7 +187,7 @@ def _make_mount_point(target: str, is_directory: bool, owner: tuple[int, int]) -
 
 
 def _make_links() -> None:
-    for path in _SYSTEM:
+    for path in SYSTEM:
         if os.path.islink(path):
             os.symlink(os.readlink(path), path[1:])
     os.symlink("../run", "var/run")
@@ -231,8 +231,8 @@ def _make_dev(devices: list[tuple[int, str]], owner: tuple[int, int]) -> None:
 
 
 def _open_low_ports() -> bool:
-    # The network namespace belongs to the launcher's user namespace, so CAP_NET_BIND_SERVICE in the container's own does
-    # not reach it; the namespace's own setting does.
+    # The network namespace belongs to the launcher's user namespace, so CAP_NET_BIND_SERVICE in the container's own
+    # does not reach it; the namespace's own setting does.
     try:
         with open("proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as file:
             file.write("0")

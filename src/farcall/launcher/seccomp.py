@@ -160,7 +160,7 @@ def assemble(machine: str, *, unix_sockets_only: bool = False) -> bytes:
     program.load(_OFFSET_NUMBER)
     if machine == "x86_64":
         program.jump(_JUMP_AT_LEAST, _X32_BIT, "deny")
-    # glibc falls back to clone when clone3 answers ENOSYS; clone3's flags are behind a pointer, out of a filter's reach.
+    # clone3's flags are behind a pointer, out of a filter's reach; glibc falls back to clone when it answers ENOSYS.
     program.jump(_JUMP_EQUAL, _CLONE3, "absent")
     program.jump(_JUMP_EQUAL, _CLONE[machine], "clone")
     program.jump(_JUMP_EQUAL, _UNSHARE[machine], "unshare")

@@ -7,6 +7,10 @@ Started as a script, `python RUNNER_PATH/farcall/launcher/template.py`, with its
 
 import os
 import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from farcall.spec.container import ContainerSpec
 
 SOCKET_FD = 3
 READY = b"ready"
@@ -14,7 +18,8 @@ BROKEN = b"broken: "  # followed by why; the template ends
 HAS_IDMAP, HAS_NETNS = 1, 2  # bits of a request's one byte; they say which descriptors follow the seven fixed ones
 
 
-def _main() -> None:
+def run() -> None:
+    """Be the template until the launcher is gone."""
     import gc
     import signal
     import socket
@@ -22,8 +27,8 @@ def _main() -> None:
     channel = socket.socket(fileno=SOCKET_FD)
     try:
         import farcall.launcher.init
+        import farcall.runner.main  # pyright: ignore[reportUnusedImport] - loaded for the forks to share
         from farcall.launcher import descriptors
-        import farcall.runner.main  # noqa: F401  # pyright: ignore[reportUnusedImport] - loaded for the forks to share
 
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
@@ -53,24 +58,22 @@ def _make_container(flags: int, fds: list[int]) -> None:
     from farcall.launcher import init
     from farcall.launcher.plan import PlanFds, decode_plan
 
-    rest = fds[7:]
+    status, control, stdout, stderr, page, lifeline, plan_fd, *rest = fds
     idmap = rest.pop(0) if flags & HAS_IDMAP else None
     netns = rest.pop(0) if flags & HAS_NETNS else None
-    plan_fds = PlanFds(*fds[:7], idmap, netns)
+    plan_fds = PlanFds(status, control, stdout, stderr, page, lifeline, plan_fd, idmap, netns)
     plan = decode_plan(os.pread(plan_fds.plan, os.fstat(plan_fds.plan).st_size, 0))
     init.make_container(plan, plan_fds, _enter_runner)
 
 
-def _enter_runner(spec: object) -> None:
+def _enter_runner(spec: "ContainerSpec") -> NoReturn:
     """Make the process look like one that has just started with the bootstrap script, and run the runner."""
     import gc
     import site
     import types
 
     from farcall.launcher import init
-    from farcall.spec.container import ContainerSpec
 
-    assert isinstance(spec, ContainerSpec)
     init.syscalls.close_range(6)
     gc.enable()
     script = init.bootstrap_path(spec)
@@ -109,8 +112,9 @@ def _run() -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType] - never empty in a handler
         code = 1
-    threading._shutdown()  # pyright: ignore - what the interpreter itself calls at its end; there is no public name
-    atexit._run_exitfuncs()
+    # What the interpreter itself calls at its end; there are no public names.
+    threading._shutdown()  # pyright: ignore
+    atexit._run_exitfuncs()  # pyright: ignore
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -119,8 +123,11 @@ def _run() -> int:
     return code
 
 
-# Environment variables that only an interpreter's or a loader's start reads: a fork from a running one cannot honour them.
-_HONOURED = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT"})
+# Of Python's own environment variables a fork from a running interpreter can honour these; all others, and those that
+# the loader and the C library read, take the start of a new one.
+_HONOURED = frozenset(
+    {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT"}
+)
 _LOADERS = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "LC_", "LANG")
 
 
@@ -137,6 +144,6 @@ def needs_exec(environment: dict[str, str]) -> str | None:
 if __name__ == "__main__":
     # The script's own directory would offer this package's modules as top-level ones.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from farcall.launcher.template import _main as main  # the module by its name, so that no state is in __main__
+    from farcall.launcher import template  # the module by its name, so that no state is in __main__
 
-    main()
+    template.run()
