@@ -9,18 +9,20 @@ from pathlib import Path
 from farcall import _private, settings
 from farcall.interpreters import Choice, choose, is_own
 
+_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback"})
+
 
 def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[settings.Settings, Choice]:
     """Resolve the settings for a program in `folder`, and be in its interpreter: where that is another one than this,
     the process is replaced by the same command under it, and this does not return.
 
-    Flags become environment variables, so that the SDK and all that the program starts see them too.
+    What the SDK reads for itself becomes environment variables, wherever it was set.
     """
     found = settings.load(options, folder)
     for setting in settings.SETTINGS:
-        value = options.get(setting.name)
-        if value is not None:
-            os.environ[setting.variable] = value if isinstance(value, str) else str(int(value))
+        value = found.values[setting.name].value
+        if setting.name in _READ_BY_THE_SDK and isinstance(value, str):
+            os.environ[setting.variable] = value
     python = found.values["python"]
     named = python.origin.startswith(("flag", "environment"))
     choice = choose(

@@ -1,0 +1,323 @@
+"""`farcall run` and `farcall logs` through a real server and real containers."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import os, sys, time
+import farcall
+
+app = farcall.App("program")
+
+
+@app.function()
+def square(x: int) -> int:
+    print(f"squaring {x}")
+    return x * x
+
+
+@app.function()
+def both(x: int = 1) -> None:
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    print("\\x1b[31mred\\x1b[0m \\x1b[2Jcleared")
+
+
+@app.function()
+def fail() -> None:
+    print("before it fails")
+    raise ValueError("as it should")
+
+
+@app.function()
+def crash() -> None:
+    os._exit(3)
+
+
+@app.function()
+def where() -> str:
+    return sys.prefix
+
+
+@app.function()
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@app.cls()
+class Stubborn:
+    @farcall.method()
+    def hang(self) -> None:
+        print("hanging", flush=True)
+        time.sleep(60)
+
+    @farcall.exit()
+    def close(self) -> None:
+        print("closing", flush=True)
+        time.sleep(60)
+
+
+@app.local_entrypoint()
+def squares(count: int = 20):
+    print(sum(square.map(range(count))))
+
+
+@app.local_entrypoint()
+def hang():
+    print("local", flush=True)
+    square.remote(2)
+    print("ready", flush=True)
+    slow.remote(60)
+
+
+@app.local_entrypoint()
+def stubborn():
+    Stubborn().hang.remote()
+
+
+@app.local_entrypoint()
+def idle():
+    square.remote(3)
+    print("ready", flush=True)
+    time.sleep(60)
+
+
+@app.local_entrypoint()
+def spawned():
+    print(slow.spawn(0.2).object_id)
+
+
+@app.local_entrypoint()
+def slowly():
+    for _ in slow.map([0.25] * 16):
+        pass
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    return file
+
+
+class Running:
+    """A `farcall run` on its way."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.out = ""
+        self.err = ""
+
+    def until(self, text: str, within: float = 30.0) -> None:
+        """Reads until `text` has come on stdout or stderr."""
+        deadline = time.monotonic() + within
+        streams = {self.process.stdout: "out", self.process.stderr: "err"}
+        while text not in self.out + self.err:
+            ready, _, _ = select.select(list(streams), [], [], max(deadline - time.monotonic(), 0))
+            if not ready:
+                raise AssertionError(f"{text!r} did not come\n--- stdout\n{self.out}\n--- stderr\n{self.err}")
+            for stream in ready:
+                piece = os.read(stream.fileno(), 65536).decode()
+                setattr(self, streams[stream], getattr(self, streams[stream]) + piece)
+                if not piece:
+                    del streams[stream]
+
+    def end(self, within: float = 30.0) -> int:
+        out, err = self.process.communicate(timeout=within)
+        self.out += out
+        self.err += err
+        return self.process.returncode
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(server: Any, tmp_path: Path) -> Iterator[Start]:
+    """Starts `farcall ARGUMENTS` and lets it run."""
+    started: list[Running] = []
+
+    def start(*arguments: str | Path) -> Running:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "farcall", *map(str, arguments)],
+            env=server.environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(Running(process))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.communicate()
+
+
+def test_a_map_over_containers(server: Any, program: Path) -> None:
+    done = server.farcall("run", f"{program}::squares", "--count", "20")
+    lines = done.stdout.splitlines()
+    assert sorted(lines) == sorted([*(f"squaring {x}" for x in range(20)), "2470"])
+    assert re.search(r"^square: 20/20 done in ", done.stderr, re.MULTILINE)
+    assert re.fullmatch(
+        r"done in \d+\.\d s: 20 calls, \d+ containers?; .* starting, .* running", done.stderr.splitlines()[-1]
+    )
+
+
+def test_a_function_by_name_prints_its_result(server: Any, program: Path) -> None:
+    done = server.farcall("run", "-q", f"{program}::square", "--x", "7")
+    assert done.stdout == "squaring 7\n49\n"
+    assert done.stderr == ""
+
+
+def test_streams_are_kept_apart_and_control_sequences_are_not_shown(server: Any, program: Path) -> None:
+    done = server.farcall("run", "-q", f"{program}::both")
+    assert done.stdout == "to stdout\n\x1b[31mred\x1b[0m cleared\n"
+    assert done.stderr == "to stderr\n"
+
+
+def test_an_error_names_call_and_container_and_their_logs(server: Any, program: Path) -> None:
+    done = server.farcall("run", f"{program}::fail", check=False)
+    assert done.returncode == 1
+    assert "in fail" in done.stderr
+    assert "ValueError: as it should" in done.stderr
+    assert "/farcall/" not in done.stderr
+    found = re.search(
+        r"^call (fc-\S+) in container (ta-\S+); its logs: farcall logs (fc-\S+)$", done.stderr, re.MULTILINE
+    )
+    assert found, done.stderr
+    call, container, _ = found.groups()
+    assert server.farcall("logs", call).stdout == "before it fails\n"
+    assert server.farcall("logs", container).stdout == "before it fails\n"
+    assert server.farcall("logs", call, "--grep", "nothing like it").stdout == ""
+    assert server.farcall("logs", call, "--since", "1h").stdout == "before it fails\n"
+    full = server.farcall("run", f"{program}::fail", check=False, FARCALL_TRACEBACK="full")
+    assert "/farcall/" in full.stderr
+
+
+def test_a_crash_is_named_exactly(server: Any, program: Path) -> None:
+    done = server.farcall("run", f"{program}::crash", check=False)
+    assert done.returncode == 1
+    assert "ContainerCrashedError" in done.stderr
+    assert "code 3" in done.stderr
+
+
+def test_the_projects_interpreter_runs_in_the_container(server: Any, program: Path) -> None:
+    venv = program.parent / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    done = server.farcall("run", f"{program}::where")
+    assert done.stdout == f"{venv}\n"
+    assert done.stderr.startswith(f"python: {venv}/bin/python (.venv)")
+
+
+def test_without_a_terminal_a_map_tells_its_progress_in_lines(server: Any, program: Path) -> None:
+    done = server.farcall("run", f"{program}::slowly")
+    told = [line for line in done.stderr.splitlines() if line.startswith("slow: ")]
+    assert 2 <= len([line for line in told if "/16 done" in line]) <= 11
+    assert re.match(r"slow: 16/16 done in ", told[-1])
+
+
+def test_a_module_brings_its_package(server: Any, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("VALUE = 42\n")
+    (package / "program.py").write_text(
+        textwrap.dedent(
+            """
+            import farcall
+            from package.helper import VALUE
+            app = farcall.App()
+            @app.function()
+            def value() -> int:
+                import package.helper
+                return package.helper.VALUE + VALUE
+            """
+        )
+    )
+    assert server.farcall("run", "-q", "-m", "package.program", cwd=tmp_path).stdout == "84\n"
+
+
+def test_a_detached_app_goes_on_and_says_where_its_logs_are(server: Any, program: Path) -> None:
+    done = server.farcall("run", "--detach", f"{program}::spawned")
+    assert done.stdout.startswith("fc-")
+    assert re.search(r"^(ap-\S+) goes on by itself; its logs: farcall logs \1$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "seconds"), [("idle", 2.0), ("hang", 3.0)], ids=["idle within 1 s", "busy within 2 s"]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupt_stops_all(
+    start: Start, server: Any, program: Path, entrypoint: str, seconds: float, number: signal.Signals
+) -> None:
+    running = start("run", f"{program}::{entrypoint}")
+    running.until("ready")
+    before = time.monotonic()
+    running.process.send_signal(number)
+    assert running.end() == 130
+    assert time.monotonic() - before < seconds
+    assert "interrupted: stopping" in running.err
+    assert "Traceback" not in running.err
+    assert re.search(r"^interrupted in ", running.err.splitlines()[-1])
+    assert "0 apps" in server.farcall("server", "status").stdout
+
+
+def test_a_second_interrupt_kills(start: Start, server: Any, program: Path) -> None:
+    running = start("run", f"{program}::stubborn")
+    running.until("hanging")
+    running.process.send_signal(signal.SIGINT)
+    running.until("closing")
+    before = time.monotonic()
+    running.process.send_signal(signal.SIGINT)
+    assert running.end() == 130
+    assert time.monotonic() - before < 3
+    assert running.err.splitlines()[-1].startswith("killed in ")
+    assert "0 apps" in server.farcall("server", "status").stdout
+
+
+def test_logs_follow_until_the_call_is_over(start: Start, server: Any, program: Path) -> None:
+    running = start("run", f"{program}::stubborn")
+    running.until("hanging")
+    status = server.farcall("server", "status").stdout
+    app = re.search(r"ap-\S+", status)
+    assert app, status
+    logs = start("logs", "--follow", app[0])
+    logs.until("hanging")
+    running.process.send_signal(signal.SIGINT)
+    logs.until("closing")
+    running.process.send_signal(signal.SIGINT)
+    running.end()
+    assert logs.end() == 0
+
+
+def test_the_server_says_what_it_does(server: Any) -> None:
+    import json
+
+    assert re.match(r"farcall \S+ from .*, pid \d+, up ", server.farcall("server", "status").stdout)
+    found = json.loads(server.farcall("server", "status", "--json").stdout)
+    assert found["running"] is True
+    assert "runs already" in server.farcall("server", "start").stderr
+    assert f"pid {found['pid']}" in server.farcall("server", "logs").stdout
+
+
+def test_no_server_at_all(installation: Any, program: Path) -> None:
+    assert installation.farcall("server", "status", check=False).returncode == 3
+    assert "does not run" in installation.farcall("server", "stop").stderr
+    assert installation.farcall("run", "-q", f"{program}::square", "--x", "2").stdout == "squaring 2\n4\n"
+    assert installation.farcall("server", "status").returncode == 0
