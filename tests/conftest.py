@@ -164,6 +164,13 @@ def server(shared: Path) -> Iterator[Installation]:
         yield installation
 
 
+@pytest.fixture(scope="session")
+def session_server(shared: Path) -> Iterator[Installation]:
+    """A running server, shared by all tests that leave it as they found it."""
+    with short_directory() as root, running_server(root, shared) as installation:
+        yield installation
+
+
 @pytest.fixture
 def server_environment(server: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
     """Makes this test's process a client of `server`, for tests that use the SDK without the command line."""

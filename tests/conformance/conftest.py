@@ -1,0 +1,72 @@
+"""Conformance: each line of the semantics that farcall promises, through real containers.
+
+All modules share one server. A module's `app`, imported from its program in `programs/`, runs while its tests do: the
+programs are what a user writes, and containers import them alone, without the tests.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from farcall.sdk import client as clients
+
+if TYPE_CHECKING:
+    from tests.conftest import Installation
+
+PROGRAMS = Path(__file__).parent / "programs"
+sys.path.insert(0, str(PROGRAMS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def connected(session_server: "Installation") -> "Iterator[Installation]":
+    """Makes this process a client of the server for the time of one module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in session_server.environment.items():
+            patch.setenv(name, value)
+        yield session_server
+        clients.current().close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app_runs(request: pytest.FixtureRequest, connected: "Installation") -> Iterator[None]:
+    """Runs the module's app."""
+    app: Any = getattr(request.module, "app", None)
+    if app is None:
+        yield
+        return
+    with app.run():
+        yield
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a program to a file of its own."""
+    import textwrap
+
+    count = 0
+
+    def write(text: str, name: str = "") -> Path:
+        nonlocal count
+        count += 1
+        path = tmp_path / (name or f"program_{count}.py")
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Waits until a condition holds: for what happens by itself, with nobody to be told."""
+
+    def wait(condition: Callable[[], Any], within: float = 10.0) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, f"{condition} did not come true within {within:.0f} s"
+            time.sleep(0.02)
+
+    return wait
