@@ -1,0 +1,80 @@
+"""The runner's end of the connection: it can be watched by a loop for long, and a wait on it can be interrupted."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from farcall.errors import ConnectionLostError
+from farcall.wire import messages
+from farcall.wire.connection import Connection, Waiter
+
+if TYPE_CHECKING:
+    import asyncio
+
+_NO_LIMIT = struct.pack("@ll", 0, 0)  # a timeval
+_AT_ONCE = struct.pack("@ll", 0, 1)
+
+
+class RunnerConnection(Connection):
+    """A connection on which the main thread's wait can be ended from a signal handler.
+
+    An exception must not leave the code that reads: what had been read would be lost. So a handler calls
+    `interrupt`, and `on_interrupted` is called, and may raise, where `wait` has nothing in its hands any more.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Any, tuple[int, ...]], None],
+        on_close: Callable[[ConnectionLostError], None],
+        on_interrupted: Callable[[], None],
+    ) -> None:
+        super().__init__(sock, messages.ToRunner, on_message, on_close)
+        self._on_interrupted = on_interrupted
+        self._waiting: Waiter | None = None  # of the main thread
+        self._limited = False
+        self._main_thread = get_ident()
+
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        """Blocks until the waiter is set, as `Connection.wait` does; on the main thread it may raise what
+        `on_interrupted` raises."""
+        if get_ident() != self._main_thread:
+            return super().wait(waiter, timeout)
+        outer, self._waiting = self._waiting, waiter
+        try:
+            return super().wait(waiter, timeout)
+        finally:
+            self._waiting = outer
+            if self._limited:
+                self._limited = False
+                self._limit_reads(_NO_LIMIT)
+            self._on_interrupted()
+
+    def interrupt(self) -> None:
+        """From a signal handler, on the main thread: ends its wait. Without one this does nothing."""
+        waiter = self._waiting
+        if waiter is None:
+            return
+        waiter.set()
+        # A blocking read goes on after a signal; a time limit that has passed ends it, and concerns nobody's sending.
+        self._limited = True
+        self._limit_reads(_AT_ONCE)
+
+    def _limit_reads(self, limit: bytes) -> None:
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        except OSError:
+            pass  # it is closed: nothing can block on it
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on the loop reads the connection, also while nobody waits for it."""
+        self._watch(loop)
+
+    def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends `watch`."""
+        self._unwatch(loop)
+

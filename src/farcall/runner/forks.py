@@ -1,0 +1,49 @@
+"""Children that user code forks: they have nothing to do with the runner's connection, output and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from farcall.runner.process import Runner
+
+_runner: Runner | None = None
+
+
+def register(runner: Runner) -> None:
+    """From now on forks of this process are followed."""
+    global _runner
+    if _runner is None:
+        os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    _runner = runner
+
+
+def _before() -> None:
+    if _runner is not None:
+        _runner.output.flush()
+        _runner.outbox.before_fork()
+
+
+def _after_in_parent() -> None:
+    if _runner is not None:
+        _runner.outbox.after_fork_in_parent()
+
+
+def _after_in_child() -> None:
+    global _runner
+    runner, _runner = _runner, None
+    if runner is None:
+        return
+    runner.outbox.after_fork_in_child()
+    runner.output.use_descriptors()
+    runner.release_descriptors()
+    for number, default in (
+        (signal.SIGUSR1, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        # Those that user code has set stay, as in any child.
+        if runner.owns(signal.getsignal(number)):
+            signal.signal(number, default)
