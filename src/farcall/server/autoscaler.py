@@ -7,7 +7,7 @@ from math import ceil
 
 from farcall.spec.function import Scaling
 
-DRAIN_SECONDS = 0.1  # a backlog shorter than this is not worth another container
+DRAIN_SECONDS = 0.25  # a backlog shorter than this is not worth another container
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ class Pool:
         self._busy_from.pop(container.container_id, None)
         self.server.forget_container(container)
         loaded = container.ready_at > 0
-        if not end.reason or not loaded:
+        if not end.reason:
             self.server.logs.add_system(container, f"container {container.container_id} {end.describe()}\n")
         if not loaded and not self.app.stopping:
             self._start_failed(container, end)
@@ -359,7 +359,7 @@ class Pool:
         for container in self.containers:
             if container.holds and container.state is State.READY:
                 held += container.holds
-                oldest = max(oldest, now - self._busy_from.get(container.container_id, now))
+                oldest = max(oldest, container.running_seconds(now))
         return Load(len(self.waiting), held, self.mean_seconds, oldest)
 
     def live(self) -> int:
@@ -389,7 +389,7 @@ class Pool:
         for container in self.containers:
             if container.holds < 2 or container.state is not State.READY:
                 continue
-            age = now - self._busy_from.get(container.container_id, now)
+            age = container.running_seconds(now)
             if age >= STUCK_SECONDS:
                 back = container.take_back(1)
                 if back:

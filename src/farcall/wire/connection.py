@@ -153,10 +153,12 @@ class Connection:
     # --- waiting
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
-        """Blocks until the waiter is set; False where `timeout` seconds pass first. Reads the socket where nobody else
-        does."""
+        """Blocks until the waiter is set; False where `timeout` seconds pass, or the connection ends, first. Reads the
+        socket where nobody else does."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not waiter.done:
+            if self._closed is not None:
+                return waiter.done
             wake = threading.Lock()
             with self._mutex:
                 lead = not self._leading
@@ -170,7 +172,7 @@ class Connection:
                 try:
                     while not waiter.done:
                         if not self._read(deadline):
-                            return False
+                            return waiter.done
                 finally:
                     self._pass_lead()
             else:
@@ -263,7 +265,7 @@ class Connection:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return False
         self._receive(0)
-        return True
+        return self._closed is None
 
     def _receive(self, flags: int) -> bool:
         try:

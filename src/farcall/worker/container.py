@@ -151,6 +151,10 @@ class Container:
         """The input whose code runs now."""
         return self._handed.get(self.page.running)
 
+    def running_seconds(self, now: float) -> float:
+        """How long the running input has been running, 0 where none is."""
+        return max(0.0, now - self.page.started_at) if self.page.running else 0.0
+
     # --- inputs
 
     def hand(self, assignments: Sequence[Assignment], credit: int = 0) -> None:
