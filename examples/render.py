@@ -14,7 +14,7 @@ app = farcall.App("render")
 BAND = 20  # rows of the picture that one call renders
 
 
-@app.function(cpu=1)
+@app.function(max_containers=4)
 def render(top: int, width: int, height: int, detail: int) -> bytes:
     """Rows `top` to `top + BAND` of the picture, one byte of grey for each pixel."""
     pixels = bytearray()

@@ -16,7 +16,7 @@ import farcall
 app = farcall.App("word-count")
 
 
-@app.function()
+@app.function(max_containers=4)
 def count_words(text: str) -> Counter[str]:
     return Counter(re.findall(r"[a-z]{4,}", text.lower()))
 
