@@ -192,6 +192,7 @@ class Client:
                 self.request(make, fds)
             finally:
                 descriptors.close_all(fds)
+        _running[app.app_id] = app
 
     async def create_app_async(self, app: AppSpec) -> None:
         """`create_app`, awaited."""
@@ -200,14 +201,17 @@ class Client:
                 await self.request_async(make, fds)
             finally:
                 descriptors.close_all(fds)
+        _running[app.app_id] = app
 
     def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
         """Ends the app; returns when nothing of it is left. `grace` is the seconds that exit hooks get."""
+        _running.pop(app_id, None)
         answer, _ = self.request(lambda seq: messages.StopApp(seq, app_id, grace))
         return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
 
     async def stop_app_async(self, app_id: str, grace: float) -> messages.StopReport:
         """`stop_app`, awaited."""
+        _running.pop(app_id, None)
         answer, _ = await self.request_async(lambda seq: messages.StopApp(seq, app_id, grace))
         return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
 
@@ -259,6 +263,7 @@ def _creations(app: AppSpec) -> list[tuple[Callable[[int], messages.CreateApp], 
 _lock = threading.Lock()
 _current: Client | None = None
 _in_container = False
+_running: dict[str, AppSpec] = {}  # the apps this process runs
 
 
 def current() -> Client:
@@ -278,6 +283,9 @@ def current() -> Client:
                     "its children, which have no connection to farcall"
                 )
             _current = connect_or_start()
+            # After a restart of the server: it knows the apps, and must know whose they are.
+            for app in list(_running.values()):
+                _current.create_app(app)
         return _current
 
 
@@ -361,6 +369,7 @@ def _after_fork_in_child() -> None:
     global _current, _lock
     _lock = threading.Lock()
     client, _current = _current, None
+    _running.clear()
     if client is not None:
         client.connection.abandon()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from farcall import errors
 from farcall.sdk import context, ids, values
@@ -182,10 +182,9 @@ def _finish(result: Any) -> Any:
     """The result of a function that may have been asynchronous, awaited wherever we are."""
     if not isinstance(result, Awaitable):
         return result
-    awaitable: Awaitable[Any] = result
 
     async def await_it() -> Any:
-        return await awaitable
+        return await cast("Awaitable[Any]", result)
 
     try:
         asyncio.get_running_loop()

@@ -27,7 +27,6 @@ EXCEPTION = 1  # data is an exception of user code
 PLATFORM_ERROR = 2  # data is a msgpack-encoded Failure
 GENERATOR_DONE = 3  # data is the pickled number of items that were yielded
 REVOKED = 4  # from a runner only: the input was taken back in time and has not run; it has no data
-REVOKED = 4  # from a runner only: the input was taken back (`SharedPage.revoke`) when it was about to start; it did not
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
