@@ -19,6 +19,7 @@ PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has
 PROGRESS_SECONDS = 30.0  # or when this many seconds have passed since it was told
 MAX_PARTIAL_LINE = 64 * 1024  # characters; a longer line is shown in pieces
 MAX_STATUS_LINES = 5
+_MAP_WORTH_PROGRESS = 0.5  # seconds; without a terminal, a map that took less tells its end only
 _MAP_WORTH_A_LINE = 1.0  # seconds; on a terminal, a map that took less leaves no line behind
 
 # Everything that moves the cursor, sets titles or rings; not SGR sequences (colour and weight), and not tabs.
@@ -257,7 +258,9 @@ class Renderer:
         if self._in_place:
             self._redraw()
             return
-        grown = event.total and event.done - known.told_done >= event.total * PROGRESS_SHARE
+        grown = event.total and event.total * PROGRESS_SHARE <= event.done - known.told_done
+        if event.done == event.total or now - known.started < _MAP_WORTH_PROGRESS:
+            return  # its last line comes in a moment
         if grown or now - known.told_at >= PROGRESS_SECONDS:
             known.told_at, known.told_done = now, event.done
             self.say(known.line(now, self._containers()))

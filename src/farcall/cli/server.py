@@ -82,14 +82,16 @@ def _status(*, as_json: bool) -> int:
 
     running = client.connect_existing()
     if running is None:
-        print('{"running": false}' if as_json else "the farcall server does not run; the first `farcall run` starts it")
+        print(
+            '{"state": "stopped"}' if as_json else "the farcall server does not run; the first `farcall run` starts it"
+        )
         return 3
     report = running.status()
     running.close()
     if as_json:
         import msgspec
 
-        print(msgspec.json.format(msgspec.json.encode({"running": True, **msgspec.structs.asdict(report)})).decode())
+        print(msgspec.json.format(msgspec.json.encode({"state": "running", **msgspec.structs.asdict(report)})).decode())
         return 0
     print(f"farcall {report.version} from {report.prefix}, pid {report.pid}, up {duration(report.uptime)}")
     print(
