@@ -195,7 +195,8 @@ class LauncherClient:
             self.close()
             raise VersionError(
                 f"the running launcher (pid {hello.pid}) speaks version {hello.version}, "
-                f"this farcall {PROTOCOL_VERSION}; stop its containers with the farcall that started it (`farcall server stop`)"
+                f"this farcall {PROTOCOL_VERSION}; stop it with the farcall that started it "
+                "(`farcall server stop`)"
             )
         self.launcher_pid = hello.pid
 

@@ -45,7 +45,11 @@ class StepError(Exception):
 
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(str(error))
-        self.report = Broken(step, (error.errno or 0) if isinstance(error, OSError) else 0, str(error))
+        number, text = 0, str(error)
+        if isinstance(error, OSError):
+            number, text = error.errno or 0, error.strerror or text
+            text += f": {error.filename}" if error.filename else ""
+        self.report = Broken(step, number, text)
 
 
 def report(status: int, message: Report, fds: list[int] | None = None) -> None:

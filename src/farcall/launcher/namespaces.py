@@ -86,7 +86,7 @@ def _try_user_namespace() -> str | None:
             syscalls.unshare(syscalls.NEWNS | syscalls.NEWPID | syscalls.NEWNET | syscalls.NEWIPC | syscalls.NEWUTS)
             syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         except OSError as error:
-            os.write(tell, f"{step}|{error.errno or 0}|{error}".encode())
+            os.write(tell, f"{step}|{error.errno or 0}|{error.strerror}".encode())
         os._exit(0)
     os.close(tell)
     answer = os.read(told, 4096).decode()
@@ -208,6 +208,8 @@ def _cause(number: int) -> tuple[str, str]:
                 "start that container with namespaces allowed (Docker: --privileged)",
             )
         return "this system refuses it", "see `farcall doctor`"
+    if number == errno.EROFS:
+        return "/proc is mounted read-only", "sudo mount -o remount,rw /proc"
     if number == errno.ENOMEM:
         return "memory is short", "free some memory"
     return "see the launcher's log", "see `farcall doctor`"

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import time
+import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Launcher:
         self._exits: dict[str, Exited] = {}
         self._closing: list[Container] = []  # dead, with a cgroup that the kernel still holds
         self._intermediates: set[int] = set()
-        self._starting_in: dict[Container, Template] = {}
+        self._starting_in: dict[Template, deque[Container]] = {}  # asked of a template, not yet forked
         self._listed: tuple[list[str], int] = ([], 0)
         self._out: deque[tuple[bytes, list[int]]] = deque()
         self._worker: socket.socket | None = None
@@ -100,7 +101,7 @@ class Launcher:
         self._shutdown_seq: int | None = None
         self._ended = False
         self._loop = Loop()
-        self._templates = Templates(self._loop, self._state, self._template_lost)
+        self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
         self._janitor_pid, self._janitor = janitor.start()
         self._loop.add(self._janitor.fileno(), self._hear_janitor)
         self._listener = self._listen()
@@ -229,7 +230,13 @@ class Launcher:
                 descriptors.close(fds)
                 self._reply(Failed(0, "protocol", f"the launcher does not understand this request: {error}"))
                 continue
-            self._handle(request, fds)
+            try:
+                self._handle(request, fds)
+            except Exception as error:  # a defect; the containers of others must not end for it
+                traceback.print_exc()
+                seq = getattr(request, "seq", 0)
+                log = self._state / "launcher.log"
+                self._reply(Failed(seq, "internal", f"the launcher failed: {error!r}; its log is {log}"))
 
     def _handle(self, request: Request, fds: list[int]) -> None:
         wanted = 4 if isinstance(request, Start) else 1 if isinstance(request, Reattach) else 0
@@ -337,7 +344,7 @@ class Launcher:
         except BaseException:
             self._discard(name, cgroup)
             raise
-        for fd in fds[1:3]:
+        for fd in fds[1:3] if native else ():
             with contextlib.suppress(OSError):  # so that /dev/stdout can be opened by the container's root
                 os.fchown(fd, self._place.uid_map[0][1], self._place.gid_map[0][1])
         has_memory, has_pids = "memory" not in self._cgroups.missing, "pids" not in self._cgroups.missing
@@ -388,7 +395,7 @@ class Launcher:
             if isinstance(found, Template):
                 try:
                     container.fork_from(found.channel, self._place.idmap_fd)
-                    self._starting_in[container] = found
+                    self._starting_in.setdefault(found, deque()).append(container)
                     return
                 except OSError as error:
                     found = os.strerror(error.errno or 0)
@@ -396,14 +403,15 @@ class Launcher:
         self._intermediates.add(container.fork_here(self._place.idmap_fd))
         container.let_go()
 
+    def _template_forked(self, template: Template) -> None:
+        self._starting_in[template].popleft().let_go()
+
     def _template_lost(self, lost: Template) -> None:
-        for container, at in list(self._starting_in.items()):
-            if at is lost:
-                del self._starting_in[container]
-                if container.pid is None:
-                    container.notes.append("started by exec, not by fork: the template ended")
-                    self._intermediates.add(container.fork_here(self._place.idmap_fd))
-                    container.let_go()
+        for container in self._starting_in.pop(lost, ()):
+            if container.pid is None and not container.dead:
+                container.notes.append("started by exec, not by fork: the template ended")
+                self._intermediates.add(container.fork_here(self._place.idmap_fd))
+            container.let_go()
 
     def _reattach(self, request: Reattach, fd: int) -> None:
         container = self._containers.get(request.container_id)
@@ -451,8 +459,6 @@ class Launcher:
         had_pid, had_started = container.pid is not None, container.started
         reports, ended = container.reports()
         if not had_pid and container.pid is not None and container.pidfd is not None:
-            self._starting_in.pop(container, None)
-            container.let_go()
             paths = container.cgroup.paths if container.cgroup else []
             self._journal.write(container.id, container.plan.area, paths, [container.pid])
             self._loop.add(container.pidfd, lambda: self._init_died(container))
@@ -466,11 +472,8 @@ class Launcher:
                 self._watch_disk(container)
         if ended:
             self._loop.remove(container.status.fileno())
-            if container.pid is None and container not in self._starting_in:
+            if container.pid is None:
                 self._bury(container)  # the intermediate failed before there was an init
-            elif container.pid is None and container.broken:
-                self._starting_in.pop(container, None)
-                self._bury(container)
 
     def _init_died(self, container: Container) -> None:
         assert container.pid is not None and container.pidfd is not None

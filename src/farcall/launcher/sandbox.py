@@ -6,6 +6,7 @@ namespaces belong to the launcher's and nothing inside has power over them.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -245,7 +246,13 @@ def write_id_maps(pid: int, plan: Plan) -> None:
     """From outside: map the ids of the user namespace that process `pid` has just entered."""
     for kind, id_map in (("gid", plan.gid_map), ("uid", plan.uid_map)):
         lines = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in id_map)
-        fd = os.open(f"/proc/{pid}/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/{pid}/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # The host's /proc is mounted read-only; the container's own, through its root, is not.
+            fd = os.open(f"/proc/{pid}/root/proc/1/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, lines.encode())
         finally:

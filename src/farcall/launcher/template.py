@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SOCKET_FD = 3
 READY = b"ready"
+FORKED = b"forked"  # in answer to each request, once the descriptors are the child's alone
 BROKEN = b"broken: "  # followed by why; the template ends
 HAS_IDMAP, HAS_NETNS = 1, 2  # bits of a request's one byte; they say which descriptors follow the seven fixed ones
 
@@ -52,6 +53,7 @@ def run() -> None:
         if os.fork() == 0:
             _make_container(request[0], fds)
         descriptors.close(fds)
+        channel.send(FORKED)
 
 
 def _make_container(flags: int, fds: list[int]) -> None:

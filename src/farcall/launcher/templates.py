@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farcall.launcher.loop import Loop
-from farcall.launcher.template import BROKEN, READY, SOCKET_FD
+from farcall.launcher.template import BROKEN, FORKED, READY, SOCKET_FD
 from farcall.spec.container import Interpreter
 
 IDLE_SECONDS = float(os.environ.get("FARCALL_TEMPLATE_IDLE", "600"))
@@ -33,10 +33,13 @@ class Template:
 class Templates:
     """All templates of one launcher."""
 
-    def __init__(self, loop: Loop, scratch: Path, on_lost: Callable[[Template], None]) -> None:
-        """`on_lost` is called when a template has ended, for the starts that were under way in it."""
+    def __init__(
+        self, loop: Loop, scratch: Path, on_forked: Callable[[Template], None], on_lost: Callable[[Template], None]
+    ) -> None:
+        """`on_forked` is called for each request a template has carried out, in order; `on_lost` when one has ended."""
         self._loop = loop
         self._home = str(scratch / "no-home")
+        self._on_forked = on_forked
         self._on_lost = on_lost
         self._live: dict[str, Template] = {}
         self._failures: dict[str, tuple[float, str]] = {}
@@ -103,26 +106,33 @@ class Templates:
         template = Template(key, pid, os.pidfd_open(pid), near)
         self._live[key] = template
         self._loop.add(near.fileno(), lambda: self._hear(template))
-        self._loop.add(template.pidfd, lambda: self._drop(template, "the template process ended"))
+        self._loop.add(template.pidfd, lambda: self._died(template))
         return template
 
     def _hear(self, template: Template) -> None:
-        try:
-            message = template.channel.recv(8192)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if message == READY:
-            template.ready = True
-            waiting, template.waiting = template.waiting, []
-            for tell in waiting:
-                tell(None)
-        elif message.startswith(BROKEN):
-            why = message.removeprefix(BROKEN).decode(errors="replace")
-            self._drop(template, self._fail(template.key, why))
-        else:
-            self._drop(template, "the template process ended")
+        while template.key in self._live:
+            try:
+                message = template.channel.recv(8192)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if message == READY:
+                template.ready = True
+                waiting, template.waiting = template.waiting, []
+                for tell in waiting:
+                    tell(None)
+            elif message == FORKED:
+                self._on_forked(template)
+            elif message.startswith(BROKEN):
+                why = message.removeprefix(BROKEN).decode(errors="replace")
+                self._drop(template, self._fail(template.key, why))
+            else:
+                self._drop(template, "the template process ended")
+
+    def _died(self, template: Template) -> None:
+        self._hear(template)  # what it has forked is not to be started again
+        self._drop(template, "the template process ended")
 
     def _fail(self, key: str, why: str) -> str:
         self._failures[key] = (time.monotonic(), why)
