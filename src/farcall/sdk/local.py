@@ -7,8 +7,6 @@ a program that works here does not fail for its values elsewhere.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,6 +59,8 @@ def remote_gen(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     with _Input():
         items = _invoke(target, args, kwargs)
         if hasattr(items, "__aiter__"):
+            import asyncio
+
             loop = asyncio.new_event_loop()
             try:
                 iterator = aiter(items)
@@ -182,6 +182,9 @@ def _finish(result: Any) -> Any:
     """The result of a function that may have been asynchronous, awaited wherever we are."""
     if not isinstance(result, Awaitable):
         return result
+    # Late: calls.py imports this module for every program.
+    import asyncio
+    import threading
 
     async def await_it() -> Any:
         return await cast("Awaitable[Any]", result)
