@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 
+from bench import calls
 from farcall import errors
 from farcall.settings.values import SETTINGS
 
@@ -52,6 +53,12 @@ def test_every_setting_is_documented() -> None:
     assert re.findall(r"^\| `(\w+)` \| `(FARCALL_\w+)`", guide, re.MULTILINE) == [
         (setting.name, setting.variable) for setting in SETTINGS
     ]
+
+
+def test_every_promise_names_the_row_that_measures_it() -> None:
+    specification = (REPOSITORY / "docs/specification.md").read_text()
+    promised = re.findall(r"^\|.*\| `([^`]+)` \|$", specification, re.MULTILINE)
+    assert promised == [row.name for row in calls.ROWS if row.bars]
 
 
 def test_every_error_a_user_can_meet_is_in_the_tree() -> None:
