@@ -27,10 +27,9 @@ class Loop:
 
     def turn(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds and handle what is ready; False when nothing was."""
-        ready = self._epoll.poll(timeout)
-        for fd, _ in ready:
-            # A handler before this one may have removed it.
-            handler = self._handlers.get(fd)
-            if handler is not None:
+        ready = [(fd, self._handlers.get(fd)) for fd, _ in self._epoll.poll(timeout)]
+        for fd, handler in ready:
+            # A handler before this one may have removed it, and even added another under the same number.
+            if handler is not None and self._handlers.get(fd) is handler:
                 handler()
         return bool(ready)
