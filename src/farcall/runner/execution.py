@@ -86,6 +86,10 @@ class Executor:
         inbox = self.inbox
         while not (inbox.stopping or inbox.lost):
             if inbox.inputs:
+                if self._now - self._polled > POLL_SECONDS:
+                    self._polled = self._now
+                    self._connection.poll()  # somebody may have cancelled what comes
+                    continue
                 target = self.targets.get(inbox.inputs[0].method)
                 if target is not None and target.is_async:
                     self.loop.serve()
@@ -167,11 +171,7 @@ class Executor:
         return self.failed(InvalidError(f"{self.name} has no method {each.method!r}; it has {', '.join(self.targets)}"))
 
     def _run(self, each: Input, target: Target | None) -> None:
-        now = self._now
-        if now - self._polled > POLL_SECONDS:
-            self._polled = now
-            self._connection.poll()  # somebody may have cancelled what comes
-        reason = self.begin(each, now)
+        reason = self.begin(each, self._now)
         if reason:
             self.refuse(each, reason)
             return
