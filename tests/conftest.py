@@ -124,7 +124,7 @@ def running_server(root: Path, shared: Path) -> Iterator[Installation]:
     try:
         yield installation
     finally:
-        installation.farcall("server", "stop")
+        installation.farcall("server", "stop", "--force")
         if left := leftovers(root, before):
             pytest.fail("stayed behind after `farcall server stop`:\n  " + "\n  ".join(left), pytrace=False)
 
@@ -152,7 +152,7 @@ def installation(shared: Path) -> Iterator[Installation]:
         before = snapshot(root)
         made = Installation.under(root, shared)
         yield made
-        made.farcall("server", "stop", check=False)
+        made.farcall("server", "stop", "--force", check=False)
         if left := leftovers(root, before):
             pytest.fail("stayed behind after the test:\n  " + "\n  ".join(left), pytrace=False)
 
