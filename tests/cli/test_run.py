@@ -1,11 +1,15 @@
 """`farcall run` and `farcall logs` through a real server and real containers."""
 
+import fcntl
 import os
+import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +54,7 @@ def where() -> str:
     return sys.prefix
 
 
-@app.function()
+@app.function(max_containers=2)
 def slow(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
@@ -62,6 +66,10 @@ class Stubborn:
     def hang(self) -> None:
         print("hanging", flush=True)
         time.sleep(60)
+
+    @farcall.method()
+    def ready(self) -> None:
+        print("ready", flush=True)
 
     @farcall.exit()
     def close(self) -> None:
@@ -85,6 +93,12 @@ def hang():
 @app.local_entrypoint()
 def stubborn():
     Stubborn().hang.remote()
+
+
+@app.local_entrypoint()
+def stubborn_when_idle():
+    Stubborn().ready.remote()
+    time.sleep(60)
 
 
 @app.local_entrypoint()
@@ -124,6 +138,8 @@ class Running:
     def until(self, text: str, within: float = 30.0) -> None:
         """Reads until `text` has come on stdout or stderr."""
         deadline = time.monotonic() + within
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         streams = {self.process.stdout: "out", self.process.stderr: "err"}
         while text not in self.out + self.err:
             ready, _, _ = select.select(list(streams), [], [], max(deadline - time.monotonic(), 0))
@@ -291,6 +307,74 @@ def test_a_second_interrupt_kills(start: Start, server: Any, program: Path) -> N
     assert running.end() == 130
     assert time.monotonic() - before < 3
     assert running.err.splitlines()[-1].startswith("killed in ")
+    assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
+class OnTerminal:
+    """A `farcall run` whose terminal is ours: what it writes is on `screen`, what is typed comes to it."""
+
+    def __init__(self, screen: Any, environment: dict[str, str], folder: Path, *arguments: str) -> None:
+        self.screen = screen
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            os.execve(sys.executable, [sys.executable, "-m", "farcall", *arguments], environment)
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+
+    def until(self, text: str, within: float = 30.0) -> None:
+        """Reads until `text` is on the screen."""
+        deadline = time.monotonic() + within
+        while text not in "\n".join(self.screen.seen()):
+            ready, _, _ = select.select([self.terminal], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"{text!r} did not come:\n" + "\n".join(self.screen.seen())
+            self.screen.write(os.read(self.terminal, 65536).decode())
+
+    def end(self) -> int:
+        """Reads what is left and returns the exit code."""
+        while True:
+            try:
+                piece = os.read(self.terminal, 65536).decode()
+            except OSError:
+                break
+            self.screen.write(piece)
+        os.close(self.terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_on_a_terminal_progress_is_drawn_below_logs_and_goes(server: Any, program: Path, fake_terminal: Any) -> None:
+    environment = {**server.environment, "TERM": "xterm"}
+    running = OnTerminal(fake_terminal(), environment, program.parent, "run", f"{program}::slowly")
+    running.until("/16 done")
+    assert re.match(r"slow: \d+/16 done", running.screen.seen()[-1])
+    assert running.end() == 0
+    seen = running.screen.seen()
+    assert seen[0].startswith("python: ")
+    assert seen[-1].startswith("done in ")
+    assert len([line for line in seen if line.startswith("slow: ")]) <= 1
+    assert "\x1b[2m" in running.screen.written
+    quiet = OnTerminal(fake_terminal(), {**environment, "NO_COLOR": "1"}, program.parent, "run", f"{program}::both")
+    assert quiet.end() == 0
+    assert quiet.screen.seen()[1:-1] == ["both | to stdout", "both | to stderr", "both | red cleared"]
+    assert "\x1b[2m" not in quiet.screen.written
+
+
+def test_ctrl_c_counts_down_and_a_second_one_kills(server: Any, program: Path, fake_terminal: Any) -> None:
+    running = OnTerminal(fake_terminal(), server.environment, program.parent, "run", f"{program}::stubborn_when_idle")
+    running.until("Stubborn | ready")
+    os.write(running.terminal, b"\x03")
+    running.until("interrupted: stopping 1 container")
+    running.until("s left for their exit hooks (Ctrl-C: kill)")
+    os.write(running.terminal, b"\x03")
+    assert running.end() == 130
+    assert running.screen.seen()[-1].startswith("killed in ")
+    assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
+def test_a_closed_terminal_stops_all(server: Any, program: Path, fake_terminal: Any) -> None:
+    running = OnTerminal(fake_terminal(), server.environment, program.parent, "run", f"{program}::hang")
+    running.until("ready")
+    os.close(running.terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1]) == 130
     assert "ephemeral" not in server.farcall("server", "status").stdout
 
 

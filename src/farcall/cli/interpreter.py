@@ -42,7 +42,7 @@ def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[sett
 def announcement(choice: Choice, compat: bool) -> str:
     """The first line of a run."""
     line = f"python: {choice.executable} ({choice.reason})"
-    return f"{line}; `import modal` gives farcall (--no-compat turns that off)" if compat else line
+    return f"{line}; `import modal` gives farcall" if compat else line
 
 
 def prepare(found: settings.Settings) -> None:
@@ -70,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--python", metavar="PYTHON", help="interpreter: a path, a venv's folder, or a version such as 3.12")
     add("--runtime", choices=("native", "process"), help="process: plain child processes, not isolated")
-    add("--compat", action=argparse.BooleanOptionalAction, help="`import modal` gives farcall (default)")
+    add(
+        "--compat",
+        action=argparse.BooleanOptionalAction,
+        help="`import modal` gives farcall (default; --no-compat: it does not)",
+    )
     add("--local", action="store_true", default=None, help="run all functions in the program's own process")
     add("--profile", metavar="NAME", help="profile of the config file")
     add("--quiet", "-q", action="store_true", default=None, help="show the program's own output and errors only")

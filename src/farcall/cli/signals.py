@@ -15,11 +15,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
         # The terminal has gone; writing to it would fail and hide what we do next.
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            if os.isatty(fd) or fd == 0:
-                os.dup2(nowhere, fd)
+        for fd in _terminals:
+            os.dup2(nowhere, fd)
         os.close(nowhere)
     raise KeyboardInterrupt
+
+
+_terminals: list[int] = []  # descriptors; a terminal that has hung up no longer says that it is one
 
 
 def _kill(number: int, frame: FrameType | None) -> None:
@@ -33,6 +35,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def interruptible() -> Generator[None]:
     """For the time of the block, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does."""
+    _terminals[:] = [fd for fd in (0, 1, 2) if os.isatty(fd)]
     signals = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, _interrupt) for number in signals]
     try:
