@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,7 +230,7 @@ def test_everything_is_compiled_and_readable_by_others(make_venv: MakeVenv) -> N
             assert list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc")), path
 
 
-def _make(python: str, out: "multiprocessing.queues.Queue[str]") -> None:
+def _make(python: str, out: Any) -> None:
     out.put(str(runner_path(details(python))))
 
 
