@@ -38,6 +38,7 @@ STARTS_AT_ONCE = 4  # more would only share the cores
 WAITING_SECONDS = 1.0  # after which a caller is told why it waits
 HOUSEKEEPING_SECONDS = 1.0
 EXPIRY_SECONDS = 600.0
+FIRST_EXPIRY_SECONDS = 5.0  # a server that is used for moments only would never look otherwise
 ADOPTION_SECONDS = 60.0  # that an ephemeral app waits, after a restart, for the program that runs it
 FAILED_CALLS_KEPT = 10_000
 
@@ -64,7 +65,7 @@ class Server:
         self._idle_seconds = idle_seconds
         self._started_at = time.monotonic()
         self._idle_since = self.now()
-        self._expire_at = self.now() + 60
+        self._expire_at = self.now() + FIRST_EXPIRY_SECONDS
         self._sessions: set[Session] = set()
         self._container_sessions: dict[str, Session] = {}
         self._stats_wanted: dict[str, list[Session]] = {}
