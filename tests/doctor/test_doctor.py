@@ -74,13 +74,14 @@ def test_it_covers_what_farcall_can_use(findings: list[Finding]) -> None:
 def test_it_is_quick_and_leaves_nothing() -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
     descriptors = os.listdir("/proc/self/fd")
+    children = set(Path("/proc/self/task", str(os.getpid()), "children").read_text().split())
     started = time.monotonic()
     probe()
     assert time.monotonic() - started < 2
     assert Path("/proc/self/mountinfo").read_text() == mounts
     assert os.listdir("/proc/self/fd") == descriptors
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    # The test process adopts orphans (tests/conftest.py): children of earlier tests may still be there.
+    assert set(Path("/proc/self/task", str(os.getpid()), "children").read_text().split()) <= children
 
 
 def test_what_hangs_is_given_up() -> None:
