@@ -174,6 +174,12 @@ class Rig:
         """Start a container and wait for its end."""
         return self.start(code, **spec).result()
 
+    def area_of(self, container_id: str) -> Path:
+        """The writable area of a container that runs."""
+        entry = self.state / "journal" / f"{container_id}.json"
+        eventually(entry.exists, "a container's journal entry")
+        return Path(msgspec.json.decode(entry.read_bytes())["area"])
+
     async def exit_of(self, container_id: str) -> Exited:
         """Wait until a container has ended."""
         while container_id not in self.exits:

@@ -1,16 +1,20 @@
 """What a container is, as seen from inside, and how its end is told."""
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
 
 import pytest
-from launcher_harness import Rig, cgroups_of
+from launcher_harness import Rig, cgroups_of, eventually
 
 from farcall.errors import AlreadyExistsError, ContainerStartError, InvalidError, NotFoundError
 from farcall.launcher import seccomp, syscalls
 from farcall.spec.container import Bind, Limits
+
+
+_WAIT = "import socket; socket.socket(fileno=3).recv(1)"
 
 
 def status(rig: Rig, code: str, start: str) -> tuple[int | None, int | None]:
@@ -272,10 +276,37 @@ time.sleep(60)
 
 
 def test_nothing_is_left(rig: Rig) -> None:
-    rig.run("open('/root/file', 'w').write('x'); os.makedirs('/tmp/a/b')")
+    container = rig.start("open('/root/file', 'w').write('x'); os.makedirs('/tmp/a/b'); sys.stdin.read(); " + _WAIT)
+    area = rig.area_of(container.id)
+    assert area.is_dir()
+    assert cgroups_of(rig.state) or "no writable cgroup" in container.notes[0]
+    container.control.send(b"x")
+    container.result()
+    assert not area.exists()
     assert not list((rig.state / "journal").iterdir())
-    assert not list((rig.state / "containers").iterdir())
     assert cgroups_of(rig.state) == []
+    eventually(lambda: not list((rig.state / "trash").iterdir()), "the area's content is deleted")
+
+
+def test_an_area_made_ahead_is_like_one_made_at_once(rig: Rig, tmp_path: Path) -> None:
+    binds = (Bind(str(tmp_path), "/srv/a/b"), Bind("/etc/hostname", "/opt/one"), Bind(str(tmp_path), "/var/run/../x"))
+    code = "os.system('ls -lnR /root /tmp /var /opt /srv /run /home /etc/*.conf /etc/host* | grep -v total')"
+    outputs: set[str] = set()
+    ready = 0
+    for _ in range(6):
+        before = len(list((rig.state / "containers").iterdir()))
+        outputs.add(re.sub(r"[A-Z][a-z]{2} +\d+ +[\d:]+", "", rig.run(code, binds=binds, container_id="same").output))
+        ready += before
+        eventually(lambda: len(list((rig.state / "containers").iterdir())) > 0, "areas are made ahead")
+    assert ready > 0
+    assert len(outputs) == 1
+
+
+def test_an_area_made_ahead_tells_nothing_of_other_containers(rig: Rig, tmp_path: Path) -> None:
+    for _ in range(3):
+        rig.run("pass", binds=(Bind(str(tmp_path), "/srv/of-another"),))
+    for _ in range(3):
+        assert rig.run("print(os.listdir('/srv'))").output == "[]\n"
 
 
 def test_many_at_once(rig: Rig) -> None:

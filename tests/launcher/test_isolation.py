@@ -153,7 +153,7 @@ except ProcessLookupError: print("no such process")
 def test_files_belong_to_no_user_of_the_host(rig: Rig) -> None:
     container = rig.start("open('/tmp/mine', 'w'); print('made', flush=True); import time; time.sleep(60)")
     assert container.read_line() == "made"
-    area = rig.state / "containers" / container.id / "root"
+    area = rig.area_of(container.id) / "root"
     assert (area / "tmp/mine").stat().st_uid == 100_000
     rig.wait(rig.client.kill(container.id))
     container.result()

@@ -1,4 +1,4 @@
-"""A helper process of the launcher for what takes long: measuring writable areas, and deleting them.
+"""A helper process of the launcher for what takes long: making, measuring and deleting writable areas.
 
 Forked from the launcher before it has containers; ends with it. The launcher never waits for it.
 """
@@ -14,11 +14,21 @@ from typing import NoReturn
 
 import msgspec
 
-from farcall.launcher import syscalls
+from farcall.launcher import area, syscalls
 
 _INTERVAL = 1.0  # seconds between two measurements of an area, at least
 _SHARE = 20  # a measurement may take at most 1/20 of the time, so large areas are measured less often
-_MAX_MESSAGE = 8192
+_NICE = 5  # starts of containers come first
+MAX_MESSAGE = 64 * 1024  # bytes
+
+
+class Make(msgspec.Struct, tag=True):
+    """Make an area at this path, with mount points for these binds (source, target)."""
+
+    path: str
+    uid: int
+    gid: int
+    binds: list[tuple[str, str]]
 
 
 class Watch(msgspec.Struct, tag=True):
@@ -36,15 +46,25 @@ class Delete(msgspec.Struct, tag=True):
     path: str
 
 
+class Made(msgspec.Struct, tag=True):
+    """To the launcher: the area is ready, or could not be made."""
+
+    path: str
+    failed: bool
+
+
 class Exceeded(msgspec.Struct, tag=True):
     """To the launcher: this area holds more than its limit."""
 
     container_id: str
 
 
+Order = Make | Watch | Delete
+
 encode = msgspec.msgpack.encode
-_decode_order = msgspec.msgpack.Decoder(Watch | Delete).decode
-decode_exceeded = msgspec.msgpack.Decoder(Exceeded).decode
+_order_decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+_news_decoder: msgspec.msgpack.Decoder[Made | Exceeded] = msgspec.msgpack.Decoder(Made | Exceeded)
+decode_news = _news_decoder.decode
 
 
 def start() -> tuple[int, socket.socket]:
@@ -55,6 +75,7 @@ def start() -> tuple[int, socket.socket]:
         try:
             syscalls.close_all_but([0, 1, 2, far.fileno()])
             syscalls.set_process_name("farcall-janitor")
+            os.nice(_NICE)
             _run(far)
         finally:
             os._exit(1)
@@ -71,25 +92,47 @@ def _run(channel: socket.socket) -> NoReturn:
         now = time.monotonic()
         wait = min((due - now for _, due in watched.values()), default=None)
         if poll.poll(None if wait is None else max(wait, 0) * 1000):
-            message = channel.recv(_MAX_MESSAGE)
+            message = channel.recv(MAX_MESSAGE)
             if not message:
                 os._exit(0)
-            order = _decode_order(message)
-            if isinstance(order, Watch):
-                watched[order.container_id] = (order, time.monotonic() + _INTERVAL)
-            else:
-                watched.pop(order.container_id, None)
-                shutil.rmtree(order.path, ignore_errors=True)
+            order = _order_decoder.decode(message)
+            match order:
+                case Make():
+                    _tell(channel, Made(order.path, not _make(order)))
+                case Watch():
+                    watched[order.container_id] = (order, time.monotonic() + _INTERVAL)
+                case Delete():
+                    watched.pop(order.container_id, None)
+                    shutil.rmtree(order.path, ignore_errors=True)
         for container_id, (watch, due) in list(watched.items()):
             began = time.monotonic()
             if due > began:
                 continue
             if disk_usage(Path(watch.path)) > watch.limit:
-                channel.send(encode(Exceeded(container_id)))
+                _tell(channel, Exceeded(container_id))
                 del watched[container_id]
             else:
                 ended = time.monotonic()
                 watched[container_id] = (watch, ended + max(_INTERVAL, (ended - began) * _SHARE))
+
+
+def _tell(channel: socket.socket, news: Made | Exceeded) -> None:
+    with contextlib.suppress(OSError):  # the launcher is gone, which the next recv says
+        channel.send(encode(news))
+
+
+def _make(order: Make) -> bool:
+    owner = order.uid, order.gid
+    root = order.path + "/root"
+    try:
+        os.mkdir(order.path, 0o711)
+        os.mkdir(root, 0o755)
+        area.make_skeleton(root, owner)
+        area.make_mount_points(root, order.binds, owner)
+    except OSError:
+        shutil.rmtree(order.path, ignore_errors=True)
+        return False
+    return True
 
 
 def disk_usage(directory: Path) -> int:

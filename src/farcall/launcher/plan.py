@@ -18,6 +18,7 @@ class Plan(msgspec.Struct):
 
     spec: ContainerSpec
     area: str  # directory of the container on disk; its root file system is `area`/root
+    area_made: bool  # it holds the skeleton already
     uid_map: IdMap
     gid_map: IdMap
     cgroup_procs: list[str]  # files that take the pid of init

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from farcall.launcher import cgroups, descriptors, janitor, namespaces, process_runtime, seccomp, syscalls, template
+from farcall.launcher import cgroups, descriptors, namespaces, process_runtime, sandbox, seccomp, syscalls, template
+from farcall.launcher.areas import Areas, Binds
 from farcall.launcher.container import Container
 from farcall.launcher.journal import Journal
 from farcall.launcher.loop import Loop
@@ -79,13 +80,9 @@ class Launcher:
         self._open_files = _raise_open_files()
         self._place = namespaces.enter()
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        self._areas = self._state / "containers"
-        self._trash = self._state / "trash"
-        self._areas.mkdir(mode=0o711, exist_ok=True)
-        self._trash.mkdir(mode=0o700, exist_ok=True)
         self._journal = Journal(self._state / "journal")
         self._cgroups = cgroups.Cgroups(f"farcall-{name_of(self._state)}")
-        self._journal.sweep(self._cgroups.leftovers(), [self._areas, self._trash])
+        self._journal.sweep(self._cgroups.leftovers(), Areas.directories(self._state))
         self._network = NetworkPool(self._state, self._place.rootless)
         self._network.sweep()
         self._filters: dict[bool, bytes] = {}
@@ -102,8 +99,7 @@ class Launcher:
         self._ended = False
         self._loop = Loop()
         self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
-        self._janitor_pid, self._janitor = janitor.start()
-        self._loop.add(self._janitor.fileno(), self._hear_janitor)
+        self._areas = Areas(self._loop, self._state, self._disk_exceeded)
         self._listener = self._listen()
         self._loop.add(self._listener.fileno(), self._accept)
 
@@ -135,9 +131,7 @@ class Launcher:
         self._templates.close()
         self._network.close()
         self._cgroups.close()
-        self._janitor.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._janitor_pid, 0)  # it deletes what it was told to, then ends
+        self._areas.close()
         os.close(self._lock)
         if self._worker:
             self._worker.settimeout(1)
@@ -332,17 +326,14 @@ class Launcher:
             raise _StartError("container-start", self._place.refusal)
         if not native and (why := process_runtime.unsupported(spec)):
             raise _StartError("container-start", why)
-        area = self._areas / name
-        area.mkdir(mode=0o711)
-        (area / "root").mkdir(mode=0o755)
+        area, made = self._areas.take(_binds(spec) if native else ())
         cgroup = self._cgroups.of(name)
-        self._journal.write(name, str(area), cgroup.paths if cgroup else [], [])
         try:
             if cgroup:
                 cgroup.create(spec.limits)
             lease = self._network.take(spec.block_network) if native else None
         except BaseException:
-            self._discard(name, cgroup)
+            self._discard(name, area, cgroup)
             raise
         for fd in fds[1:3] if native else ():
             with contextlib.suppress(OSError):  # so that /dev/stdout can be opened by the container's root
@@ -352,7 +343,8 @@ class Launcher:
         writable = any(not bind.read_only for bind in spec.binds)
         plan = Plan(
             spec=spec,
-            area=str(area),
+            area=area,
+            area_made=made and native,
             uid_map=self._place.uid_map,
             gid_map=self._place.gid_map,
             cgroup_procs=cgroup.procs_files if cgroup else [],
@@ -459,8 +451,6 @@ class Launcher:
         had_pid, had_started = container.pid is not None, container.started
         reports, ended = container.reports()
         if not had_pid and container.pid is not None and container.pidfd is not None:
-            paths = container.cgroup.paths if container.cgroup else []
-            self._journal.write(container.id, container.plan.area, paths, [container.pid])
             self._loop.add(container.pidfd, lambda: self._init_died(container))
             if container.killed_by_us:
                 container.kill()
@@ -469,7 +459,7 @@ class Launcher:
                 assert container.pid is not None and container.pidfd is not None
                 steps, notes = container.steps(), container.notes
                 self._reply(Started(container.seq, container.id, container.pid, steps, notes), [container.pidfd])
-                self._watch_disk(container)
+                self._settle(container)
         if ended:
             self._loop.remove(container.status.fileno())
             if container.pid is None:
@@ -503,7 +493,7 @@ class Launcher:
             self._containers.pop(container.id, None)
             if container.lease:
                 self._network.give_back(container.lease)
-            self._discard(container.id, None)
+            self._discard(container.id, container.plan.area, None)
             if container.started:
                 self._exits[container.id] = container.exit
                 self._reply(container.exit)
@@ -528,53 +518,27 @@ class Launcher:
             return "it was killed while it was made; the launcher's log may say more"
         return namespaces.explain(broken.step, broken.errno, broken.message) if broken.errno else _plain(broken)
 
-    def _watch_disk(self, container: Container) -> None:
-        limit = container.plan.spec.limits.disk * _MIB
-        self._tell_janitor(janitor.Watch(container.id, container.plan.area, limit))
+    def _settle(self, container: Container) -> None:
+        """What a container needs once it runs, off the way of its start."""
+        assert container.pid is not None
+        paths = container.cgroup.paths if container.cgroup else []
+        self._journal.write(container.id, container.plan.area, paths, [container.pid])
+        self._areas.watch(container.id, container.plan.area, container.plan.spec.limits.disk * _MIB)
+        if container.plan.spec.runtime == "native":
+            self._areas.restock(_binds(container.plan.spec), (self._place.uid_map[0][1], self._place.gid_map[0][1]))
 
-    def _discard(self, name: str, cgroup: cgroups.Cgroup | None) -> None:
-        """Remove a container's cgroup, area and journal entry; the area's content is deleted in the background."""
+    def _discard(self, name: str, area: str, cgroup: cgroups.Cgroup | None) -> None:
+        """Remove a container's cgroup, area and journal entry."""
         if cgroup:
             cgroup.remove()
-        target = self._trash / f"{name}.{time.monotonic_ns()}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._areas / name, target)
-        self._tell_janitor(janitor.Delete(name, str(target)))
+        self._areas.delete(name, area)
         self._journal.remove(name)
 
-    def _tell_janitor(self, order: janitor.Watch | janitor.Delete) -> None:
-        try:
-            self._janitor.send(janitor.encode(order))
-        except BlockingIOError:
-            # Hundreds of orders wait: it cannot keep up, so wait for it rather than lose one.
-            self._janitor.setblocking(True)
-            self._janitor.send(janitor.encode(order))
-            self._janitor.setblocking(False)
-        except OSError:
-            self._restart_janitor()
-
-    def _hear_janitor(self) -> None:
-        try:
-            message = self._janitor.recv(8192)
-        except BlockingIOError:
-            return
-        if not message:
-            self._restart_janitor()
-            return
-        container = self._containers.get(janitor.decode_exceeded(message).container_id)
+    def _disk_exceeded(self, container_id: str) -> None:
+        container = self._containers.get(container_id)
         if container is not None and container.ended is None:
             container.disk_exceeded = True
             container.kill()
-
-    def _restart_janitor(self) -> None:
-        self._loop.remove(self._janitor.fileno())
-        self._janitor.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._janitor_pid, 0)
-        self._janitor_pid, self._janitor = janitor.start()
-        self._loop.add(self._janitor.fileno(), self._hear_janitor)
-        for container in self._containers.values():
-            self._watch_disk(container)
 
     def _reap_intermediates(self) -> None:
         for pid in list(self._intermediates):
@@ -597,6 +561,10 @@ class _StartError(Exception):
 
 def _plain(broken: Broken) -> str:
     return f"the container could not be made: {broken.step}: {broken.message}"
+
+
+def _binds(spec: ContainerSpec) -> Binds:
+    return tuple((bind.source, bind.target) for bind in sandbox.all_binds(spec))
 
 
 def name_of(state: Path) -> str:

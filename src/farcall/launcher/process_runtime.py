@@ -15,6 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from farcall.launcher import init, sandbox, seccomp, syscalls
+from farcall.launcher.area import SYSTEM, make_skeleton
 from farcall.launcher.plan import Born, Plan, PlanFds
 from farcall.spec.container import ContainerSpec
 
@@ -27,7 +28,7 @@ _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
 _ABI_1 = (1 << 13) - 1
 _BY_ABI = {1: _ABI_1, 2: _ABI_1 | 1 << 13, 3: _ABI_1 | 1 << 13 | 1 << 14}
 _ON_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14  # the bits that a rule on a file may have
-_READABLE = (*sandbox.SYSTEM, "/etc", "/proc", "/sys", "/dev")
+_READABLE = (*SYSTEM, "/etc", "/proc", "/sys", "/dev")
 _WRITABLE = ("/dev", "/proc/self")
 
 
@@ -59,8 +60,8 @@ def _supervise(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> None
         if bind.source != bind.target and os.path.exists(bind.source):
             notes.append(f"runtime process cannot mount: {bind.source} is not at {bind.target}")
     root = plan.area + "/root"
-    for name, mode in (("root", 0o700), ("tmp", 0o1777)):
-        os.mkdir(f"{root}/{name}", mode)
+    if not plan.area_made:
+        make_skeleton(root, (os.getuid(), os.getgid()))
     inside = msgspec.structs.replace(plan, spec=_on_the_host(plan.spec, root))
     os.makedirs(inside.spec.cwd, exist_ok=True)
     if syscalls.landlock_abi() == 0:

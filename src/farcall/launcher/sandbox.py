@@ -14,8 +14,9 @@ import stat
 import struct
 
 from farcall.launcher import syscalls
+from farcall.launcher.area import OWN_FILES, SYSTEM, Owner, make_mount_point, make_skeleton
 from farcall.launcher.plan import Plan
-from farcall.spec.container import Bind
+from farcall.spec.container import Bind, ContainerSpec
 
 # What container root keeps, so that apt and pip work: see capabilities(7).
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE = 0, 1, 3, 5, 6, 7, 10
@@ -23,9 +24,6 @@ KEPT_CAPABILITIES = frozenset(
     {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE}
 )
 
-# Directories of the host's system that a container sees, read-only. Where /bin and its kind are symlinks (merged /usr)
-# the symlink is made again.
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Parts of the host's /etc that hold no secret and that libraries look for. Not all of /etc/ssl: it holds private keys.
 _ETC = (
     "/etc/ld.so.cache",
@@ -38,28 +36,6 @@ _ETC = (
     "/etc/localtime",
 )
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_DIRECTORIES = (
-    ("dev", 0o755),
-    ("etc", 0o755),
-    ("home", 0o755),
-    ("mnt", 0o755),
-    ("opt", 0o755),
-    ("proc", 0o555),
-    ("root", 0o700),
-    ("run", 0o755),
-    ("srv", 0o755),
-    ("sys", 0o555),
-    ("tmp", 0o1777),
-    ("var", 0o755),
-    ("var/cache", 0o755),
-    ("var/lib", 0o755),
-    ("var/log", 0o755),
-    ("var/tmp", 0o1777),
-)
-_PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-_GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nservices: files\n"
-
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 
@@ -96,7 +72,7 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     # Sources are opened as detached mounts before the root changes and attached after: no symlink in a target can then
     # lead out of the container.
     detached: list[tuple[int, str, bool]] = []
-    for bind in _all_binds(plan):
+    for bind in all_binds(plan.spec):
         opened = _open_bind(bind, idmap_fd)
         if opened is not None:
             detached.append(opened)
@@ -108,13 +84,10 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     syscalls.move_mount(tree, root)
     os.close(tree)
     os.chdir(root)
+    if not plan.area_made:
+        make_skeleton(".", owner)
     os.umask(0)
-    os.chown(".", *owner)
-    for name, mode in _DIRECTORIES:
-        os.mkdir(name, mode)
-        os.chown(name, *owner)
-    _make_links()
-    _make_etc(plan, owner)
+    _make_own_files(plan, owner)
     # Both before the host's /proc is out of sight: the kernel allows an unprivileged proc only beside a visible one.
     hardened = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", "proc", "proc", hardened)
@@ -131,15 +104,16 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     return notes
 
 
-def _all_binds(plan: Plan) -> list[Bind]:
+def all_binds(spec: ContainerSpec) -> list[Bind]:
+    """What of the host a container sees, in the order of mounting."""
     binds = [Bind(path, path, optional=True) for path in SYSTEM if not os.path.islink(path)]
     binds += [Bind(path, path, optional=True) for path in _ETC]
-    interpreter = plan.spec.interpreter
+    interpreter = spec.interpreter
     for path in sorted({*interpreter.paths, interpreter.runner_path}):
         if not any(_is_below(path, bind.target) for bind in binds if bind.source == bind.target):
             binds.append(Bind(path, path, optional=True))
     # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
-    return binds + sorted(plan.spec.binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+    return binds + sorted(spec.binds, key=lambda bind: bind.target.rstrip("/").count("/"))
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -163,58 +137,39 @@ def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None
     return tree, bind.target, stat.S_ISDIR(os.fstat(tree).st_mode)
 
 
-def _attach(fd: int, target: str, is_directory: bool, owner: tuple[int, int]) -> None:
+def _attach(fd: int, target: str, is_directory: bool, owner: Owner) -> None:
     try:
-        _make_mount_point(target, is_directory, owner)
+        make_mount_point(target, is_directory, owner)
         syscalls.move_mount(fd, target)
     except OSError as error:
         raise BindError(f"cannot mount at {target}: {os.strerror(error.errno or 0)}") from error
     os.close(fd)
 
 
-def _make_mount_point(target: str, is_directory: bool, owner: tuple[int, int]) -> None:
-    if os.path.exists(target):
-        return
-    parents: list[str] = []
-    parent = target if is_directory else os.path.dirname(target)
-    while not os.path.isdir(parent):
-        parents.append(parent)
-        parent = os.path.dirname(parent)
-    for parent in reversed(parents):
-        os.mkdir(parent, 0o755)
-        os.chown(parent, *owner)
-    if not is_directory:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-
-
-def _make_links() -> None:
-    for path in SYSTEM:
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), path[1:])
-    os.symlink("../run", "var/run")
-    os.symlink("../run/lock", "var/lock")
-    os.symlink("../proc/self/mounts", "etc/mtab")
-
-
-def _make_etc(plan: Plan, owner: tuple[int, int]) -> None:
+def _make_own_files(plan: Plan, owner: Owner) -> None:
+    syscalls.mount("tmpfs", "run", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, f"mode=755,{_ids(owner)}")
     name = plan.spec.container_id
-    files = {
-        "passwd": _PASSWD,
-        "group": _GROUP,
-        "nsswitch.conf": _NSSWITCH,
+    contents = {
         "hostname": name + "\n",
         "hosts": plan.hosts or f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n",
         "resolv.conf": plan.resolv_conf,
     }
-    for file, content in files.items():
-        fd = os.open("etc/" + file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        os.write(fd, content.encode())
+    for directory in ("run/farcall", "run/lock"):
+        os.mkdir(directory, 0o755)
+        os.chown(directory, *owner)
+    for file in OWN_FILES:
+        fd = os.open(f"run/farcall/{file}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.write(fd, contents[file].encode())
         os.fchown(fd, *owner)
         os.close(fd)
 
 
-def _make_dev(devices: list[tuple[int, str]], owner: tuple[int, int]) -> None:
-    ids = f"uid={owner[0]},gid={owner[1]}"
+def _ids(owner: Owner) -> str:
+    return f"uid={owner[0]},gid={owner[1]}"
+
+
+def _make_dev(devices: list[tuple[int, str]], owner: Owner) -> None:
+    ids = _ids(owner)
     syscalls.mount("tmpfs", "dev", "tmpfs", syscalls.MS_NOSUID, f"mode=755,size=64k,{ids}")
     for fd, name in devices:
         os.close(os.open(f"dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
