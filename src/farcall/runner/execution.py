@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from time import monotonic
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -13,7 +15,7 @@ from farcall.errors import InvalidError
 from farcall.runner.cancellation import Cancellation
 from farcall.runner.inbox import Inbox, Input
 from farcall.runner.loading import Target
-from farcall.runner.outbox import Outbox
+from farcall.runner.outbox import SHORT_INPUTS, SHORT_SECONDS, Outbox
 from farcall.runner.output import Output
 from farcall.sdk import context
 from farcall.sdk.exceptions_codec import dump_exception
@@ -47,11 +49,13 @@ class Executor:
         self.targets: dict[str, Target] = {}
         self.name = ""  # of the function, for people
         self.timeout = 0.0  # seconds
+        self.in_child = False  # whether this is a process that user code has forked
         self.ended_by = 0  # the signal that ended the container while an input ran
         self._connection: RunnerConnection
         self._loop: Loop | None = None
         self._now = 0.0  # when the last input ended
         self._polled = 0.0
+        self._short = 0  # how many short inputs there were in a row
 
     def use(self, connection: RunnerConnection) -> None:
         """Runs with this connection from now on."""
@@ -139,8 +143,11 @@ class Executor:
             if self.ended_by:
                 return  # it gets no answer: the signal that ends the container says what became of it
             status, value = self.stopped(each, reason)
-        self._now = now = monotonic()
-        self.outbox.add_result(each.seq, status, value[0], value[1], bool(inbox.inputs), now)
+        now = monotonic()
+        self._short = self._short + 1 if now - self._now < SHORT_SECONDS else 0
+        self._now = now
+        more = self._short > SHORT_INPUTS and bool(inbox.inputs)
+        self.outbox.add_result(each.seq, status, value[0], value[1], more, now)
 
     def refuse(self, each: Input, reason: int) -> None:
         """Input `each` is not run."""
@@ -185,7 +192,11 @@ class Executor:
             else:
                 outcome = messages.OK, self.enter_user_code(each, target.call)
         except BaseException as error:
+            if self.in_child:
+                leave_child(error)
             outcome = self.failed(error)
+        if self.in_child:
+            leave_child(None)
         self.end(each, *outcome)
 
     def enter_user_code(self, each: Input, call: Callable[..., Any]) -> Payload:
@@ -272,6 +283,19 @@ class Executor:
             return step(*arguments)
         finally:
             cancellation.active = False
+
+
+def leave_child(error: BaseException | None) -> NoReturn:
+    """A child that user code forked has come to the end of the user's code: its parent is the runner, it is not."""
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def _start(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from farcall.runner.execution import leave_child
 from farcall.runner.inbox import Input
 from farcall.sdk import context
 from farcall.sdk.values import Payload, dumps, loads
@@ -117,7 +118,12 @@ class Loop:
         try:
             return await work(each, call)
         except BaseException as error:
+            if self._executor.in_child:
+                leave_child(error)
             return self._executor.failed(error)
+        finally:
+            if self._executor.in_child:
+                leave_child(None)
 
     def _cancel_soon(self) -> None:
         """The input that runs shall stop. Any thread, and signal handlers."""

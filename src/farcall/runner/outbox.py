@@ -1,8 +1,9 @@
 """What the runner sends of its own: results, items of generators and printed text, gathered into few frames.
 
 A send costs several times what a short function does, so results of inputs that end within the same millisecond travel
-together. Nothing finished may wait for an input that runs long, though: while something is held back, a thread looks
-every few milliseconds. It exists only under such load, so that a process that forks normally has one thread.
+together. Nothing finished may wait for an input that runs long, though: results are held back only after a row of short
+inputs, and meanwhile a thread looks every few milliseconds. It exists only under such load, so that a process that forks
+normally has one thread. (An extension that keeps the GIL for long keeps the thread from looking.)
 """
 
 from __future__ import annotations
@@ -21,10 +22,25 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 224 * 1024  # of values in one frame; the rest is for the message around them
 FRAME_VALUES = 2048
+TEXT_LENGTH = 16 * 1024  # characters of one message, at most; a character takes up to 4 bytes
 FRAME_DESCRIPTORS = 48
 HOLD_SECONDS = 0.001  # how long finished inputs are gathered
+SHORT_SECONDS = 0.0005  # an input that takes longer is not short
+SHORT_INPUTS = 16  # so many short inputs in a row before results are held back at all
 LATE_SECONDS = 0.003  # how often the thread looks for what is held back
 QUIET_ROUNDS = 30  # looks without a find after which the thread ends
+
+
+class _Text:
+    """Text that was printed by one input to one stream."""
+
+    __slots__ = ("length", "parts", "seq", "stream")
+
+    def __init__(self, seq: int, stream: Literal["stdout", "stderr"]) -> None:
+        self.seq = seq
+        self.stream: Literal["stdout", "stderr"] = stream
+        self.parts: list[str] = []
+        self.length = 0
 
 
 class Outbox:
@@ -42,7 +58,7 @@ class Outbox:
         self._item_fds: list[int] = []
         self._item_seq = 0
         self._first_item = 0
-        self._texts: list[messages.Print] = []
+        self._texts: list[_Text] = []
         self._bytes = 0
         self._thread_done: _thread.LockType | None = None  # held while the thread lives
         self._stop_thread = False
@@ -93,9 +109,15 @@ class Outbox:
                 self._flush()
 
     def add_text(self, seq: int, stream: Literal["stdout", "stderr"], text: str, urgent: bool) -> None:
-        """User code has printed; without `urgent` the text may wait a moment. At most 64 KiB, no lone surrogates."""
+        """User code has printed; without `urgent` the text may wait a moment. At most `TEXT_LENGTH`
+        characters, no lone surrogates."""
         with self._lock:
-            self._texts.append(messages.Print(seq, stream, text))
+            last = self._texts[-1] if self._texts else None
+            if last is None or last.seq != seq or last.stream != stream or last.length + len(text) > TEXT_LENGTH:
+                last = _Text(seq, stream)
+                self._texts.append(last)
+            last.parts.append(text)
+            last.length += len(text)
             self._bytes += len(text)
             if urgent or self._bytes > FRAME_BYTES:
                 self._flush()
@@ -118,7 +140,7 @@ class Outbox:
             while self._texts:
                 texts, self._texts = self._texts, []
                 for text in texts:
-                    connection.send(text)
+                    connection.send(messages.Print(text.seq, text.stream, "".join(text.parts)))
             if self._items:
                 items, counts, fds = self._items, self._item_counts, self._item_fds
                 first, self._first_item = self._first_item, self._first_item + len(items)

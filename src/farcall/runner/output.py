@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TextIO, cast
 
-from farcall.runner.outbox import Outbox
+from farcall.runner.outbox import TEXT_LENGTH, Outbox
 
-PIECE = 16 * 1024  # characters of one message, at most; a character takes up to 4 bytes
 GATHER = 8 * 1024  # characters after which text does not wait for the end of its line
 URGENT_LINES = 32  # lines that are sent at once, in each span of URGENT_SECONDS; more of them travel together
 URGENT_SECONDS = 0.01
@@ -208,8 +207,8 @@ class Stream(io.TextIOBase):
                 self._window, self._lines = now, 0
             self._lines += 1
             urgent = self._lines <= URGENT_LINES
-        for start in range(0, len(text), PIECE):
-            self._put(text[start : start + PIECE], urgent)
+        for start in range(0, len(text), TEXT_LENGTH):
+            self._put(text[start : start + TEXT_LENGTH], urgent)
 
     def _put(self, text: str, urgent: bool) -> None:
         self._output.outbox.add_text(self._output.seq, self._stream, text, urgent)

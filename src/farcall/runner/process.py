@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -47,6 +48,7 @@ class Runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_end_signal)
         self.output.install()
+        faulthandler.enable(2, all_threads=False)
         self._connect(socket.socket(fileno=CONTROL_FD))
         forks.register(self)
         if not self._load():
