@@ -1,6 +1,6 @@
 """Runner, server (with its worker) and launcher are killed at random under load, and nothing acknowledged is lost.
 
-Each spawned call gives its caller one result, each `.remote` a result or ConnectionLostError, and in the end no process,
+Each spawned call gives its caller one result, each `.remote` a result or ConnectionLostError; in the end no process,
 mount or cgroup stays behind.
 """
 

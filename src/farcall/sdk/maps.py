@@ -227,7 +227,8 @@ class MapCall:
     def close(self) -> None:
         """Ends the map; what is outstanding is cancelled."""
         self.client.close_call(self.call_id)
-        if not self.finished and not self.client.connection.closed and self._sent > self._received:
+        if self._sent and not self.client.connection.closed:
+            # Also after a complete map: only this tells the server that no more inputs will come.
             calls.abandon(self.client, self.call_id)
         with self.room:
             self.closed = True

@@ -52,6 +52,12 @@ class App:
         """Whether none of its functions has anything to do."""
         return all(pool.idle for pool in self.pools.values())
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is detached, has done all there was, and nobody is left who could call it."""
+        left = self.containers or self.calls_pending or self.stopping or not self.idle
+        return self.mode == "detached" and self.owner is None and not left
+
     def pool(self, function_id: str, params: bytes) -> Pool:
         """The pool for a function and parameters, made when it is first asked for. Raises NotFoundError, InvalidError,
         UnimplementedError or ResourceExhaustedError where there can be none."""

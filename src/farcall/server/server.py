@@ -433,6 +433,8 @@ class Server:
             for pool in list(app.pools.values()):
                 if pool.waiting:
                     pool.dispatch()
+            if app.finished:
+                self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
         if self._sessions or self.busy_reason() or any(app.mode == "detached" for app in self.apps.values()):
             self._idle_since = now
         elif now - self._idle_since > self._idle_seconds:
