@@ -47,7 +47,7 @@ def plain() -> None: ...
 
 
 def specs(of: farcall.App) -> dict[str, FunctionSpec]:
-    return {spec.name: spec for spec in build.specs(of, "ap-test", None, compat=False).functions}
+    return {spec.name: spec for spec in build.specs(of, "ap-test", build.Surroundings()).functions}
 
 
 def run_program(folder: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,8 +90,8 @@ def test_defaults() -> None:
 
 
 def test_ids_follow_from_app_and_name() -> None:
-    first, again = (build.specs(app, "ap-1", None, compat=False).functions for _ in range(2))
-    other = build.specs(app, "ap-2", None, compat=False).functions
+    first, again = (build.specs(app, "ap-1", build.Surroundings()).functions for _ in range(2))
+    other = build.specs(app, "ap-2", build.Surroundings()).functions
     assert [spec.function_id for spec in first] == [spec.function_id for spec in again]
     assert not {spec.function_id for spec in first} & {spec.function_id for spec in other}
 
@@ -196,7 +196,7 @@ def test_include_merges_functions_classes_and_tags() -> None:
     assert one.include(two) is one
     assert list(one.registered_functions) == ["f"]
     assert one.tags == {"a": "1", "b": "1", "c": "2"}
-    assert [spec.name for spec in build.specs(one, "ap-x", None, compat=False).functions] == ["f"]
+    assert [spec.name for spec in build.specs(one, "ap-x", build.Surroundings()).functions] == ["f"]
 
 
 def test_two_entrypoints_cannot_have_one_name() -> None:

@@ -121,7 +121,7 @@ def test_in_a_container_the_ids_are_those_the_server_was_given(monkeypatch: pyte
     from farcall.sdk import build
 
     monkeypatch.setattr(context, "_app_id", "ap-there")
-    ids = {spec.name: spec.function_id for spec in build.specs(app, "ap-there", None, compat=False).functions}
+    ids = {spec.name: spec.function_id for spec in build.specs(app, "ap-there", build.Surroundings()).functions}
     try:
         assert double.object_id == ids["double"]
         assert not farcall.is_local()

@@ -26,7 +26,7 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
         target = decorator(target)
     function = own.function(**options)(target)
     function.bind("ap-test")
-    build.specs(own, "ap-test", None, compat=False)
+    build.specs(own, "ap-test", build.Surroundings())
     return function
 
 
@@ -82,7 +82,7 @@ def test_decorators_register_and_are_named_when_the_function_is_called(decorator
 def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
     own.function(gpu="T4")(farcall.concurrent(max_inputs=2)(f))
-    (spec,) = build.specs(own, "ap-test", None, compat=False).functions
+    (spec,) = build.specs(own, "ap-test", build.Surroundings()).functions
     assert spec.unimplemented == ("gpu='T4'", "@concurrent(max_inputs=2)", "App(volumes=)")
 
 
@@ -180,7 +180,7 @@ def test_value_types() -> None:
 def spec_of(image: farcall.Image) -> Any:
     own = farcall.App(image=image)
     own.function()(f)
-    (spec,) = build.specs(own, "ap-test", None, compat=False).functions
+    (spec,) = build.specs(own, "ap-test", build.Surroundings()).functions
     return spec
 
 

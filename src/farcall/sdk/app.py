@@ -34,6 +34,7 @@ from farcall.sdk.unimplemented import Later, later, refuse
 
 if TYPE_CHECKING:
     from farcall.sdk.image import Image
+    from farcall.sdk.output import LogStream
     from farcall.sdk.secret import Secret
     from farcall.sdk.volume import Volume
     from farcall.spec.function import AppSpec
@@ -97,6 +98,7 @@ class AppRun:
         self._name = name
         self._detach = detach
         self._pid = os.getpid()
+        self._logs: LogStream | None = None
 
     def __enter__(self) -> App:
         spec = self._begin()
@@ -105,6 +107,7 @@ class AppRun:
                 from farcall.sdk import client
 
                 client.current().create_app(spec)
+                self._logs = _logs_of(spec.app_id)
         except BaseException:
             self._app.unbind()
             raise
@@ -117,6 +120,7 @@ class AppRun:
                 from farcall.sdk import client
 
                 await client.current().create_app_async(spec)
+                self._logs = _logs_of(spec.app_id)
         except BaseException:
             self._app.unbind()
             raise
@@ -125,24 +129,33 @@ class AppRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if (app_id := self._end()) is not None:
-            from farcall.sdk import client
+        try:
+            if (app_id := self._end()) is not None:
+                from farcall.sdk import client
 
-            try:
                 client.current().stop_app(app_id, EXIT_GRACE)
-            except ConnectionLostError:
-                pass  # with the connection the server has stopped the app
+        except ConnectionLostError:
+            pass  # with the connection the server has stopped the app
+        finally:
+            self._end_logs()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if (app_id := self._end()) is not None:
-            from farcall.sdk import client
+        try:
+            if (app_id := self._end()) is not None:
+                from farcall.sdk import client
 
-            try:
                 await client.current().stop_app_async(app_id, EXIT_GRACE)
-            except ConnectionLostError:
-                pass  # with the connection the server has stopped the app
+        except ConnectionLostError:
+            pass  # with the connection the server has stopped the app
+        finally:
+            self._end_logs()
+
+    def _end_logs(self) -> None:
+        logs, self._logs = self._logs, None
+        if logs is not None and os.getpid() == self._pid:
+            logs.close()
 
     def _begin(self) -> AppSpec:
         if not context.is_local():
@@ -162,6 +175,12 @@ class AppRun:
             local.close()
         self._app.unbind()
         return None if self._detach or _runs_here() else app_id
+
+
+def _logs_of(app_id: str) -> LogStream | None:
+    """What the app's containers print, for whoever listens."""
+    output = sys.modules.get("farcall.sdk.output")  # who listens has imported it
+    return None if output is None or output.listener is None else output.LogStream(app_id)
 
 
 class _Run:
@@ -413,13 +432,7 @@ class App:
         for member in self._members():
             member.bind(app_id)
         try:
-            compat = getattr(sys.modules.get("farcall.compat"), "installed", None)
-            built = build.specs(
-                self,
-                app_id,
-                None if _runs_here() else build.probe_interpreter(),
-                compat is not None and compat(),
-            )
+            built = build.specs(self, app_id, build.surroundings())
         except BaseException:
             self.unbind()
             raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farcall.errors import InvalidError
 from farcall.sdk import ids, source
 from farcall.sdk.cls import Cls
 from farcall.sdk.function import Function
-from farcall.spec.container import Interpreter
+from farcall.spec.container import Interpreter, Runtime
 from farcall.spec.function import FunctionSpec, MethodSpec
 from farcall.spec.function import Source as SourceSpec
 
@@ -25,7 +26,31 @@ class Built(NamedTuple):
     packages: tuple[str, ...]
 
 
-def specs(app: App, app_id: str, interpreter: Interpreter | None, compat: bool) -> Built:
+class Surroundings(NamedTuple):
+    """What all functions of a run share: the Python, what isolates containers, whether `import modal` is farcall."""
+
+    interpreter: Interpreter | None = None
+    runtime: Runtime = "native"
+    compat: bool = False
+
+
+def surroundings() -> Surroundings:
+    """Those of this program: its own interpreter, and what the user has set. Turns to local mode where that is set."""
+    from farcall import settings
+    from farcall.interpreters import probe
+    from farcall.sdk import local
+
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    found = settings.load(folder=None if path is None else Path(path).absolute().parent)
+    if found.local:
+        local.use_local()
+    if local.is_active():
+        return Surroundings()
+    compat = sys.modules.get("farcall.compat")
+    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
+
+
+def specs(app: App, app_id: str, shared: Surroundings) -> Built:
     """The specs of all functions and classes of an app, whose features not available here are noted on them."""
     made: list[FunctionSpec] = []
     packages: dict[str, None] = {}
@@ -37,7 +62,7 @@ def specs(app: App, app_id: str, interpreter: Interpreter | None, compat: bool) 
         image = member.declaration.image or member.app.image
         features = missing(member, image)
         member.add_unimplemented(features)
-        made.append(_spec(member, image, app_id, interpreter, compat))
+        made.append(_spec(member, image, app_id, shared))
         if image is not None and not features:
             packages |= dict.fromkeys(image.packages)
     return Built(tuple(made), tuple(packages))
@@ -58,8 +83,7 @@ def _spec(
     member: Function[..., Any, Any] | Cls[..., Any],
     image: Image | None,
     app_id: str,
-    interpreter: Interpreter | None,
-    compat: bool,
+    shared: Surroundings,
 ) -> FunctionSpec:
     declaration = member.declaration
     is_class = isinstance(member, Cls)
@@ -79,7 +103,7 @@ def _spec(
         name=member.name,
         source=_with_paths(found.source, folders),
         methods=_methods(member),
-        interpreter=interpreter,
+        interpreter=shared.interpreter,
         is_class=is_class,
         cpu=declaration.cpu,
         memory=declaration.memory,
@@ -92,7 +116,8 @@ def _spec(
         binds=tuple(dict.fromkeys((*found.binds, *binds))),
         block_network=declaration.block_network,
         single_use_containers=declaration.single_use_containers,
-        compat="modal" if compat else "",
+        compat="modal" if shared.compat else "",
+        runtime=shared.runtime,
         unimplemented=member.marks,
     )
 
@@ -107,10 +132,3 @@ def _methods(member: Function[..., Any, Any] | Cls[..., Any]) -> tuple[MethodSpe
         return tuple(MethodSpec(name, info.is_generator, info.is_async) for name, info in member.shape.methods.items())
     info = member.info_of_code
     return (MethodSpec("", info.is_generator, info.is_async),)
-
-
-def probe_interpreter() -> Interpreter:
-    """The interpreter that runs this program, as the containers will see it."""
-    from farcall.interpreters import probe
-
-    return probe(sys.executable)
