@@ -114,7 +114,7 @@ ROWS = (
         "ms",
         "more than bare Python",
         measurement="import",
-        contenders={"farcall": FARCALL, "Ray (import ray)": RAY},
+        contenders={"farcall": FARCALL, "farcall, App used": FARCALL, "Ray (import ray)": RAY},
         bars=(Bar(20),),
     ),
     Row(

@@ -52,7 +52,7 @@ def _is_reached(row: Row, bar: Bar, figures: dict[str, Figure]) -> bool | None:
 
 
 def advantage(row: Row, own: Figure, other: Figure) -> float | None:
-    """How many times as good the first is as the second; None where either has no figure."""
+    """How many times as good the first is as the second, a peer; None where either has no figure."""
     if not own.values or not other.values or min(own.median, other.median) <= 0:
         return None
     return own.median / other.median if row.more_is_better else other.median / own.median
@@ -69,11 +69,11 @@ def _table(measured: Measured) -> Iterator[str]:
     yield header
     for row in measured.rows:
         figures = measured.figures[row.name]
-        own = next(iter(figures.values()))
+        advantages = _advantages(row, figures)
         yield ""
         yield f"{row.name} [{row.unit}]: {row.what}; {'more' if row.more_is_better else 'less'} is better"
         for contender, figure in figures.items():
-            yield f"  {contender:{_NAME_WIDTH - 2}} {_cells(row, own, figure)}"
+            yield f"  {contender:{_NAME_WIDTH - 2}} {_cells(figure, advantages.get(contender))}"
         for verdict in verdicts(row, figures):
             yield f"    {verdict}"
     if measured.isolation:
@@ -83,13 +83,12 @@ def _table(measured: Measured) -> Iterator[str]:
         yield f"containers had: {', '.join(on)}" + (f"; they had NO {', '.join(off)}" if off else "")
 
 
-def _cells(row: Row, own: Figure, figure: Figure) -> str:
+def _cells(figure: Figure, better: float | None) -> str:
     if not figure.values:
         return _short(figure.missing) or "no figure"
     text = f"{figure.count:>8,}" + "".join(
         f" {_number(value):>11}" for value in (min(figure.values), figure.median, max(figure.values))
     )
-    better = advantage(row, own, figure) if figure is not own else None
     if better is not None:
         text += f"   {better:,.3g} times"
     return text + (f"   (not in all rounds: {_short(figure.missing)})" if figure.missing else "")
@@ -120,16 +119,21 @@ def as_json(measured: Measured) -> dict[str, Any]:
                 "more_is_better": row.more_is_better,
                 "targets": [verdict._asdict() for verdict in verdicts(row, measured.figures[row.name])],
                 "contenders": {
-                    contender: _figure_as_json(row, next(iter(measured.figures[row.name].values())), figure)
-                    for contender, figure in measured.figures[row.name].items()
+                    contender: _figure_as_json(figure) for contender, figure in measured.figures[row.name].items()
                 },
+                "farcall_is_better_by": _advantages(row, measured.figures[row.name]),
             }
             for row in measured.rows
         ],
     }
 
 
-def _figure_as_json(row: Row, own: Figure, figure: Figure) -> dict[str, Any]:
+def _advantages(row: Row, figures: dict[str, Figure]) -> dict[str, float | None]:
+    own, of_own = next(iter(figures.values())), next(iter(row.contenders.values()))
+    return {name: advantage(row, own, figures[name]) for name, peer in row.contenders.items() if peer != of_own}
+
+
+def _figure_as_json(figure: Figure) -> dict[str, Any]:
     if not figure.values:
         return {"missing": figure.missing or "no figure"}
     found: dict[str, Any] = {
@@ -138,7 +142,6 @@ def _figure_as_json(row: Row, own: Figure, figure: Figure) -> dict[str, Any]:
         "median": figure.median,
         "max": max(figure.values),
         "values": figure.values,
-        "farcall_is_better_by": advantage(row, own, figure),
     }
     return found | ({"missing": figure.missing} if figure.missing else {})
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 
 class Result(NamedTuple):
-    """One figure: `value` in the unit of the row, from as many samples."""
+    """One figure: `value`, in the unit of the row, comes from this many `samples`."""
 
     row: str
     contender: str
