@@ -60,7 +60,7 @@ class MapProgressReporter:
             self._emit(done, failed, False)
 
     def finish(self, done: int, failed: int) -> None:
-        if listener is not None:
+        if listener is not None and self._total != 0:
             self._emit(done, failed, True)
 
     def _emit(self, done: int, failed: int, finished: bool) -> None:

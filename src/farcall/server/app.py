@@ -35,6 +35,7 @@ class App:
         self.start_seconds = 0.0
         self.run_seconds = 0.0
         self.calls_pending = 0  # spawned calls without all their results
+        self.noted: set[str] = set()  # what its users have been told about its containers
         self._empty = asyncio.Event()
 
     @property

@@ -259,11 +259,9 @@ class Worker:
         if self._containers.pop(container.container_id, None) is None:
             return
         started, unstarted = container.split()
-        reason = (
-            ""
-            if container.exited is not None and not container.exited.killed_by_us and not container.reason
-            else container.reason
-        )
+        reason = container.reason
+        if not reason and container.exited is not None and container.exited.killed_by_us:
+            reason = "its launcher ended"
         end = End(container.exited, reason, container.lost, container.error)
         container.close()
         container.owner.on_gone(container, end, started, unstarted)
