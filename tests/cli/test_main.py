@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -273,6 +274,41 @@ def test_a_program_for_the_reference_api_runs_unmodified(cli: Cli, tmp_path: Pat
     without = cli("run", "--local", "--no-compat", "program.py")
     assert without.returncode == 1
     assert "has no module 'modal'" in without.stderr
+
+
+def test_old_names_are_one_line_each(cli: Cli, tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "program.py",
+        """
+        import modal
+        stub = modal.Stub("x")
+        @stub.function(concurrency_limit=2)
+        def f():
+            return 1
+        """,
+    )
+    done = cli("run", "--local", file)
+    assert done.stdout == "1\n", done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith(f"{file}:")]
+    assert len(told) == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 4
+
+
+def test_a_folder_that_no_container_gets_is_named(installation: Any, tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "program.py",
+        """
+        import farcall
+        app = farcall.App()
+        @app.local_entrypoint()
+        def main(): ...
+        """,
+    )
+    path = f"{installation.environment.get('PYTHONPATH', '')}:{installation.environment['HOME']}"
+    done = installation.farcall("run", file, PYTHONPATH=path)
+    assert f"containers are not given {installation.environment['HOME']} (an entry of its sys.path)" in done.stderr
 
 
 def test_the_script_sees_its_own_argv_and_folder(cli: Cli, tmp_path: Path) -> None:

@@ -214,6 +214,13 @@ def test_without_a_terminal_each_reason_is_said_once(show: Show) -> None:
     assert shown.err.written == "f: starting a container\n"
 
 
+def test_our_frames_in_a_stack_dump_are_hidden(show: Show) -> None:
+    shown = show(terminal=False)
+    runner = "/home/u/.local/share/farcall/runner/0.1.0-1/cp311-x/farcall/runner/main.py"
+    shown.log(f'  File "/project/x.py", line 3 in f\n  File "{runner}", line 9 in main\n', "stderr")
+    assert shown.err.written == '  File "/project/x.py", line 3 in f\n'
+
+
 def test_quiet_shows_logs_only(show: Show) -> None:
     shown = show(terminal=True, quiet=True)
     shown.progress(50)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import farcall.interpreters
-from farcall.errors import InvalidError
+from farcall.errors import InvalidError, ResourceExhaustedError
 from farcall.interpreters import details, private
 from farcall.interpreters.private import runner_path
 
@@ -259,6 +259,21 @@ def test_old_ones_are_swept_and_used_ones_are_kept(tmp_path: Path, make_venv: Ma
     assert not old.exists()
     assert not cut_short.exists()
     assert fresh.exists()
+
+
+@pytest.mark.root("mounts a small filesystem")
+def test_a_full_disk_is_named_and_nothing_half_made_stays(tmp_path: Path, make_venv: MakeVenv) -> None:
+    found = details(str(make_venv("env") / "bin" / "python"))
+    data = tmp_path / "xdg" / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(data)], check=True)
+    try:
+        with pytest.raises(ResourceExhaustedError, match="No space left on device.*XDG_DATA_HOME"):
+            runner_path(found)
+        assert not list((data / "farcall" / "runner").glob("*/cp*"))
+        assert not list((data / "farcall" / "runner").glob(".building-*"))
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
 
 
 def test_our_source_imports_msgspec_in_the_one_form_that_is_rewritten() -> None:

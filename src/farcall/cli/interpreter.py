@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farcall import _private, settings
-from farcall.interpreters import Choice, choose, is_own
+from farcall.interpreters import Choice, choose, details, is_own
 
 _READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback"})
 
@@ -36,6 +36,8 @@ def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[sett
         from farcall.interpreters.private import enter
 
         enter(choice.executable, sys.argv[1:])
+    if not found.local:
+        found.warnings.extend(details(choice.executable).warnings)
     return found, choice
 
 
@@ -46,7 +48,9 @@ def announcement(choice: Choice, compat: bool) -> str:
 
 
 def prepare(found: settings.Settings) -> None:
-    """Make this process what the settings say: `import modal` is farcall, functions run here."""
+    """Make this process what the settings say: `import modal` is farcall, functions run here. Warnings of farcall's
+    are one line each."""
+    _shorten_warnings()
     if found.compat:
         from farcall import compat
 
@@ -55,6 +59,23 @@ def prepare(found: settings.Settings) -> None:
         from farcall.sdk import local
 
         local.use_local()
+
+
+def _shorten_warnings() -> None:
+    import warnings
+
+    from farcall.errors import FarcallWarning
+
+    usual = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, FarcallWarning):
+            return f"{filename}:{lineno}: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
 
 
 def missing_module(error: ModuleNotFoundError, choice: Choice) -> str:

@@ -4,6 +4,7 @@ The program's own output, and what its containers write to stdout, goes to stdou
 stderr. On a terminal the progress stands below the logs and is drawn in place; without one it is a line now and then.
 """
 
+import os
 import re
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from farcall.cli.terminal import SharedStream, Style
+from farcall.cli.tracebacks import is_ours
 from farcall.sdk.events import AppStats, CallWaiting, Event, LogLine, MapProgress
 
 PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
@@ -29,6 +31,7 @@ _CONTROL = re.compile(
     r"|\x1b(?!\[)[ -/]*[0-~]?"  # other escapes
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
+_STACK_LINE = re.compile(r'  File "([^"]+)", line \d+ in ')
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 
 
@@ -235,11 +238,18 @@ class Renderer:
             self._show_line(event.stream, event.function, event.container_id, line)
 
     def _show_line(self, stream: str, function: str, container_id: str, line: str) -> None:
+        if stream == "stderr" and self._hides(line):
+            return
         if stream == "system":
             self.say(self._style.dim(f"{function or container_id}: {printable(line)}"))
             return
         prefix = self._style.dim(f"{function} | ") if self._prefixed and function else ""
         self._write(self._out if stream == "stdout" else self._err, f"{prefix}{printable(line)}\n")
+
+    def _hides(self, line: str) -> bool:
+        """Whether `line` is one of our own frames in a stack that faulthandler has printed."""
+        named = _STACK_LINE.match(line)
+        return named is not None and is_ours(named[1]) and os.environ.get("FARCALL_TRACEBACK") != "full"
 
     # --- progress
 

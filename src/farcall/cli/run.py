@@ -117,15 +117,10 @@ class _Run:
         return status
 
     def _live(self) -> None:
-        from farcall.sdk import local, output
-
         app = self._chosen.app
-        logs: output.LogStream | None = None
         try:
             with app.run(detach=self._detach):
                 self._app_id = app.app_id
-                if self._app_id is not None and not local.is_active():
-                    logs = output.LogStream(self._app_id)
                 try:
                     self._call()
                 finally:
@@ -133,8 +128,6 @@ class _Run:
                         self._ending(interrupted=isinstance(sys.exception(), KeyboardInterrupt))
         finally:
             self._renderer.ended()
-            if logs is not None:
-                logs.close()
 
     def _ending(self, *, interrupted: bool) -> None:
         from farcall.sdk.app import EXIT_GRACE

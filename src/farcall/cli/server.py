@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from farcall import errors, settings
@@ -55,10 +56,10 @@ def _stop(*, force: bool) -> int:
         print("the farcall server does not run", file=sys.stderr)
         return 0
     pid = running.server.pid if running.server else 0
-    try:
-        ending = os.pidfd_open(pid)
-    except OSError:  # it has ended, or this system has no pidfds
-        ending = None
+    ending = None
+    if hasattr(os, "pidfd_open"):
+        with suppress(OSError):  # it has ended
+            ending = os.pidfd_open(pid)
     try:
         running.request(lambda seq: messages.StopServer(seq, force))
     except errors.ConnectionLostError:

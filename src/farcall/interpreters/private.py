@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from farcall import _private
-from farcall.errors import InternalError, InvalidError
+from farcall.errors import InternalError, InvalidError, ResourceExhaustedError
 from farcall.interpreters.probe import Details, details
 from farcall.settings.paths import paths, private_directory
 from farcall.version import __version__
@@ -112,13 +112,12 @@ def _source_stamp(package: str) -> int:
 
 def _build(package: str, target: Path, interpreter: Details) -> None:
     import shutil
-    from tempfile import mkdtemp
 
     root = private_directory(target.parent.parent)
     private_directory(target.parent)
     dependency = _msgspec_for(interpreter, root)
     previous = _latest(root, interpreter.tag)
-    work = Path(mkdtemp(prefix=".building-", dir=root))
+    work = _work_folder(root)
     try:
         _copy_farcall(Path(package), work / "farcall", previous)
         shutil.copytree(
@@ -136,9 +135,27 @@ def _build(package: str, target: Path, interpreter: Details) -> None:
         except OSError:
             if not target.is_dir():  # else another process made the same one first
                 raise
+    except OSError as error:
+        raise _cannot_write(root, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _sweep(root, target)
+
+
+def _work_folder(root: Path) -> Path:
+    from tempfile import mkdtemp
+
+    try:
+        return Path(mkdtemp(prefix=".building-", dir=root))
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+
+
+def _cannot_write(root: Path, error: OSError) -> ResourceExhaustedError:
+    return ResourceExhaustedError(
+        f"farcall's files for an interpreter cannot be written to {root}: {error.strerror or error}. "
+        "Make room there, or set XDG_DATA_HOME to a directory with room."
+    )
 
 
 def _copy_farcall(source: Path, target: Path, previous: Path | None) -> None:
@@ -249,13 +266,12 @@ def _sweep(root: Path, keep: Path) -> None:
 def _msgspec_for(interpreter: Details, root: Path) -> Path:
     """A folder with msgspec, built for `interpreter`: our own, the one it has installed, or one fetched for it."""
     import shutil
-    from tempfile import mkdtemp
 
     ours = _private.msgspec.__version__
     target = private_directory(root / "dependencies") / f"{interpreter.tag}-{ours}" / "msgspec"
     if target.is_dir():
         return target
-    work = Path(mkdtemp(prefix=".building-", dir=root))
+    work = _work_folder(root)
     try:
         found = (
             _own_msgspec(interpreter)
@@ -270,6 +286,8 @@ def _msgspec_for(interpreter: Details, root: Path) -> Path:
         except OSError:
             if not target.is_dir():
                 raise
+    except OSError as error:
+        raise _cannot_write(root, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target

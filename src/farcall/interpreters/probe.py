@@ -84,11 +84,19 @@ def details(executable: str) -> Details:
         if os.path.isdir(folder):
             watched += [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth")]
     entry = {"identity": identity, "stamps": {path: _stamp(path) for path in watched}, "details": found._asdict()}
-    temporary = f"{file}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as out:
-        json.dump(entry, out)
-    os.replace(temporary, file)
+    _remember(file, entry)
     return found
+
+
+def _remember(file: str, entry: dict[str, Any]) -> None:
+    temporary = f"{file}.{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            json.dump(entry, out)
+        os.replace(temporary, file)
+    except OSError:  # a full disk: the next time is as slow as this one
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def _details_from(values: dict[str, Any]) -> Details:
