@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from farcall.launcher.process import name_of as cgroup_name
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 SETTLE_SECONDS = 10.0  # how long after its stop a server's last processes and mounts may take to go
@@ -221,7 +223,9 @@ def snapshot(root: Path) -> Snapshot:
         processes=frozenset(descendants()),
         mounts=frozenset(mount for mount in mounts if str(root) in mount),
         cgroups=frozenset(
-            directory for directory, _, _ in os.walk("/sys/fs/cgroup") if "farcall" in directory.rpartition("/")[2]
+            directory
+            for directory, _, _ in os.walk("/sys/fs/cgroup")
+            if f"farcall-{cgroup_name(root / 'state' / 'launcher')}" in directory
         ),
         interfaces=frozenset(os.listdir("/sys/class/net")),
     )
