@@ -94,7 +94,10 @@ class Worker:
         """Takes what has arrived, waiting for something; False at the end or when nothing came."""
         if not select.select([self.sock], [], [], timeout)[0]:
             return False
-        data, ancillary, _, _ = self.sock.recvmsg(1 << 18, descriptors.ANCILLARY_SPACE)
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(1 << 18, descriptors.ANCILLARY_SPACE)
+        except ConnectionResetError:  # it ended with something unread
+            return False
         if not data:
             return False
         now = time.monotonic()
@@ -122,7 +125,9 @@ class Worker:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if not self.read(max(0.0, deadline - time.monotonic())):
-                pytest.fail(f"the runner went silent; stderr: {bytes(self.raw[2]).decode()}\n{self.text('stderr')}")
+                ended = select.select([self.pidfd], [], [], 0.1)[0]
+                state = f"ended with {os.waitstatus_to_exitcode(self.wait_exit())}" if ended else "went silent"
+                pytest.fail(f"the runner {state}; stderr: {bytes(self.raw[2]).decode()}\n{self.text('stderr')}")
 
     def expect(self, kind: type[M]) -> M:
         """The next message, which must be of that kind."""
@@ -147,9 +152,11 @@ class Worker:
         is_class: bool = False,
         params: bytes = b"",
         name: str = "program",
+        fails: bool = False,
         **spec: Any,
     ) -> messages.Loaded:
-        """Has the runner load a program; `f` is a plain function of it unless something else is said."""
+        """Has the runner load a program; `f` is a plain function of it unless something else is said. It must load,
+        or must not where `fails` says so."""
         script = self.folder / f"{name}.py"
         script.write_text(textwrap.dedent(code))
         source = Source(module=name, qualname=qualname, script=str(script))
@@ -159,7 +166,10 @@ class Worker:
         function = FunctionSpec(
             function_id="cs-1" if is_class else "fu-1", name=qualname, methods=methods, is_class=is_class, **spec
         )
-        return self.load_spec(messages.Load("ap-1", function, params))
+        loaded = self.load_spec(messages.Load("ap-1", function, params))
+        if fails != (loaded.error is not None):
+            pytest.fail(f"loading: {loaded.error and exceptions_codec.load_exception(loaded.error)!r}")
+        return loaded
 
     def load_spec(self, message: messages.Load, fds: tuple[int, ...] = ()) -> messages.Loaded:
         hello = self.expect(messages.Hello)

@@ -96,12 +96,12 @@ def test_prints_of_threads_and_of_signal_handlers(worker: Worker) -> None:
         import signal, sys, threading
         def f():
             def ring(number, frame):
-                sys.stdout.write("ring\n")
+                sys.stdout.write("ring\\n")
             signal.signal(signal.SIGALRM, ring)
             signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-            threads = [threading.Thread(target=lambda: [sys.stdout.write("t\n") for _ in range(2000)]) for _ in range(3)]
+            threads = [threading.Thread(target=lambda: [sys.stdout.write("t\\n") for _ in range(2000)]) for _ in range(3)]
             for thread in threads: thread.start()
-            for _ in range(2000): sys.stdout.write("m\n")
+            for _ in range(2000): sys.stdout.write("m\\n")
             for thread in threads: thread.join()
             signal.setitimer(signal.ITIMER_REAL, 0)
             return True
