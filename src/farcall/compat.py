@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -16,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 from farcall import errors
-from farcall.errors import DeprecationError
 
 NAME = "modal"
 
@@ -131,22 +129,20 @@ def old_name(name: str) -> Any:
     Raises:
         AttributeError: it meant nothing there either.
     """
+    from farcall.sdk.deprecations import deprecated
+
     if name == "Stub":
-        _deprecated("Stub is now App")
+        deprecated("Stub is now App")
         return importlib.import_module("farcall.sdk.app").App
     if name == "Error":
         return errors.FarcallError
     if name == "exception":
         return errors
     if name == "Mount":
-        _deprecated("Mount is gone: use Image.add_local_dir, add_local_file or add_local_python_source")
+        deprecated("Mount is gone: use Image.add_local_dir, add_local_file or add_local_python_source")
         from farcall.sdk.unimplemented import Later
 
         return Later("Mount")
     if name in _MODULES and installed():
         return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'farcall' has no attribute {name!r}")
-
-
-def _deprecated(message: str) -> None:
-    warnings.warn(message, DeprecationError, stacklevel=4)

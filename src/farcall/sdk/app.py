@@ -26,6 +26,7 @@ from farcall.errors import ConnectionLostError, FarcallWarning, InvalidError
 from farcall.sdk import context, ids, source
 from farcall.sdk.cls import Cls, declare
 from farcall.sdk.decorators import parameter
+from farcall.sdk.deprecations import warn
 from farcall.sdk.function import Function, method_info
 from farcall.sdk.options import ClassOptions, Declaration, FunctionOptions
 from farcall.sdk.partial import PartialFunction
@@ -386,11 +387,7 @@ class App:
         known = self._functions.get(name) or self._classes.get(name)
         if known is None or known.raw is raw or source.is_interactive(raw.__module__):
             return  # running a notebook's cell again replaces what it defines
-        warnings.warn(
-            f"the app {self.description} has two functions named {name}: the later one counts. Give one another name=",
-            FarcallWarning,
-            stacklevel=4,
-        )
+        warn(f"the app {self.description} has two functions named {name}: the later one counts. Give one another name=")
 
     # --- running
 
@@ -432,13 +429,14 @@ class App:
         for member in self._members():
             member.bind(app_id)
         try:
-            built = build.specs(self, app_id, build.surroundings())
+            shared = build.surroundings()
+            built = build.specs(self, app_id, shared)
         except BaseException:
             self.unbind()
             raise
         self._app_id = app_id
         self._is_running = True
-        if built.packages:
+        if built.packages and not shared.quiet:
             print(
                 f"farcall: images are not built yet; using what {sys.executable} has of {', '.join(built.packages)}",
                 file=sys.stderr,

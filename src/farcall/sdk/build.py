@@ -27,11 +27,13 @@ class Built(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What all functions of a run share: the Python, what isolates containers, whether `import modal` is farcall."""
+    """What all functions of a run share: the Python, what isolates containers, whether `import modal` is farcall; and
+    whether the user wants to see only what the program itself says."""
 
     interpreter: Interpreter | None = None
     runtime: Runtime = "native"
     compat: bool = False
+    quiet: bool = False
 
 
 def surroundings() -> Surroundings:
@@ -47,7 +49,7 @@ def surroundings() -> Surroundings:
     if local.is_active():
         return Surroundings()
     compat = sys.modules.get("farcall.compat")
-    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
+    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed(), found.quiet)
 
 
 def specs(app: App, app_id: str, shared: Surroundings) -> Built:

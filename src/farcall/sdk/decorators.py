@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from farcall.errors import DeprecationError, InvalidError
+from farcall.errors import InvalidError
+from farcall.sdk.deprecations import deprecated
 from farcall.sdk.partial import GENERATOR, PartialFunction, code_flags, partial_of
 
 __all__ = [
@@ -288,7 +288,7 @@ def web_server(
 
 def web_endpoint(*args: Any, **kwargs: Any) -> Any:
     """The old name of `fastapi_endpoint`."""
-    warnings.warn("web_endpoint is now fastapi_endpoint", DeprecationError, stacklevel=2)
+    deprecated("web_endpoint is now fastapi_endpoint")
     return fastapi_endpoint(*args, **kwargs)
 
 

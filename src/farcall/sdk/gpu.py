@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
-from farcall.errors import DeprecationError
+from farcall.sdk.deprecations import deprecated
 
 
 def __getattr__(name: str) -> Callable[..., str]:
@@ -17,7 +16,7 @@ def __getattr__(name: str) -> Callable[..., str]:
         if size or memory:
             kind += f"-{size or f'{memory}GB'}"
         text = kind if count == 1 else f"{kind}:{count}"
-        warnings.warn(f'gpu.{name}(...) is now the string "{text}"', DeprecationError, stacklevel=2)
+        deprecated(f'gpu.{name}(...) is now the string "{text}"')
         return text
 
     return make

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, ParamSpec
 
-from farcall.errors import DeprecationError, InvalidError
+from farcall.errors import InvalidError
 from farcall.sdk.context import is_local
+from farcall.sdk.deprecations import deprecated
 from farcall.sdk.unimplemented import later
 from farcall.spec.container import Bind
 
@@ -228,7 +228,7 @@ class Image:
     def __getattr__(self, name: str) -> Any:
         if name not in _OLD_NAMES:
             raise AttributeError(f"'Image' object has no attribute {name!r}")
-        warnings.warn(f"Image.{name} is now Image.{_OLD_NAMES[name]}", DeprecationError, stacklevel=2)
+        deprecated(f"Image.{name} is now Image.{_OLD_NAMES[name]}")
         return getattr(self, _OLD_NAMES[name])
 
     @contextmanager

@@ -7,13 +7,12 @@ what, where and which range is allowed. `with_options` makes a new
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from farcall.errors import DeprecationError, InvalidError
+from farcall.errors import InvalidError
+from farcall.sdk.deprecations import deprecated
 from farcall.sdk.retries import policy_of
 from farcall.spec.function import RetryPolicy, Scaling
 
@@ -172,30 +171,16 @@ def _renamed(decorator: str, options: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for name, value in options.items():
         if name in OLD_NAMES:
-            _deprecated(f"{decorator}: {name}= is now {OLD_NAMES[name]}=")
+            deprecated(f"{decorator}: {name}= is now {OLD_NAMES[name]}=")
             renamed[OLD_NAMES[name]] = value
         elif name == "allow_concurrent_inputs":
-            _deprecated(
+            deprecated(
                 f"{decorator}: allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)"
             )
             renamed["_concurrent"] = value
         else:
             renamed[name] = value
     return renamed
-
-
-def _deprecated(message: str) -> None:
-    warnings.warn(message, DeprecationError, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """The stack level, for `warnings.warn` in the caller's caller, of the first frame that is not farcall's own."""
-    level = 2
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("farcall."):
-        frame = frame.f_back
-        level += 1
-    return level
 
 
 def _known(decorator: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def is_interactive(module: str) -> bool:
     """Whether `module` has no file that a container could import: a notebook, a REPL, `python -c`, standard input."""
     if module != "__main__":
         return module not in sys.modules and not _scripts.get(module)
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    return path is None or not os.path.isfile(path)
+    names = vars(sys.modules["__main__"])
+    path = names.get("__file__")
+    return path is None or "get_ipython" in names or not os.path.isfile(path)
 
 
 def module_name(path: str) -> str:
