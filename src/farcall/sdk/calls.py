@@ -231,6 +231,24 @@ async def get_output_async(call_id: str, index: int, timeout: float | None) -> A
     return _got(call_id, answer, fds, timeout)
 
 
+def gather(call_ids: Sequence[str]) -> list[Any]:
+    """The results of spawned calls with one input each, in that order. Raises a failure as soon as it is there."""
+    if local.is_active():
+        return [local.get_output(call_id, 0) for call_id in call_ids]
+    results: list[Any] = [None] * len(call_ids)
+
+    def ask(call_id: str) -> Callable[[int], messages.GetOutput]:
+        return lambda seq: messages.GetOutput(seq, call_id, 0, None)
+
+    answers = clients.current().request_each([ask(call_id) for call_id in call_ids])
+    try:
+        for position, answer, fds in answers:
+            results[position] = _got(call_ids[position], answer, fds, None)
+    finally:
+        answers.close()
+    return results
+
+
 def _got(call_id: str, answer: Any, fds: tuple[int, ...], timeout: float | None) -> Any:
     if isinstance(answer, messages.Pending):
         raise errors.TimeoutError(

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -42,8 +42,8 @@ class _Reply(Receiver):
 
     __slots__ = ("fds", "message", "waiter")
 
-    def __init__(self) -> None:
-        self.waiter = Waiter()
+    def __init__(self, waiter: Waiter | None = None) -> None:
+        self.waiter = waiter or Waiter()
         self.message: Any = None
         self.fds: tuple[int, ...] = ()
 
@@ -161,8 +161,33 @@ class Client:
             self._replies.pop(seq, None)
         return self._checked(reply), reply.fds
 
-    def _begin(self, make: Callable[[int], Any], fds: tuple[int, ...]) -> tuple[int, _Reply]:
-        seq, reply = next(self._seqs), _Reply()
+    def request_each(self, makes: Sequence[Callable[[int], Any]]) -> Generator[tuple[int, Any, tuple[int, ...]]]:
+        """Sends all the requests; yields position, answer and descriptors of each when it comes.
+
+        Raises as `request` does, as soon as an answer says so.
+        """
+        waiter = Waiter()
+        outstanding: dict[int, tuple[int, _Reply]] = {}
+        try:
+            for position, make in enumerate(makes):
+                outstanding[position] = self._begin(make, (), waiter)
+            while outstanding:
+                waiter.clear()
+                for position, (seq, reply) in list(outstanding.items()):
+                    if reply.message is not None:
+                        del outstanding[position], self._replies[seq]
+                        yield position, self._checked(reply), reply.fds
+                if outstanding:
+                    self.connection.wait(waiter)
+        finally:
+            for seq, reply in outstanding.values():
+                self._replies.pop(seq, None)
+                descriptors.close_all(reply.fds)
+
+    def _begin(
+        self, make: Callable[[int], Any], fds: tuple[int, ...], waiter: Waiter | None = None
+    ) -> tuple[int, _Reply]:
+        seq, reply = next(self._seqs), _Reply(waiter)
         self._replies[seq] = reply
         try:
             self.connection.send(make(seq), fds)

@@ -23,7 +23,9 @@ class _Gather:
 
     def __call__(self, *function_calls: FunctionCall[T]) -> Sequence[T]:
         warn_if_in_loop("FunctionCall.gather", "await FunctionCall.gather.aio(...)")
-        return [call.get() for call in function_calls]
+        from farcall.sdk import calls
+
+        return calls.gather([call.object_id for call in function_calls])
 
     async def aio(self, *function_calls: FunctionCall[T]) -> Sequence[T]:
         """The same, awaited."""
