@@ -13,7 +13,6 @@ from farcall.errors import AlreadyExistsError, ContainerStartError, InvalidError
 from farcall.launcher import seccomp, syscalls
 from farcall.spec.container import Bind, Limits
 
-
 _WAIT = "import socket; socket.socket(fileno=3).recv(1)"
 
 

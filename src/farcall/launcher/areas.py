@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from farcall.launcher import janitor
 from farcall.launcher.area import Owner
 from farcall.launcher.loop import Loop
 
+_END_SECONDS = 1.0  # how long the launcher's own end waits for the janitor's
 POOL_SIZE = 8  # areas kept ready once there was a first container
 
 Binds = tuple[tuple[str, str], ...]  # (source, target)
@@ -19,9 +21,10 @@ Binds = tuple[tuple[str, str], ...]  # (source, target)
 class Areas:
     """All areas of one launcher, and the janitor process that looks after them."""
 
-    def __init__(self, loop: Loop, state: Path, on_exceeded: Callable[[str], None]) -> None:
-        """`on_exceeded` is called with the id of a container whose area outgrew its limit, once."""
+    def __init__(self, loop: Loop, state: Path, lock: int, on_exceeded: Callable[[str], None]) -> None:
+        """`lock` is the launcher's. `on_exceeded` is called with the id of a container whose area outgrew its limit."""
         self._loop = loop
+        self._lock = lock
         self._directory = state / "containers"
         self._trash = state / "trash"
         self._on_exceeded = on_exceeded
@@ -51,16 +54,14 @@ class Areas:
         return path, False
 
     def restock(self, binds: Binds, owner: Owner) -> None:
-        """Order an area for the next container with these binds, unless enough are ready."""
-        if len(self._ready) + len(self._ordered) >= POOL_SIZE:
-            other = next((entry for entry in self._ready if entry[0] != binds), None)
-            if other is None or self._ordered:
+        """Order areas for the next containers with these binds, so that there are enough. The pool goes to whoever
+        started last: areas made for others leave it when there is no room."""
+        while len(self._ready) + len(self._ordered) < POOL_SIZE or self._drop_other(binds):
+            path = self._next()
+            self._ordered[path] = binds
+            if not self._tell(janitor.Make(path, *owner, list(binds))):
+                del self._ordered[path]
                 return
-            self._ready.remove(other)
-            self.delete("", other[1])
-        path = self._next()
-        self._ordered[path] = binds
-        self._tell(janitor.Make(path, *owner, list(binds)))
 
     def watch(self, container_id: str, path: str, limit: int) -> None:
         """Tell when the area holds more than `limit` bytes."""
@@ -76,7 +77,7 @@ class Areas:
         self._tell(janitor.Delete(container_id, target))
 
     def close(self) -> None:
-        """Delete what is left and end the janitor."""
+        """Delete what is left and end the janitor, which may stay a while when there is much to delete."""
         for _, path in self._ready:
             self.delete("", path)
         for path in self._ordered:
@@ -84,15 +85,27 @@ class Areas:
         self._ready.clear()
         self._loop.remove(self._channel.fileno())
         self._channel.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)  # it does what it was told to, then ends
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            pidfd = os.pidfd_open(self._pid)
+            ended, _, _ = select.select([pidfd], [], [], _END_SECONDS)
+            if ended:
+                os.waitpid(self._pid, 0)
+            os.close(pidfd)
+
+    def _drop_other(self, binds: Binds) -> bool:
+        other = next((entry for entry in self._ready if entry[0] != binds), None)
+        if other is None:
+            return False
+        self._ready.remove(other)
+        self.delete("", other[1])
+        return True
 
     def _next(self) -> str:
         self._count += 1
         return str(self._directory / f"{self._count}.{time.monotonic_ns():x}")
 
     def _start(self) -> None:
-        self._pid, self._channel = janitor.start()
+        self._pid, self._channel = janitor.start(self._lock)
         self._loop.add(self._channel.fileno(), self._hear)
 
     def _restart(self) -> None:
@@ -105,12 +118,11 @@ class Areas:
         for watch in self._watched.values():
             self._tell(watch)
 
-    def _tell(self, order: janitor.Order) -> None:
+    def _tell(self, order: janitor.Order) -> bool:
+        """Send an order; False when it does not fit into a message, which only a Make with many binds may not."""
         data = janitor.encode(order)
-        if len(data) > janitor.MAX_MESSAGE:  # only Make can: more mount points than it is worth
-            assert isinstance(order, janitor.Make)
-            del self._ordered[order.path]
-            return
+        if len(data) > janitor.MAX_MESSAGE:
+            return False
         try:
             self._channel.send(data)
         except BlockingIOError:
@@ -121,6 +133,7 @@ class Areas:
             self._channel.setblocking(False)
         except OSError:
             pass  # it has died: the end of file that follows starts another
+        return True
 
     def _hear(self) -> None:
         try:

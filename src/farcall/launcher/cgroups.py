@@ -205,8 +205,9 @@ def _make_v2_parent(mount: Path, own: Path, name: str) -> tuple[Path | None, tup
         offered = set(_read_text(at / "cgroup.controllers").split())
         wanted: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c in offered)
         if wanted and os.access(at / "cgroup.procs", os.W_OK):
-            with contextlib.suppress(OSError):
-                _write(at / "cgroup.subtree_control", " ".join(f"+{c}" for c in wanted))
+            if not set(wanted) <= set(_read_text(at / "cgroup.subtree_control").split()):
+                with contextlib.suppress(OSError):
+                    _write(at / "cgroup.subtree_control", " ".join(f"+{c}" for c in wanted))
             enabled = _read_text(at / "cgroup.subtree_control").split()
             handed: tuple[Controller, ...] = tuple(c for c in wanted if c in enabled)
             if handed:

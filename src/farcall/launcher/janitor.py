@@ -18,7 +18,6 @@ from farcall.launcher import area, syscalls
 
 _INTERVAL = 1.0  # seconds between two measurements of an area, at least
 _SHARE = 20  # a measurement may take at most 1/20 of the time, so large areas are measured less often
-_NICE = 5  # starts of containers come first
 MAX_MESSAGE = 64 * 1024  # bytes
 
 
@@ -67,15 +66,17 @@ _news_decoder: msgspec.msgpack.Decoder[Made | Exceeded] = msgspec.msgpack.Decode
 decode_news = _news_decoder.decode
 
 
-def start() -> tuple[int, socket.socket]:
-    """Fork the janitor; returns its pid and the socket to it."""
+def start(lock: int) -> tuple[int, socket.socket]:
+    """Fork the janitor; returns its pid and the socket to it.
+
+    It holds the launcher's `lock` too: no next launcher sweeps while an order of the last one is being carried out.
+    """
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         try:
-            syscalls.close_all_but([0, 1, 2, far.fileno()])
+            syscalls.close_all_but([0, 1, 2, far.fileno(), lock])
             syscalls.set_process_name("farcall-janitor")
-            os.nice(_NICE)
             _run(far)
         finally:
             os._exit(1)
@@ -91,12 +92,16 @@ def _run(channel: socket.socket) -> NoReturn:
     while True:
         now = time.monotonic()
         wait = min((due - now for _, due in watched.values()), default=None)
-        if poll.poll(None if wait is None else max(wait, 0) * 1000):
+        events = poll.poll(None if wait is None else max(wait, 0) * 1000)
+        if events:
+            launcher_gone = events[0][1] & select.POLLHUP
             message = channel.recv(MAX_MESSAGE)
             if not message:
                 os._exit(0)
             order = _order_decoder.decode(message)
             match order:
+                case Make() if launcher_gone:
+                    pass
                 case Make():
                     _tell(channel, Made(order.path, not _make(order)))
                 case Watch():

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import struct
@@ -49,6 +50,7 @@ SOCKET_NAME = "launcher.sock"
 LOCK_NAME = "launcher.lock"
 DEFAULT_IDLE_SECONDS = 60.0  # without containers and worker, until the launcher ends itself
 
+_LOCK_SECONDS = 10.0  # to wait for the janitor of a dead launcher
 _HOUSEKEEPING = 1.0  # seconds between turns without events
 _SOON = 0.01  # seconds until the next turn when there is something left to do
 _MAX_PIDFDS = 200  # a message; the kernel takes 253
@@ -99,7 +101,7 @@ class Launcher:
         self._ended = False
         self._loop = Loop()
         self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
-        self._areas = Areas(self._loop, self._state, self._disk_exceeded)
+        self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
         self._listener = self._listen()
         self._loop.add(self._listener.fileno(), self._accept)
 
@@ -146,11 +148,17 @@ class Launcher:
 
     def _take_lock(self) -> int:
         fd = os.open(self._state / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise AlreadyRunningError(f"another launcher runs on {self._state}") from None
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A launcher that was killed may have a janitor that is still carrying out its last orders.
+                if _is_alive(os.pread(fd, 20, 0)) or time.monotonic() > deadline:
+                    os.close(fd)
+                    raise AlreadyRunningError(f"another launcher runs on {self._state}") from None
+                time.sleep(0.005)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return fd
@@ -561,6 +569,17 @@ class _StartError(Exception):
 
 def _plain(broken: Broken) -> str:
     return f"the container could not be made: {broken.step}: {broken.message}"
+
+
+def _is_alive(pid: bytes) -> bool:
+    """The process that a lock file names lives, and is not just waiting to be reaped."""
+    try:
+        pidfd = os.pidfd_open(int(pid))
+    except (ValueError, OSError):
+        return not pid.strip()  # empty: it has taken the lock this moment
+    ended, _, _ = select.select([pidfd], [], [], 0)
+    os.close(pidfd)
+    return not ended
 
 
 def _binds(spec: ContainerSpec) -> Binds:
