@@ -170,11 +170,13 @@ class AppRun:
         app_id = self._app.app_id if self._app.is_running else None
         if os.getpid() != self._pid:
             return None
-        if _runs_here():
-            from farcall.sdk import local
+        try:
+            if _runs_here():
+                from farcall.sdk import local
 
-            local.close()
-        self._app.unbind()
+                local.close()
+        finally:
+            self._app.unbind()
         return None if self._detach or _runs_here() else app_id
 
 
