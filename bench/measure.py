@@ -85,6 +85,7 @@ class Measured:
         self.figures = {row.name: {contender: Figure() for contender in row.contenders} for row in rows}
         self.isolation: dict[str, bool] = {}
         self.rounds = 0
+        self.load = os.getloadavg()  # of others, before this began
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Takes one result of a peer."""

@@ -66,6 +66,8 @@ def table(measured: Measured) -> str:
 def _table(measured: Measured) -> Iterator[str]:
     header = f"{'':{_NAME_WIDTH}} {'n':>8} {'min':>11} {'median':>11} {'max':>11}   farcall is better by"
     yield f"rounds: {measured.rounds}; minimum, median and maximum are those of the rounds' figures"
+    if measured.load[0] > 0.25 * len(os.sched_getaffinity(0)):
+        yield f"NOT QUOTABLE: others were using this machine, its load was {measured.load[0]:.1f} before this began"
     yield header
     for row in measured.rows:
         figures = measured.figures[row.name]
@@ -96,7 +98,7 @@ def _cells(figure: Figure, better: float | None) -> str:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 160 else f"{line[:160]}..."
+    return line if len(line) <= 200 else f"{line[:60]} ... {line[-135:]}"
 
 
 def _number(value: float) -> str:
@@ -108,7 +110,7 @@ def _number(value: float) -> str:
 def as_json(measured: Measured) -> dict[str, Any]:
     """Everything, the values of each round included."""
     return {
-        "environment": environment(),
+        "environment": environment() | {"load_before": measured.load},
         "rounds": measured.rounds,
         "isolation": measured.isolation,
         "rows": [
@@ -154,7 +156,6 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": len(os.sched_getaffinity(0)),
         "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1_000_000,
-        "load": os.getloadavg(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("farcall", "ray", "numpy", "msgspec", "uvloop")},
     }

@@ -138,7 +138,8 @@ def _more_than(bare: list[str], command: list[str], count: int) -> list[float]:
 def _run(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-500:]}")
+        last = " / ".join(line for line in done.stderr.splitlines()[-4:] if line.strip())
+        raise RuntimeError(f"exit code {done.returncode} of {' '.join(words)}: {last}")
 
 
 def memory() -> Iterator[Result]:
