@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CHILDREN_PATH = os.path.join(_ROOT, "path")
-HOME_PYTHON_VARIABLE = "_FARCALL_HOME_PYTHON"  # from one CLI to the next; no user code sees it
-_home = sys.executable
+_HOME_VARIABLE = "_FARCALL_HOME"  # from one process of ours to the next; no user code sees it
+_home = sys.executable, _ROOT
 
 
 def active() -> bool:
@@ -39,16 +39,23 @@ def install() -> None:
     process has farcall loaded already; the children that multiprocessing spawns inherit `sys.path` and need it there.
     """
     global _home
-    _home = os.environ.pop(HOME_PYTHON_VARIABLE, _home)
-    if _CHILDREN_PATH not in sys.path:
+    if _HOME_VARIABLE in os.environ:
+        executable, _, root = os.environ.pop(_HOME_VARIABLE).rpartition(os.pathsep)
+        _home = executable, root
+    if active() and _CHILDREN_PATH not in sys.path:
         sys.path.append(_CHILDREN_PATH)
     if "msgspec" not in globals():
         globals()["msgspec"] = _load_msgspec()
 
 
-def home_executable() -> str:
-    """The Python in which farcall is installed: the one to start a server with."""
+def home() -> tuple[str, str]:
+    """Where farcall is installed: the Python to start a server with, and the folder in which that finds farcall."""
     return _home
+
+
+def home_environment() -> dict[str, str]:
+    """The variables that tell a farcall started from a runner directory where its home is."""
+    return {_HOME_VARIABLE: os.pathsep.join(_home)}
 
 
 def package_directory(name: str) -> str:

@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+import farcall.errors
 
 PROGRAM = """
 import os, sys, time
@@ -362,7 +365,7 @@ def test_ctrl_c_counts_down_and_a_second_one_kills(server: Any, program: Path, f
     running = OnTerminal(fake_terminal(), server.environment, program.parent, "run", f"{program}::stubborn_when_idle")
     running.until("Stubborn | ready")
     os.write(running.terminal, b"\x03")
-    running.until("interrupted: stopping 1 container")
+    running.until("interrupted: stopping")
     running.until("s left for their exit hooks (Ctrl-C: kill)")
     os.write(running.terminal, b"\x03")
     assert running.end() == 130
@@ -401,6 +404,21 @@ def test_the_server_says_what_it_does(server: Any) -> None:
     assert found["state"] == "running"
     assert "runs already" in server.farcall("server", "start").stderr
     assert f"pid {found['pid']}" in server.farcall("server", "logs").stdout
+
+
+def test_the_server_runs_in_farcalls_own_environment(installation: Any, program: Path) -> None:
+    """The program's interpreter has no farcall, and so no server."""
+    tool, project = program.parent / "tool", program.parent / ".venv"
+    for folder in (tool, project):
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    packages = [str(Path(module.__file__ or "").parents[1]) for module in (farcall.errors, msgspec)]
+    site = tool / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    (site / "installed.pth").write_text("\n".join(packages))
+    environment = {name: value for name, value in installation.environment.items() if name != "PYTHONPATH"}
+    command = [tool / "bin" / "python", "-m", "farcall", "run", "-q", f"{program}::where"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{project}\n", done.stderr
+    assert f" from {tool}, pid " in installation.farcall("server", "status").stdout
 
 
 def test_no_server_at_all(installation: Any, program: Path) -> None:

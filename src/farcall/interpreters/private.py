@@ -83,7 +83,7 @@ def enter(executable: str, arguments: list[str]) -> NoReturn:
     """Replace this process by the farcall CLI under another interpreter, which need not have farcall."""
     directory = runner_path(details(executable))
     bootstrap = directory / "farcall" / "interpreters" / "bootstrap.py"
-    environment = {**os.environ, _private.HOME_PYTHON_VARIABLE: _private.home_executable()}
+    environment = {**os.environ, **_private.home_environment()}
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(executable, [executable, str(bootstrap), *arguments], environment)

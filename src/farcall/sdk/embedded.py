@@ -6,8 +6,6 @@ import sys
 
 from farcall import _private, errors, settings
 
-_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 
 def start_server() -> None:
     """Starts the server and returns when it listens, or when another start got there first.
@@ -20,19 +18,13 @@ def start_server() -> None:
             f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to "
             "run every function in this process, or a server on a Linux machine"
         )
+    executable, root = _private.home()
     log_path = settings.paths().server_log
     ready, announce = os.pipe()
     try:
         with open(log_path, "ab") as log:
             process = subprocess.Popen(
-                [
-                    _private.home_executable(),
-                    "-P",
-                    "-c",
-                    _PROGRAM,
-                    str(announce),
-                    "" if _private.active() else _PACKAGE_ROOT,
-                ],
+                [executable, "-P", "-c", _PROGRAM, str(announce), root],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,8 +63,7 @@ def start_server() -> None:
 # must be found by the server too.
 _PROGRAM = """\
 import sys
-if sys.argv[2]:
-    sys.path.insert(0, sys.argv[2])
+sys.path.insert(0, sys.argv[2])
 from farcall.server.main import main
 main(int(sys.argv[1]))
 """
