@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast
 
-from farcall.errors import DeserializationError, ExecutionError, InvalidError, SerializationError, UnimplementedError
-from farcall.sdk import context, ids
-from farcall.sdk.decorators import CONCURRENT, HOOK, REQUIRED, Parameter
+from farcall.errors import ExecutionError, InvalidError, UnimplementedError
+from farcall.sdk import context, ids, parameters
+from farcall.sdk.decorators import CONCURRENT, HOOK
 from farcall.sdk.function import Function, MethodInfo, method_info, not_running, registry
 from farcall.sdk.partial import PartialFunction
 from farcall.version import __version__
@@ -26,10 +26,8 @@ __all__ = ["Cls"]
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
 
-PARAMETER_TYPES: dict[str, type] = {"str": str, "int": int, "bytes": bytes, "bool": bool}
 HANDLE = "__farcall_instance__"  # attribute of a real object: the Instance that stands for it
 ENTERED = "__farcall_entered__"  # attribute of a real object made here, whose enter hooks have run
-NO_PARAMETERS = b""
 
 
 class Shape(NamedTuple):
@@ -122,7 +120,7 @@ class Cls(Generic[P, T]):
 
     def construct(self, params: bytes) -> Any:
         """The real object with these parameters, as a container holds it. Runs no hooks."""
-        arguments = _decode(self.name, params)
+        arguments = parameters.loads(self.name, params)
         if isinstance(arguments, dict):
             made = self.raw()
             for name, value in cast("dict[str, Any]", arguments).items():
@@ -177,18 +175,21 @@ class Cls(Generic[P, T]):
         return cast("T", Instance(self, self._encode(args, kwargs)))
 
     def _encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-        parameters = self.shape.parameters
-        if parameters:
-            return _pickle(self.name, _parameter_values(self.name, parameters, args, kwargs))
+        if self.shape.parameters:
+            return parameters.dumps(self.name, parameters.values(self.name, self.shape.parameters, args, kwargs))
         if self._raw is not None and self._raw.__init__ is object.__init__:
             if args or kwargs:
                 raise InvalidError(
                     f"{self.name}() takes no arguments; declare them as `name: str = farcall.parameter()` in the class"
                 )
-            return NO_PARAMETERS
+            return parameters.NONE
         if self._raw is not None:
-            _check_signature(self.name, self._raw, args, kwargs)
-        return _pickle(self.name, (tuple(args), dict(sorted(kwargs.items())))) if args or kwargs else NO_PARAMETERS
+            parameters.check_signature(self.name, self._raw, args, kwargs)
+        return (
+            parameters.dumps(self.name, (tuple(args), dict(sorted(kwargs.items()))))
+            if args or kwargs
+            else parameters.NONE
+        )
 
     def with_options(self, **options: Unpack[VariantOptions]) -> Cls[P, T]:
         """The same class with other resources, in containers of their own."""
@@ -307,7 +308,7 @@ class Instance:
 
     def __repr__(self) -> str:
         state: _State = self.__dict__["_farcall"]
-        arguments = _decode(state.cls.name, state.params)
+        arguments = parameters.loads(state.cls.name, state.params)
         if isinstance(arguments, dict):
             shown = [f"{name}={value!r}" for name, value in cast("dict[str, Any]", arguments).items()]
         else:
@@ -415,7 +416,7 @@ def declare(raw: Any, app: App, declaration: Declaration, is_known_module: Calla
             "module, or declare it with @app.cls(serialized=True)"
         )
     methods = _remote_methods(raw)
-    shape = Shape(_parameters(raw), {name: info for name, (info, _) in methods.items()})
+    shape = Shape(parameters.declared(raw), {name: info for name, (info, _) in methods.items()})
     if shape.parameters and raw.__init__ is not object.__init__:
         raise InvalidError(
             f"{raw.__qualname__} has both parameter() and its own __init__: use parameters, and move what __init__ "
@@ -464,115 +465,6 @@ def _hooks(raw: type, kind: str) -> list[Callable[..., Any]]:
             if kind in getattr(value, HOOK, ()):
                 names[name] = None
     return [getattr(raw, name) for name in names]
-
-
-def _parameters(raw: type) -> dict[str, tuple[str, Any]]:
-    found: dict[str, tuple[str, Any]] = {}
-    for base in reversed(raw.__mro__):
-        annotations: Mapping[str, Any] = getattr(base, "__annotations__", {})
-        for name, value in vars(base).items():
-            if not isinstance(value, Parameter):
-                continue
-            where = f"{raw.__qualname__}.{name}"
-            if name not in annotations:
-                raise InvalidError(f"{where} has no annotation: write `{name}: str = farcall.parameter()`")
-            if not value.init:
-                continue
-            annotation = annotations[name]
-            type_name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", repr(annotation))
-            if type_name not in PARAMETER_TYPES:
-                raise InvalidError(f"{where} is annotated {type_name}; parameters are str, int, bytes or bool")
-            if value.default is not REQUIRED:
-                _check_parameter(where, type_name, value.default)
-            found[name] = (type_name, value.default)
-    # An optional parameter is one whose default travels with handles, which the marker for "none" cannot.
-    return {name: (kind, _NO_DEFAULT if default is REQUIRED else default) for name, (kind, default) in found.items()}
-
-
-_NO_DEFAULT = ("no default",)
-
-
-def _check_parameter(where: str, type_name: str, value: Any) -> None:
-    if type(value) is not PARAMETER_TYPES[type_name]:
-        raise InvalidError(f"{where} is a {type_name}; {value!r} is a {type(value).__name__}")
-
-
-def _parameter_values(
-    name: str, parameters: dict[str, tuple[str, Any]], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    if args:
-        raise InvalidError(f"{name}() takes its parameters by keyword: {', '.join(f'{key}=...' for key in parameters)}")
-    unknown = [key for key in kwargs if key not in parameters]
-    if unknown:
-        raise InvalidError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}")
-    values: dict[str, Any] = {}
-    for key in sorted(parameters):
-        type_name, default = parameters[key]
-        value = kwargs.get(key, default)
-        if value == _NO_DEFAULT:
-            raise InvalidError(f"{name}() needs the parameter {key}")
-        _check_parameter(f"{name}: the parameter {key}", type_name, value)
-        values[key] = value
-    return values
-
-
-def _check_signature(name: str, raw: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    import inspect
-
-    try:
-        inspect.signature(raw).bind(*args, **kwargs)
-    except TypeError as error:
-        raise InvalidError(f"{name}(): {error}") from None
-    except ValueError:
-        return  # no signature to check against: the container will say
-
-
-def _pickle(name: str, value: Any) -> bytes:
-    """The same bytes for equal values: they are the key of a pool of containers. Without the pickler's memo it does not
-    matter which equal strings are one object; what refers to itself needs the memo."""
-    import io
-    import pickle
-
-    buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, 5)
-    pickler.fast = _is_plain(value)
-    try:
-        pickler.dump(value)
-        return buffer.getvalue()
-    except Exception:
-        from farcall.sdk.pickle_by_value import ByValuePickler
-
-        buffer = io.BytesIO()
-        try:
-            ByValuePickler(buffer, frozenset()).dump(value)
-        except Exception as error:
-            raise SerializationError(f"the arguments of {name}() cannot be sent: {error}") from error
-        return buffer.getvalue()
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    if depth > 20:
-        return False
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(part, depth + 1) for part in cast("Sequence[Any]", value))
-    if isinstance(value, dict):
-        return all(
-            _is_plain(key, depth + 1) and _is_plain(part, depth + 1)
-            for key, part in cast("dict[Any, Any]", value).items()
-        )
-    return value is None or type(value) in (str, int, float, bool, bytes, complex)
-
-
-def _decode(name: str, params: bytes) -> Any:
-    """A dict of parameters, or (args, kwargs)."""
-    if params == NO_PARAMETERS:
-        return (), {}
-    import pickle
-
-    try:
-        return pickle.loads(params)
-    except Exception as error:
-        raise DeserializationError(f"the arguments of {name}() cannot be rebuilt here: {error}") from error
 
 
 # --- running hooks here, for `.local`
