@@ -181,22 +181,25 @@ async def spawn_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, 
     return call_id
 
 
-def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any]) -> str:
-    """Records one input for each item of the zipped iterables, durably, as one call; returns its id."""
+def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mapping[str, Any]) -> tuple[str, int]:
+    """Records one input for each item of the zipped iterables, durably, as one call; returns its id and how many."""
     inputs = zip(*iterables, strict=False)
     if local.is_active():
-        return local.spawn(target, [(args, kwargs) for args in inputs])
+        every = list(inputs)
+        return local.spawn(target, [(args, kwargs) for args in every]), len(every)
     from farcall.sdk.maps import Chunker
 
     call_id = ids.new_id("fc")
     client = clients.current()
     chunker = Chunker(kwargs)
-    for index, args in enumerate(inputs):
-        chunk = chunker.add(index, args)
+    count = 0
+    for args in inputs:
+        chunk = chunker.add(count, args)
+        count += 1
         if chunk is not None:
             _send_spawned(client, target, call_id, chunk)
     _send_spawned(client, target, call_id, chunker.rest())
-    return call_id
+    return call_id, count
 
 
 def _send_spawned(

@@ -341,7 +341,7 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable("spawn_map", False)
-        return FunctionCall(calls.spawn_map(target, _blocking(self.name, "spawn_map", input_iterators), kwargs))
+        return FunctionCall(*calls.spawn_map(target, _blocking(self.name, "spawn_map", input_iterators), kwargs))
 
     @spawn_map.awaited
     async def _spawn_map_async(
@@ -353,7 +353,7 @@ class Function(Generic[P, R, L]):
 
         target = self._callable("spawn_map", False)
         iterables = _blocking(self.name, "spawn_map", input_iterators)
-        return FunctionCall(await asyncio.to_thread(calls.spawn_map, target, iterables, kwargs))
+        return FunctionCall(*await asyncio.to_thread(calls.spawn_map, target, iterables, kwargs))
 
     experimental_spawn_map = spawn_map
 
