@@ -358,7 +358,7 @@ def test_a_second_worker_is_refused(rig: Rig) -> None:
 
 
 def test_a_stranger_is_answered(rig: Rig) -> None:
-    from farcall.launcher.process import SOCKET_NAME
+    from farcall.launcher.worker_link import SOCKET_NAME
 
     assert (rig.state / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:

@@ -17,7 +17,8 @@ from farcall.errors import ConnectionError, ContainerStartError
 from farcall.launcher import journal
 from farcall.launcher.client import LauncherClient
 from farcall.launcher.messages import Exited
-from farcall.launcher.process import LOCK_NAME, SOCKET_NAME
+from farcall.launcher.process import LOCK_NAME
+from farcall.launcher.worker_link import SOCKET_NAME
 from farcall.spec.container import Interpreter
 
 _SLEEPER = "print('up', flush=True); import time; time.sleep(600)"

@@ -49,7 +49,7 @@ class Cgroup:
         """Make it, with limits. Raises CgroupError."""
         for directory in self._directories:
             try:
-                # The parents are the launcher's own; whoever tidies up this machine's empty cgroups may have taken them.
+                # With its parent, the launcher's own: whoever tidies up this machine's empty cgroups may have taken it.
                 directory.mkdir(exist_ok=True, parents=True)
             except OSError as error:
                 raise CgroupError(f"cannot create {directory}: {os.strerror(error.errno or 0)}") from error

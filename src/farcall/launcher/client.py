@@ -36,7 +36,8 @@ from farcall.launcher.messages import (
     Start,
     Started,
 )
-from farcall.launcher.process import PROTOCOL_VERSION, SOCKET_NAME
+from farcall.launcher.process import PROTOCOL_VERSION
+from farcall.launcher.worker_link import SOCKET_NAME
 from farcall.spec.container import ContainerSpec, Interpreter
 
 _MAX_FDS = 250

@@ -1,6 +1,7 @@
 """A poll loop over descriptors: all the concurrency that the launcher has."""
 
 import select
+import traceback
 from collections.abc import Callable
 
 
@@ -26,10 +27,16 @@ class Loop:
             self._epoll.unregister(fd)
 
     def turn(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds and handle what is ready; False when nothing was."""
+        """Wait at most `timeout` seconds and handle what is ready; False when nothing was. A handler that raises is
+        logged, and not called again."""
         ready = [(fd, self._handlers.get(fd)) for fd, _ in self._epoll.poll(timeout)]
         for fd, handler in ready:
             # A handler before this one may have removed it, and even added another under the same number.
             if handler is not None and self._handlers.get(fd) is handler:
-                handler()
+                try:
+                    handler()
+                except Exception:  # a defect; the containers must not end for it, nor may it be met for ever
+                    traceback.print_exc()
+                    if self._handlers.get(fd) is handler:
+                        self.remove(fd)
         return bool(ready)

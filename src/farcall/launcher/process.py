@@ -7,15 +7,11 @@ import re
 import resource
 import select
 import signal
-import socket
-import struct
 import time
-import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-import msgspec
 
 from farcall.launcher import cgroups, descriptors, namespaces, process_runtime, sandbox, seccomp, syscalls, template
 from farcall.launcher.areas import Areas, Binds
@@ -23,7 +19,6 @@ from farcall.launcher.container import Container
 from farcall.launcher.journal import Journal
 from farcall.launcher.loop import Loop
 from farcall.launcher.messages import (
-    MAX_DATAGRAM,
     AckExit,
     Done,
     Exited,
@@ -33,7 +28,6 @@ from farcall.launcher.messages import (
     Listed,
     Prepare,
     Reattach,
-    Reply,
     Request,
     Shutdown,
     Signal,
@@ -43,10 +37,11 @@ from farcall.launcher.messages import (
 from farcall.launcher.network import NetworkPool
 from farcall.launcher.plan import Broken, Plan, Running
 from farcall.launcher.templates import Template, Templates
+from farcall.launcher.worker_link import WorkerLink
 from farcall.spec.container import ContainerSpec
 
 PROTOCOL_VERSION = "1"
-SOCKET_NAME = "launcher.sock"
+
 LOCK_NAME = "launcher.lock"
 DEFAULT_IDLE_SECONDS = 60.0  # without containers and worker, until the launcher ends itself
 
@@ -55,14 +50,11 @@ _HOUSEKEEPING = 1.0  # seconds between turns without events
 _SOON = 0.01  # seconds until the next turn when there is something left to do
 _MAX_PIDFDS = 200  # a message; the kernel takes 253
 _MAX_EXITS = 500  # a message
-_MAX_FDS = 8
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _MIB = 1024 * 1024
 # RLIMIT_FSIZE counts shared memory too, which values travel in: never below this.
 _FILE_LIMIT_FLOOR = 4096 * _MIB
-
-_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
-_encode = msgspec.msgpack.encode
 
 
 class AlreadyRunningError(Exception):
@@ -78,7 +70,6 @@ class Launcher:
         self._idle_seconds = idle_seconds
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        self._uid = os.getuid()  # of the worker too; inside a user namespace of ours it will read as 0
         self._open_files = _raise_open_files()
         self._place = namespaces.enter()
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -94,16 +85,13 @@ class Launcher:
         self._intermediates: set[int] = set()
         self._starting_in: dict[Template, deque[Container]] = {}  # asked of a template, not yet forked
         self._listed: tuple[list[str], int] = ([], 0)
-        self._out: deque[tuple[bytes, list[int]]] = deque()
-        self._worker: socket.socket | None = None
         self._idle_since = time.monotonic()
         self._shutdown_seq: int | None = None
         self._ended = False
         self._loop = Loop()
         self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
         self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
-        self._listener = self._listen()
-        self._loop.add(self._listener.fileno(), self._accept)
+        self._link = WorkerLink(self._loop, self._state, self._handle, self._worker_came)
 
     # -- life
 
@@ -120,31 +108,20 @@ class Launcher:
                 self._templates.end_idle()
             if self._shutdown_seq is not None and not self._containers and not self._closing:
                 self._ended = True
-            elif self._worker or self._containers or self._closing:
+            elif self._link.connected or self._containers or self._closing:
                 self._idle_since = time.monotonic()
             elif time.monotonic() - self._idle_since > self._idle_seconds:
                 self._ended = True
         self._close()
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._state / SOCKET_NAME)
-        self._listener.close()
+        self._link.stop_listening()
         self._templates.close()
         self._network.close()
         self._cgroups.close()
         self._areas.close()
         os.close(self._lock)
-        if self._worker:
-            self._worker.settimeout(1)
-            if self._shutdown_seq is not None:
-                self._reply(Done(self._shutdown_seq))
-            # Closing with something unread would discard what the worker has not read yet.
-            with contextlib.suppress(OSError):
-                self._worker.shutdown(socket.SHUT_WR)
-                while self._worker.recv(MAX_DATAGRAM):
-                    pass
-            self._worker.close()
+        self._link.close(None if self._shutdown_seq is None else Done(self._shutdown_seq))
 
     def _take_lock(self) -> int:
         fd = os.open(self._state / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -163,93 +140,21 @@ class Launcher:
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return fd
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        directory = os.open(self._state, os.O_PATH | os.O_CLOEXEC)
-        # A socket's path holds 107 bytes; the way through the directory's descriptor is always short. Bound under
-        # another name and renamed once it listens: whoever finds the socket can connect to it.
-        new = f"/proc/self/fd/{directory}/{SOCKET_NAME}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        mask = os.umask(0o177)
-        listener.bind(new)
-        os.umask(mask)
-        listener.listen(8)
-        listener.setblocking(False)
-        os.rename(new, self._state / SOCKET_NAME)
-        os.close(directory)
-        return listener
-
     # -- the worker
 
-    def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            worker, _ = self._listener.accept()
-            credentials = worker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            _, uid, _ = struct.unpack("3i", credentials)
-            if uid != os.getuid():
-                self._refuse(worker, "permission-denied", f"uid {uid} may not use the launcher of another user")
-                return
-            self._hear_worker()  # the former worker's end may be waiting to be read
-            if self._worker is not None:
-                self._refuse(worker, "conflict", "another worker is connected to this launcher; stop it first")
-            else:
-                worker.setblocking(False)
-                self._worker = worker
-                self._out.clear()
-                self._listed = ([], 0)
-                self._loop.add(worker.fileno(), self._hear_worker)
-
-    def _refuse(self, worker: socket.socket, code: str, message: str) -> None:
-        with worker, contextlib.suppress(OSError):
-            worker.send(_encode(Failed(0, code, message)))
-
-    def _lose_worker(self) -> None:
-        if self._worker:
-            self._loop.remove(self._worker.fileno())
-            self._worker.close()
-            self._worker = None
-            self._out.clear()
-
-    def _hear_worker(self) -> None:
-        self._flush()
-        # As many requests as are there, but not for ever: containers have news too.
-        for _ in range(32):
-            if self._worker is None:
-                return
-            try:
-                data, fds = descriptors.receive(self._worker, MAX_DATAGRAM, _MAX_FDS)
-            except BlockingIOError:
-                return
-            except OSError:
-                data, fds = b"", []
-            if not data:
-                self._lose_worker()
-                return
-            try:
-                request = _request_decoder.decode(data)
-            except msgspec.DecodeError as error:
-                descriptors.close(fds)
-                self._reply(Failed(0, "protocol", f"the launcher does not understand this request: {error}"))
-                continue
-            try:
-                self._handle(request, fds)
-            except Exception as error:  # a defect; the containers of others must not end for it
-                traceback.print_exc()
-                seq = getattr(request, "seq", 0)
-                log = self._state / "launcher.log"
-                self._reply(Failed(seq, "internal", f"the launcher failed: {error!r}; its log is {log}"))
+    def _worker_came(self) -> None:
+        self._listed = ([], 0)
 
     def _handle(self, request: Request, fds: list[int]) -> None:
         wanted = 4 if isinstance(request, Start) else 1 if isinstance(request, Reattach) else 0
         if len(fds) != wanted:
             descriptors.close(fds)
             message = f"{type(request).__name__} carries {wanted} descriptors, not {len(fds)}"
-            self._reply(Failed(getattr(request, "seq", 0), "protocol", message))
+            self._link.reply(Failed(getattr(request, "seq", 0), "protocol", message))
             return
         match request:
             case Hello():
-                self._reply(Hello(PROTOCOL_VERSION, os.getpid()))
+                self._link.reply(Hello(PROTOCOL_VERSION, os.getpid()))
             case Start():
                 self._start(request.seq, request.spec, fds)
             case Prepare():
@@ -268,27 +173,6 @@ class Launcher:
                     container.killed_by_us = True
                     container.kill()
 
-    def _reply(self, message: Reply, fds: list[int] | None = None) -> None:
-        """Send, or queue with copies of the descriptors, what the worker should hear; without one it goes nowhere."""
-        if self._worker is not None:
-            self._out.append((_encode(message), [os.dup(fd) for fd in fds or []]))
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._worker is not None and self._out:
-            data, fds = self._out[0]
-            try:
-                descriptors.send(self._worker, data, fds)
-            except BlockingIOError:
-                self._loop.want_write(self._worker.fileno(), True)
-                return
-            except OSError:
-                return  # end of file comes next
-            descriptors.close(fds)
-            self._out.popleft()
-            if not self._out and not self._ended:
-                self._loop.want_write(self._worker.fileno(), False)
-
     # -- requests
 
     def _prepare(self, request: Prepare) -> None:
@@ -297,10 +181,10 @@ class Launcher:
 
         def tell(why: str | None) -> None:
             if why is None:
-                self._reply(Done(request.seq))
+                self._link.reply(Done(request.seq))
             else:
                 message = f"no base template: {why}; containers start by exec"
-                self._reply(Failed(request.seq, "container-start", message))
+                self._link.reply(Failed(request.seq, "container-start", message))
 
         if isinstance(found, str):
             tell(found)
@@ -314,7 +198,7 @@ class Launcher:
         except (_StartError, cgroups.CgroupError, OSError) as error:
             descriptors.close(fds)
             code = error.code if isinstance(error, _StartError) else "container-start"
-            self._reply(Failed(seq, code, f"{spec.container_id}: {error}"))
+            self._link.reply(Failed(seq, code, f"{spec.container_id}: {error}"))
             return
         container.requested = requested
         self._containers[container.id] = container
@@ -417,28 +301,30 @@ class Launcher:
         container = self._containers.get(request.container_id)
         try:
             if container is None or not container.started:
-                self._reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
+                self._link.reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
                 return
             descriptors.send(container.lifeline, b"control", [fd], wait=False)
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            self._reply(Failed(request.seq, "conflict", f"{request.container_id} does not take a connection: {reason}"))
+            self._link.reply(
+                Failed(request.seq, "conflict", f"{request.container_id} does not take a connection: {reason}")
+            )
         else:
-            self._reply(Done(request.seq))
+            self._link.reply(Done(request.seq))
         finally:
             os.close(fd)
 
     def _signal(self, request: Signal) -> None:
         container = self._containers.get(request.container_id)
         if container is None:
-            self._reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
+            self._link.reply(Failed(request.seq, "not-found", f"no container {request.container_id} runs here"))
             return
         try:
             container.send_signal(request.signal)
         except (OSError, ValueError) as error:
-            self._reply(Failed(request.seq, "conflict", f"{request.container_id} takes no signal: {error}"))
+            self._link.reply(Failed(request.seq, "conflict", f"{request.container_id} takes no signal: {error}"))
         else:
-            self._reply(Done(request.seq))
+            self._link.reply(Done(request.seq))
 
     def _list(self, seq: int) -> None:
         names, at = self._listed
@@ -451,7 +337,7 @@ class Launcher:
         self._listed = (names, at + _MAX_PIDFDS) if more else ([], 0)
         live = [name for name in page if name in self._containers]
         pidfds = [fd for name in live if (fd := self._containers[name].pidfd) is not None]
-        self._reply(Listed(seq, live, exits, more), pidfds)
+        self._link.reply(Listed(seq, live, exits, more), pidfds)
 
     # -- containers
 
@@ -466,7 +352,7 @@ class Launcher:
             if isinstance(report, Running) and not had_started:
                 assert container.pid is not None and container.pidfd is not None
                 steps, notes = container.steps(), container.notes
-                self._reply(Started(container.seq, container.id, container.pid, steps, notes), [container.pidfd])
+                self._link.reply(Started(container.seq, container.id, container.pid, steps, notes), [container.pidfd])
                 self._settle(container)
         if ended:
             self._loop.remove(container.status.fileno())
@@ -504,9 +390,9 @@ class Launcher:
             self._discard(container.id, container.plan.area, None)
             if container.started:
                 self._exits[container.id] = container.exit
-                self._reply(container.exit)
+                self._link.reply(container.exit)
             else:
-                self._reply(Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}"))
+                self._link.reply(Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}"))
             container.close()
 
     def _is_empty(self, container: Container) -> bool:
