@@ -532,6 +532,21 @@ def test_other_shells_take_their_completion(cli: Cli, tmp_path: Path, shell: str
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completion(cli: Cli, tmp_path: Path, hello: Path) -> None:
+    write(tmp_path, "completion.fish", cli("completion", "fish").stdout)
+
+    def offered(line: str) -> list[str]:
+        program = f"source completion.fish; complete -C '{line}'"
+        done = subprocess.run(["fish", "--no-config", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+        return [entry.partition("\t")[0] for entry in done.stdout.splitlines()]
+
+    assert offered("farcall ru") == ["run"]
+    assert offered("farcall server sta") == ["start", "status"]
+    assert offered("farcall server stop --fo") == ["--force"]
+    assert "hello.py" in offered("farcall run hel")
+
+
 def test_points_in_time() -> None:
     assert seconds_since("90s", 1000.0) == 910.0
     assert seconds_since("2h", 10000.0) == 2800.0

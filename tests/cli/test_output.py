@@ -209,9 +209,9 @@ def test_a_waiting_call_says_for_what_and_then_no_more(show: Show) -> None:
 def test_without_a_terminal_each_reason_is_said_once(show: Show) -> None:
     shown = show(terminal=False)
     for call in range(3):
-        shown.render(CallWaiting(f"fc-{call}", "f", "starting a container"))
+        shown.render(CallWaiting(f"fc-{call}", "f", f"starting a container ({call + 1} s)"))
     shown.render(CallWaiting("fc-1", "f", None))
-    assert shown.err.written == "f: starting a container\n"
+    assert shown.err.written == "f: starting a container (1 s)\n"
 
 
 def test_our_frames_in_a_stack_dump_are_hidden(show: Show) -> None:

@@ -271,6 +271,14 @@ def test_a_module_brings_its_package(server: Any, tmp_path: Path) -> None:
     assert server.farcall("run", "-q", "-m", "package.program", cwd=tmp_path).stdout == "84\n"
 
 
+@pytest.mark.parametrize("template", ["map", "class", "train"])
+def test_what_init_writes_runs_in_containers(server: Any, tmp_path: Path, template: str) -> None:
+    server.farcall("init", "--template", template, "made.py", cwd=tmp_path)
+    done = server.farcall("run", "made.py", cwd=tmp_path)
+    assert len(done.stdout.splitlines()) >= 3
+    assert re.search(r"\d containers?;", done.stderr.splitlines()[-1])
+
+
 def test_a_detached_app_goes_on_and_says_where_its_logs_are(installation: Any, program: Path) -> None:
     done = installation.farcall("run", "--detach", f"{program}::spawned")
     assert done.stdout.startswith("fc-")

@@ -31,6 +31,7 @@ _CONTROL = re.compile(
     r"|\x1b(?!\[)[ -/]*[0-~]?"  # other escapes
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
+_ELAPSED = re.compile(r" \(\d+ s\)$")
 _STACK_LINE = re.compile(r'  File "([^"]+)", line \d+ in ')
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 
@@ -280,7 +281,7 @@ class Renderer:
             self._waiting.pop(event.call_id, None)
         else:
             self._waiting[event.call_id] = event
-            key = (event.function, event.reason)
+            key = (event.function, _ELAPSED.sub("", event.reason))
             if not self._in_place and key not in self._told:
                 self._told.add(key)
                 self.say(_waiting_line(event))
