@@ -33,7 +33,7 @@ PATIENCE = 20.0  # seconds for something that happens at once unless something i
 class Worker:
     """One runner, driven by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable, runner_path: Path = ROOT) -> None:
         self.folder = folder
         self.page_fd = SharedPage.create()
         self.page = SharedPage(self.page_fd)
@@ -59,11 +59,11 @@ class Worker:
             for fd in (null, out[1], err[1], control.fileno(), self.page_fd, lifeline.fileno())
         ]
         self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, str(ROOT / "farcall/runner/bootstrap.py")],
+            python,
+            [python, str(runner_path / "farcall/runner/bootstrap.py")],
             {
                 "PATH": os.environ["PATH"],
-                "FARCALL_RUNNER_PATH": str(ROOT),
+                "FARCALL_RUNNER_PATH": str(runner_path),
                 "FARCALL_CONTAINER_ID": "ta-test",
                 "HOME": str(folder),
             },
@@ -88,7 +88,8 @@ class Worker:
     def send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
         frame = self.encoder.encode(message, len(fds))
         sent = self.sock.sendmsg([frame], descriptors.pack(fds) if fds else [])
-        self.sock.sendall(frame[sent:])
+        if sent < len(frame):
+            self.sock.sendall(frame[sent:])
 
     def read(self, timeout: float = PATIENCE) -> bool:
         """Takes what has arrived, waiting for something; False at the end or when nothing came."""
@@ -178,7 +179,9 @@ class Worker:
         self.send(message, fds)
         return self.expect(messages.Loaded)
 
-    def run(self, *inputs: tuple[Any, ...], method: str = "", credit: int = 0, call_id: str = "fc-1", **kwargs: Any) -> list[int]:
+    def run(
+        self, *inputs: tuple[Any, ...], method: str = "", credit: int = 0, call_id: str = "fc-1", **kwargs: Any
+    ) -> list[int]:
         """Hands inputs over in one Run; returns their numbers."""
         run = messages.Run(call_id, method, [], credit)
         fds: list[int] = []

@@ -21,7 +21,6 @@ BUSY = {
 }
 
 
-
 @pytest.mark.parametrize("busy", list(BUSY))
 @pytest.mark.parametrize(
     ("reason", "expected"), [(SharedPage.CANCELLED, "input-cancelled"), (SharedPage.TIMED_OUT, "function-timeout")]

@@ -59,7 +59,9 @@ def test_a_result_that_cannot_be_pickled(worker: Worker) -> None:
     ["sys.exit(3)", "raise SystemExit", "raise KeyboardInterrupt", "raise GeneratorExit", "raise Own('x')"],
 )
 def test_what_is_no_exception_fails_the_input_only(worker: Worker, statement: str) -> None:
-    worker.load(f"import sys\nclass Own(BaseException):\n    pass\ndef f(x):\n    if x: {statement}\n    return 'fine'\n")
+    worker.load(
+        f"import sys\nclass Own(BaseException):\n    pass\ndef f(x):\n    if x: {statement}\n    return 'fine'\n"
+    )
     with pytest.raises(errors.ExecutionError):
         worker.call(1)
     assert worker.call(0) == "fine"

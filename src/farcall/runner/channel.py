@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class RunnerConnection(Connection):
         self._on_interrupted = on_interrupted
         self._waiting: Waiter | None = None  # of the main thread
         self._limited = False
+        self._senders: set[int] = set()  # threads
         self._main_thread = get_ident()
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
@@ -53,6 +54,20 @@ class RunnerConnection(Connection):
                 self._limited = False
                 self._limit_reads(_NO_LIMIT)
             self._on_interrupted()
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Sends one message, as `Connection.send` does."""
+        thread = get_ident()
+        self._senders.add(thread)
+        try:
+            super().send(message, fds)
+        finally:
+            self._senders.discard(thread)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether this thread is sending: a signal handler has interrupted it, and must not send."""
+        return get_ident() in self._senders
 
     def interrupt(self) -> None:
         """From a signal handler, on the main thread: ends its wait. Without one this does nothing."""
@@ -77,4 +92,3 @@ class RunnerConnection(Connection):
     def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends `watch`."""
         self._unwatch(loop)
-

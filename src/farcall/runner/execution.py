@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from farcall.errors import InvalidError
+from farcall.errors import FarcallError, InvalidError
 from farcall.runner.cancellation import Cancellation
 from farcall.runner.inbox import Inbox, Input
 from farcall.runner.loading import Target
@@ -138,7 +138,9 @@ class Executor:
         inbox.running = self.output.seq = 0
         if inbox.cancelled:
             inbox.cancelled.discard(each.seq)
-        if reason:
+        if not reason:
+            self.ended_by = 0
+        else:
             value.close()
             if self.ended_by:
                 return  # it gets no answer: the signal that ends the container says what became of it
@@ -169,13 +171,20 @@ class Executor:
         failure = messages.Failure(code, message, each.call_id, self.container_id, may_have_run)
         return messages.PLATFORM_ERROR, Payload(msgspec.msgpack.encode(failure))
 
-    def failed(self, error: BaseException) -> Outcome:
+    def failed(self, each: Input, error: BaseException) -> Outcome:
         """The outcome of an input whose code raised."""
-        return messages.EXCEPTION, dump_exception(error)
+        try:
+            return messages.EXCEPTION, dump_exception(error)
+        except Exception as second:  # no memory, no descriptors
+            code = second.code if isinstance(second, FarcallError) else "execution"
+            text = f"{type(error).__name__} in {self.name} could not be sent: {type(second).__name__}: {second}"
+            return self._failure(each, code, text)
 
     def unknown(self, each: Input) -> Outcome:
         """The outcome of an input for a method that is not there."""
-        return self.failed(InvalidError(f"{self.name} has no method {each.method!r}; it has {', '.join(self.targets)}"))
+        return self.failed(
+            each, InvalidError(f"{self.name} has no method {each.method!r}; it has {', '.join(self.targets)}")
+        )
 
     def _run(self, each: Input, target: Target | None) -> None:
         reason = self.begin(each, self._now)
@@ -194,7 +203,7 @@ class Executor:
         except BaseException as error:
             if self.in_child:
                 leave_child(error)
-            outcome = self.failed(error)
+            outcome = self.failed(each, error)
         if self.in_child:
             leave_child(None)
         self.end(each, *outcome)
@@ -308,5 +317,3 @@ def _next(items: Any) -> tuple[bool, Any]:
     except StopIteration:
         return False, None
     return True, dumps(item, name="item")
-
-

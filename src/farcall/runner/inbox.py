@@ -21,7 +21,7 @@ class Input(NamedTuple):
     seq: int
     call_id: str
     method: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] - nobody looks for a value in an Input
     data: bytes
     fds: tuple[int, ...]
     credit: int

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from farcall.errors import InvalidError
 from farcall.sdk import context
+from farcall.sdk.app import EndOfModule
+from farcall.sdk.cls import Cls, Shape
+from farcall.sdk.function import MethodInfo
 from farcall.spec.function import FunctionSpec, Source
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
@@ -59,15 +64,11 @@ def load(message: messages.Load, fds: tuple[int, ...]) -> Loaded:
 
 
 def _load_class(spec: FunctionSpec, found: Any, message: messages.Load) -> Loaded:
-    from functools import partial
-
-    from farcall.sdk.cls import Cls, Shape
-    from farcall.sdk.function import MethodInfo
-
     if isinstance(found, type):  # sent by value: what the decorator made of it stayed at the caller
         methods = {each.name: MethodInfo(each.is_generator, each.is_async) for each in spec.methods}
-        found = Cls(spec.name, Shape({}, methods), raw=found)
-        found.bind(message.app_id)
+        by_value: Cls[..., Any] = Cls(spec.name, Shape({}, methods), raw=found)
+        by_value.bind(message.app_id)
+        found = by_value
     if not isinstance(found, Cls):
         raise InvalidError(f"{spec.source.qualname} in {spec.source.module} is no class under @app.cls() but {found!r}")
     made: Any = found.construct(message.params)
@@ -108,10 +109,6 @@ def _find(source: Source) -> Any:
 
 def _import(source: Source) -> ModuleType:
     """The user's module, as far as its top level goes: one that runs its app there ends with that line."""
-    from importlib.util import find_spec, module_from_spec, spec_from_file_location
-
-    from farcall.sdk.app import EndOfModule
-
     name = source.module
     if source.script is None:
         if name in sys.modules:

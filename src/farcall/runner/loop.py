@@ -120,7 +120,7 @@ class Loop:
         except BaseException as error:
             if self._executor.in_child:
                 leave_child(error)
-            return self._executor.failed(error)
+            return self._executor.failed(each, error)
         finally:
             if self._executor.in_child:
                 leave_child(None)

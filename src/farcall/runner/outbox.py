@@ -2,8 +2,8 @@
 
 A send costs several times what a short function does, so results of inputs that end within the same millisecond travel
 together. Nothing finished may wait for an input that runs long, though: results are held back only after a row of short
-inputs, and meanwhile a thread looks every few milliseconds. It exists only under such load, so that a process that forks
-normally has one thread. (An extension that keeps the GIL for long keeps the thread from looking.)
+inputs, and meanwhile a thread looks every few milliseconds. It exists only under such load, so that a process that
+forks normally has one thread. (An extension that keeps the GIL for long keeps the thread from looking.)
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ class Outbox:
             return  # a signal handler came in between: the flush it interrupted takes its words along
         connection = self.connection
         if connection is None or connection.closed:
+            self._texts.clear()
+            return
+        if connection.is_sending:
+            if self._thread_done is None:
+                self._start_thread()
             return
         self._sending = True
         try:

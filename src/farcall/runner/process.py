@@ -64,10 +64,10 @@ class Runner:
         """Ends the process as an interpreter does, but for threads that are left: nobody waits for them."""
         import atexit
 
-        atexit._run_exitfuncs()
-        with contextlib.suppress(Exception):
-            self.output.flush()
-            self.outbox.flush()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] - what the interpreter itself calls at its end
+        for flush in (sys.stdout.flush, sys.stderr.flush, self.output.flush, self.outbox.flush):
+            with contextlib.suppress(Exception):
+                flush()
         if self.executor.ended_by:
             signal.signal(self.executor.ended_by, signal.SIG_DFL)
             os.kill(os.getpid(), self.executor.ended_by)
@@ -77,9 +77,7 @@ class Runner:
 
     def _connect(self, sock: socket.socket, first: messages.Parked | None = None) -> None:
         self.inbox.lost = False
-        connection = RunnerConnection(
-            sock, self.inbox.receive, self.inbox.lose, self.executor.cancellation.check
-        )
+        connection = RunnerConnection(sock, self.inbox.receive, self.inbox.lose, self.executor.cancellation.check)
         self.inbox.client = clients.Client.adopt(connection)
         clients.use(self.inbox.client)
         self.executor.use(connection)
