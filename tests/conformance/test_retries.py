@@ -1,0 +1,212 @@
+"""Semantics: retries, timeouts, cancellation."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import retries_app
+from retries_app import app  # noqa: F401 - the fixture runs it
+
+import farcall
+from farcall import errors
+
+# --- retries
+
+
+def test_retries_are_a_second_apart() -> None:
+    """retries=n: n retries with a fixed 1 s delay."""
+    attempts, pauses = retries_app.fail_times.remote(2)
+    assert attempts == 3
+    assert all(1.0 <= pause < 2.0 for pause in pauses), pauses
+
+
+def test_max_delay_caps() -> None:
+    """Retries: delays grow by the coefficient, may be under 1 s, and max_delay really caps."""
+    attempts, pauses = retries_app.fail_with_backoff.remote(4)
+    assert attempts == 5
+    assert 0.1 <= pauses[0] < 0.3
+    assert all(0.3 <= pause < 0.8 for pause in pauses[1:]), pauses
+
+
+def test_the_last_failure_is_raised() -> None:
+    """When the budget is spent, the last attempt's exception is raised."""
+    with pytest.raises(ValueError, match="attempt 4"):
+        retries_app.always_fail.remote()
+
+
+def test_retries_of_spawned_calls_and_maps() -> None:
+    """Inputs of spawned calls and of maps are retried alike."""
+    with pytest.raises(ValueError, match=r"attempt \d"):
+        retries_app.always_fail.spawn().get(timeout=20)
+    results = list(retries_app.fail_with_backoff.map([1, 0], return_exceptions=True))
+    assert {type(result) for result in results} == {tuple}
+
+
+def test_a_crash_spends_the_budget() -> None:
+    """A container that the function itself brought down consumes the retry budget."""
+    with pytest.raises(errors.ContainerCrashedError, match="exited with code 4"):
+        retries_app.crash_unless.remote("x")
+
+
+def test_a_timeout_spends_the_budget() -> None:
+    """A timeout consumes the retry budget, and `timeout` is per attempt."""
+    began = time.monotonic()
+    assert retries_app.too_slow_at_first.remote() == 3
+    assert 2.0 <= time.monotonic() - began < 10
+
+
+def test_bounds_of_retries() -> None:
+    """Values outside their range are refused at once, saying which."""
+    for wrong in (
+        {"max_retries": -1},
+        {"max_retries": 1, "backoff_coefficient": 0.5},
+        {"max_retries": 1, "max_delay": 0},
+        {"max_retries": 1, "initial_delay": 61},
+    ):
+        with pytest.raises(errors.InvalidError, match=list(wrong)[-1]):
+            farcall.Retries(**wrong)  # type: ignore[arg-type]
+
+
+# --- timeouts
+
+
+@pytest.mark.parametrize("function", [retries_app.sleep, retries_app.sleep_later], ids=["sync", "async"])
+def test_timeout(function: Any) -> None:
+    """`timeout` raises FunctionTimeoutError, which is a TimeoutError, after that many seconds."""
+    assert function.remote(0) == "slept"
+    began = time.monotonic()
+    with pytest.raises(errors.FunctionTimeoutError, match=rf"{function.name} ran longer than its timeout of 1 s") as caught:
+        function.remote(30)
+    assert isinstance(caught.value, TimeoutError)
+    assert 1.0 <= time.monotonic() - began < 4
+    assert function.remote(0) == "slept"
+
+
+def test_timeout_of_code_that_does_not_stop() -> None:
+    """Code that ignores being stopped has its container replaced, and is a FunctionTimeoutError all the same."""
+    began = time.monotonic()
+    with pytest.raises(errors.FunctionTimeoutError, match="stubborn"):
+        retries_app.stubborn.remote(60)
+    assert time.monotonic() - began < 10
+
+
+def test_startup_timeout_bounds_import_and_enter_hooks() -> None:
+    """`startup_timeout` bounds import and enter hooks, separately from `timeout`."""
+    began = time.monotonic()
+    with pytest.raises(errors.StartupTimeoutError, match=r"SlowStart.*1 s"):
+        retries_app.SlowStart().anything.remote()
+    assert time.monotonic() - began < 10
+    assert retries_app.SlowStartAllowed().anything.remote() == "done"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 90_000, -1, "10", None])
+def test_bounds_of_timeout(seconds: Any) -> None:
+    """`timeout` is 1 s to 24 h; anything else is refused at once."""
+    with pytest.raises(errors.InvalidError, match="timeout"):
+        farcall.App("wrong").function(timeout=seconds)
+
+
+# --- cancellation
+
+
+@pytest.fixture
+def cancelled() -> Any:
+    """The class whose inputs are cancelled, its container warm and its record empty."""
+    instance = retries_app.Cancelled()
+    instance.report.remote()
+    return instance
+
+
+def until_it_runs(call: Any) -> None:
+    """The container runs one input at a time: this waits until it is certainly the call's turn."""
+    with pytest.raises(TimeoutError):
+        call.get(timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    ("method", "events"),
+    [
+        ("block", ["started", "InputCancellation", "finally"]),
+        ("block_in_call", ["started", "InputCancellation"]),
+        ("spin", ["started"]),
+        ("block_later", ["started", "CancelledError"]),
+    ],
+)
+def test_cancelling_an_input_that_runs(cancelled: Any, method: str, events: list[str]) -> None:
+    """A sync input gets InputCancellation, a BaseException, raised in it, also in its own waiting for a call; an async
+    input's task is cancelled. The container lives on."""
+    before, _ = cancelled.report.remote()
+    call = getattr(cancelled, method).spawn()
+    until_it_runs(call)
+    call.cancel()
+    with pytest.raises(errors.InputCancelledError):
+        call.get(timeout=20)
+    after, seen = cancelled.report.remote()
+    assert after == before
+    assert seen == events
+
+
+def test_cancelling_an_input_that_waits(cancelled: Any) -> None:
+    """An input that has not started never does; those beside it run."""
+    first = cancelled.block.spawn()
+    until_it_runs(first)
+    waiting, other = cancelled.block.spawn(), cancelled.quick.spawn("other")
+    waiting.cancel()
+    with pytest.raises(errors.InputCancelledError):
+        waiting.get(timeout=20)
+    first.cancel()
+    assert other.get(timeout=20) == "other"
+    assert cancelled.report.remote()[1] == ["started", "InputCancellation", "finally"]
+
+
+def test_a_sync_input_that_ignores_its_cancellation(cancelled: Any) -> None:
+    """A sync input that ignores it has its container replaced, and the other inputs are rescheduled."""
+    before, _ = cancelled.report.remote()
+    call = cancelled.ignore.spawn()
+    until_it_runs(call)
+    others = [cancelled.quick.spawn(n) for n in range(3)]
+    began = time.monotonic()
+    call.cancel()
+    with pytest.raises(errors.InputCancelledError):
+        call.get(timeout=20)
+    assert farcall.FunctionCall.gather(*others) == [0, 1, 2]
+    assert time.monotonic() - began < 10
+    assert cancelled.report.remote()[0] != before
+
+
+def test_a_cancelled_task_cancels_its_call(cancelled: Any, eventually: Callable[..., None]) -> None:
+    """Cancelling the task that awaits .remote.aio cancels the input."""
+
+    async def main() -> None:
+        task = asyncio.create_task(cancelled.block.remote.aio())
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        assert not done
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert cancelled.report.remote()[1] == ["started", "InputCancellation", "finally"]
+
+
+def test_an_interrupted_caller_cancels_its_call(cancelled: Any) -> None:
+    """A KeyboardInterrupt while .remote waits cancels the input."""
+    import _thread
+    import threading
+
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        cancelled.block.remote()
+    timer.join()
+    assert cancelled.report.remote()[1] == ["started", "InputCancellation", "finally"]
+
+
+def test_inputs_after_many_cancellations(cancelled: Any) -> None:
+    """Maps that are broken off, one after the other, leave a container that serves."""
+    for _ in range(10):
+        assert list(itertools.islice(cancelled.quick.map(range(100)), 3)) == [0, 1, 2]
+    assert cancelled.quick.remote("still") == "still"
