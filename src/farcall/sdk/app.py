@@ -163,6 +163,14 @@ class AppRun:
             _end_module_in_container()
         if self._app.is_running:
             raise InvalidError(f"the app {self._app.description} is running already: app.run() cannot be nested")
+        if "ipykernel" in sys.modules:
+            from farcall.sdk import notebook
+
+            if notebook.is_notebook():
+                notebook.wake_loop_on_signals()
+                from farcall.sdk import output
+
+                output.listen_unless_somebody_does()
         return self._app.bind("detached" if self._detach else "ephemeral", self._name)
 
     def _end(self) -> str | None:

@@ -79,6 +79,10 @@ class Cls(Generic[P, T]):
         """Whether the user's class is here; it is not where a handle arrived."""
         return self._raw is not None
 
+    def adopt(self, raw: type) -> None:
+        """The user's class has arrived, after its handle."""
+        self._raw = self.__wrapped__ = raw
+
     @property
     def app(self) -> App:
         """The app in which the class was declared."""

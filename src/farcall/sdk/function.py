@@ -124,6 +124,15 @@ class Function(Generic[P, R, L]):
         return self._ready().function_id
 
     @property
+    def has_code(self) -> bool:
+        """Whether the user's function is here; it is not where a handle arrived."""
+        return self.raw is not None
+
+    def adopt(self, raw: Callable[..., Any]) -> None:
+        """The user's function has arrived, after its handle."""
+        self.raw = self.__wrapped__ = raw
+
+    @property
     def app(self) -> App:
         """The app in which the function was declared."""
         if self._app is None:

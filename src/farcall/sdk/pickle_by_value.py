@@ -6,11 +6,14 @@ import pickle
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, cast
 
 from farcall import _cloudpickle
+from farcall.sdk.cls import Cls
+from farcall.sdk.function import Function
 
 _registrations: Any = importlib.import_module("farcall._cloudpickle.cloudpickle")
 
@@ -68,7 +71,39 @@ class ByValuePickler(_cloudpickle.CloudPickler):
                 found = getattr(found, name, None)
             if found is obj:
                 return NotImplemented
-        return cast(Any, super()).reducer_override(obj)
+        if isinstance(obj, (Function, Cls)):
+            return self._reduce_handle(obj)  # pyright: ignore[reportUnknownArgumentType]
+        reduced: Any = cast(Any, super()).reducer_override(obj)
+        if isinstance(obj, type) and isinstance(reduced, tuple) and reduced[-1] is _registrations._class_setstate:  # pyright: ignore[reportUnknownMemberType]
+            if obj not in _received:
+                _own.add(obj)
+            return (*reduced[:-1], _set_class_state)  # pyright: ignore[reportUnknownVariableType]
+        return reduced  # pyright: ignore[reportUnknownVariableType]
+
+    def _reduce_handle(self, handle: "Function[..., Any, Any] | Cls[..., Any]") -> Any:
+        """Where a module's code travels by value, a handle to another function of it brings that one's code, so that
+        its `.local` works there, too."""
+        if handle.has_code and cast("Any", handle.raw).__module__ in self._modules:
+            return (*handle.__reduce__(), handle.raw, None, None, _give_code)
+        return NotImplemented
+
+
+def _give_code(handle: "Function[..., Any, Any] | Cls[..., Any]", raw: Any) -> None:
+    if not handle.has_code:
+        handle.adopt(raw)
+
+
+_own: "weakref.WeakSet[type]" = weakref.WeakSet()  # classes sent by value that were made here
+_received: "weakref.WeakSet[type]" = weakref.WeakSet()  # classes that arrived by value
+
+
+def _set_class_state(cls: type, state: Any) -> type:
+    """Fills a class that arrived by value. One that was made here and only comes back stays as it is: the methods that
+    arrive with it would see the other side's copies of the globals here."""
+    if cls not in _own:
+        _received.add(cls)
+        _registrations._class_setstate(cls, state)
+    return cls
 
 
 def explain_unpicklable(parts: Iterable[tuple[str, Any]], modules: frozenset[str], error: Exception) -> str:
