@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import resource
@@ -11,7 +12,6 @@ import time
 from collections import deque
 from pathlib import Path
 from typing import Any
-
 
 from farcall.launcher import cgroups, descriptors, namespaces, process_runtime, sandbox, seccomp, syscalls, template
 from farcall.launcher.areas import Areas, Binds
@@ -507,5 +507,7 @@ def main(arguments: list[str]) -> int:
     except AlreadyRunningError:
         return 0
     syscalls.set_process_name("farcall-launch")
+    gc.collect()
+    gc.freeze()  # forked containers share these pages with the launcher for as long as no collection writes to them
     launcher.run()
     return 0
