@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -219,6 +220,25 @@ def test_our_frames_in_a_stack_dump_are_hidden(show: Show) -> None:
     runner = "/home/u/.local/share/farcall/runner/0.1.0-1/cp311-x/farcall/runner/main.py"
     shown.log(f'  File "/project/x.py", line 3 in f\n  File "{runner}", line 9 in main\n', "stderr")
     assert shown.err.written == '  File "/project/x.py", line 3 in f\n'
+
+
+def test_what_the_stream_cannot_encode_is_shown_all_the_same() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    Renderer(out, io.StringIO())(LogLine(0.0, "f", "", 0, "ta-1", "stdout", "caf\u00e9 \ud800\n"))
+    assert raw.getvalue() == b"caf\\xe9 \\ud800\n"
+
+
+def test_a_reader_that_has_gone_is_told_once() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    told: list[bool] = []
+    render = Renderer(Gone(), io.StringIO(), on_unread=lambda: told.append(True))
+    for _ in range(3):
+        render(LogLine(0.0, "f", "", 0, "ta-1", "stdout", "line\n"))
+    assert told == [True]
 
 
 def test_quiet_shows_logs_only(show: Show) -> None:

@@ -308,6 +308,23 @@ def test_an_interrupt_stops_all(
     assert "ephemeral" not in server.farcall("server", "status").stdout
 
 
+def test_a_run_whose_reader_has_gone_ends(server: Any, program: Path) -> None:
+    command = f"{sys.executable} -m farcall run {program}::squares --count 3000 2>err | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=server.environment,
+        cwd=program.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert re.match(r"squaring \d+\n", done.stdout)
+    said = (program.parent / "err").read_text()
+    assert "Traceback" not in said, said
+    assert "Exception ignored" not in said, said
+    assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
 def test_a_second_interrupt_kills(start: Start, server: Any, program: Path) -> None:
     running = start("run", f"{program}::stubborn")
     running.until("hanging")

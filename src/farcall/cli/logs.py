@@ -34,9 +34,12 @@ def run(options: argparse.Namespace) -> int:
 
     renderer = Renderer(sys.stdout, sys.stderr)
     connected = client.connect_or_start()
+    shown = 0
 
     def show(message: Any) -> None:
+        nonlocal shown
         if isinstance(message, messages.LogBatch):
+            shown += len(message.entries)
             for entry in message.entries:
                 renderer(output.log_line(entry))
 
@@ -50,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         renderer.finish()
         connected.close()
+    if not shown:
+        print(f"farcall: no such lines of {reference} are kept", file=sys.stderr)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The command `farcall`. What a command needs is imported when that command runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -42,7 +43,17 @@ exit codes: 0 success, 1 error in the program, 2 wrong usage, 3 error of the pla
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    status = _guarded(list(sys.argv[1:] if argv is None else argv))
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # its reader has gone; Python would try again at its exit, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            status = status or USER_ERROR
+    return status
+
+
+def _guarded(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except SystemExit as ended:  # argparse: --help, or a usage error it has reported

@@ -4,6 +4,7 @@ The program's own output, and what its containers write to stdout, goes to stdou
 stderr. On a terminal the progress stands below the logs and is drawn in place; without one it is a line now and then.
 """
 
+import _thread
 import os
 import re
 import sys
@@ -100,7 +101,8 @@ class _Map:
 class Renderer:
     """Shows events; a listener for `farcall.sdk.output`, called from any thread.
 
-    `clock` gives seconds and only ever grows; `width` the terminal's columns. With `quiet` only logs are shown.
+    `clock` gives seconds and only ever grows; `width` the terminal's columns. With `quiet` only logs are shown. When a
+    stream can no longer be written to, `on_unread` is called, once: by default that interrupts the main thread.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Renderer:
         clock: Callable[[], float] = time.monotonic,
         width: Callable[[], int] | None = None,
         style: Style | None = None,
+        on_unread: Callable[[], object] = _thread.interrupt_main,
     ) -> None:
         self._out = out
         self._err = err
@@ -121,6 +124,8 @@ class Renderer:
         self._style = style or Style.of(err)
         self._in_place = err.isatty() and not quiet
         self._prefixed = out.isatty()
+        self._on_unread = on_unread
+        self._unread = False
         self._lock = threading.RLock()
         self._partial: dict[tuple[str, str, str], str] = {}
         self._maps: dict[str, _Map] = {}
@@ -327,8 +332,16 @@ class Renderer:
         if self._mid_line and stream.isatty():
             text = "\n" + text
             self._mid_line = False
-        stream.write(text)
-        stream.flush()
+        try:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError as error:
+                stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+            stream.flush()
+        except OSError:  # who read it has gone (`| head`), or its disk is full
+            if not self._unread:
+                self._unread = True
+                self._on_unread()
         self._redraw()
 
 

@@ -36,12 +36,13 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def interruptible() -> Generator[None]:
     """For the time of the block, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does."""
     _terminals[:] = [fd for fd in (0, 1, 2) if os.isatty(fd)]
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, _interrupt) for number in signals]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

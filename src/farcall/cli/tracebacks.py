@@ -63,15 +63,12 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
 
 
 def _stdout_is_gone() -> bool:
-    """Whether the reader of our output (`| head`) has gone. Then Python must not try to write once more at its exit."""
+    """Whether the reader of our output (`| head`) has gone: the program's error is of no interest to anybody then."""
     import select
 
     poll = select.poll()
     poll.register(1, 0)
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return True
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def format_error(error: BaseException, *, full: bool = False) -> str:
