@@ -62,37 +62,36 @@ class _OneCall:
 
 
 def submit(
-    client: clients.Client,
     target: Target,
     kind: Literal["remote", "generator"],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     call_id: str,
     receiver: clients.Receiver,
-) -> None:
-    """Sends a call's one input; its messages go to `receiver` until `close_call`."""
+) -> clients.Client:
+    """Sends a call's one input and returns the client, which hands its messages to `receiver` until `close_call`."""
     payload = values.dumps_call(args, kwargs)
     fds = payload.fds
+    message = messages.Submit(
+        call_id,
+        target.function_id,
+        target.method,
+        kind,
+        [messages.Input(0, payload.data, len(fds))],
+        target.params,
+        context.current_input_id() or "",
+    )
+    client = clients.current()
     client.open_call(call_id, receiver)
     try:
-        client.connection.send(
-            messages.Submit(
-                call_id,
-                target.function_id,
-                target.method,
-                kind,
-                [messages.Input(0, payload.data, len(fds))],
-                target.params,
-                context.current_input_id() or "",
-            ),
-            fds,
-        )
+        client.connection.send(message, fds)
     except BaseException:
         client.close_call(call_id)
         raise
     finally:
         if fds:
             descriptors.close_all(fds)
+    return client
 
 
 def abandon(client: clients.Client, call_id: str) -> None:
@@ -107,10 +106,9 @@ def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     """Runs one input and returns its result."""
     if local.is_active():
         return local.remote(target, args, kwargs)
-    client = clients.current()
     call_id = ids.new_id("fc")
     call = _OneCall(call_id, target.name)
-    submit(client, target, "remote", args, kwargs, call_id, call)
+    client = submit(target, "remote", args, kwargs, call_id, call)
     try:
         client.connection.wait(call.waiter)
     except BaseException:
@@ -125,10 +123,9 @@ async def remote_async(target: Target, args: Sequence[Any], kwargs: Mapping[str,
     """`remote`, awaited; cancelling the task cancels the input."""
     if local.is_active():
         return await local.remote_async(target, args, kwargs)
-    client = clients.current()
     call_id = ids.new_id("fc")
     call = _OneCall(call_id, target.name)
-    submit(client, target, "remote", args, kwargs, call_id, call)
+    client = submit(target, "remote", args, kwargs, call_id, call)
     try:
         await client.connection.wait_async(call.waiter)
     except BaseException:
@@ -158,9 +155,8 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     call_id = ids.new_id("fc")
     payload = values.dumps_call(args, kwargs)
     try:
-        clients.current().request(
-            _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))]), payload.fds
-        )
+        make = _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))])
+        clients.current().request(make, payload.fds)
     finally:
         descriptors.close_all(payload.fds)
     return call_id
@@ -173,9 +169,8 @@ async def spawn_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, 
     call_id = ids.new_id("fc")
     payload = values.dumps_call(args, kwargs)
     try:
-        await clients.current().request_async(
-            _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))]), payload.fds
-        )
+        make = _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))])
+        await clients.current().request_async(make, payload.fds)
     finally:
         descriptors.close_all(payload.fds)
     return call_id

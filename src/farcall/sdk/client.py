@@ -298,8 +298,11 @@ def current() -> Client:
     """
     global _current
     client = _current
-    if client is not None and not client.connection.closed:
-        return client
+    if client is not None:
+        # The server may have ended since the last call: with a look now nothing is sent that could not arrive.
+        client.connection.poll()
+        if not client.connection.closed:
+            return client
     with _lock:
         if _current is None or _current.connection.closed:
             if _in_container:

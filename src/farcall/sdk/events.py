@@ -13,7 +13,7 @@ class LogLine(NamedTuple):
     time: float
     function: str
     call_id: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] - the field's word; nobody looks for a position in it
     container_id: str
     stream: Literal["stdout", "stderr", "system"]
     text: str

@@ -16,8 +16,9 @@ from farcall.wire.connection import Waiter
 class _Stream:
     """The items that have come and have not been taken, and how the generator ended."""
 
-    def __init__(self, client: clients.Client, target: calls.Target) -> None:
-        self.client = client
+    client: clients.Client
+
+    def __init__(self, target: calls.Target) -> None:
         self.call_id = ids.new_id("fc")
         self.name = target.name
         self.waiter = Waiter()
@@ -77,8 +78,8 @@ class _Stream:
 
 def run(target: calls.Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Any]:
     """The items of the generator. The call starts with the first `next`."""
-    stream = _Stream(clients.current(), target)
-    calls.submit(stream.client, target, "generator", args, kwargs, stream.call_id, stream)
+    stream = _Stream(target)
+    stream.client = calls.submit(target, "generator", args, kwargs, stream.call_id, stream)
     try:
         while True:
             try:
@@ -95,8 +96,8 @@ def run(target: calls.Target, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
 
 async def run_async(target: calls.Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncGenerator[Any]:
     """`run` for event loops."""
-    stream = _Stream(clients.current(), target)
-    calls.submit(stream.client, target, "generator", args, kwargs, stream.call_id, stream)
+    stream = _Stream(target)
+    stream.client = calls.submit(target, "generator", args, kwargs, stream.call_id, stream)
     try:
         while True:
             try:

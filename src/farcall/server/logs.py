@@ -103,4 +103,3 @@ class Logs:
             self.store.append(entry)
             for subscription in self._subscriptions:
                 subscription.send(entry)
-

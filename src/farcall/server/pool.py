@@ -86,19 +86,23 @@ class Pool:
     def _room(self, container: Container) -> int:
         if self.function.single_use_containers:
             return 1 - container.holds - container.inputs_done
-        if self.mean_seconds is None:
+        if self.mean_seconds is None or container.running_seconds(self.server.now()) >= STUCK_SECONDS:
             return 1 - container.holds
         return min(PREFETCH_INPUTS, max(1, int(PREFETCH_SECONDS / max(self.mean_seconds, 1e-6)))) - container.holds
 
     def _hand(self, container: Container, count: int) -> None:
         waiting = self.waiting
         assignments: list[Assignment] = []
+        barred: list[Input] = []
         credit = 0
         while waiting and len(assignments) < count:
             one = waiting.popleft()
             call = one.call
             if call.inputs.get(one.index) is not one:
                 continue  # cancelled meanwhile
+            if call.session is not None and call.session.container_id == container.container_id:
+                barred.append(one)  # its caller runs there and waits for it
+                continue
             if call.method.is_generator:
                 if assignments:
                     waiting.appendleft(one)
@@ -106,6 +110,7 @@ class Pool:
                 credit, count = messages.GENERATOR_WINDOW, 1
             one.container = container
             assignments.append(Assignment(one, call.call_id, call.method.name, one.index, one.data, one.fds))
+        waiting.extendleft(reversed(barred))
         if assignments:
             if not container.holds:
                 self._busy_from[container.container_id] = self.server.now()
@@ -384,11 +389,8 @@ class Pool:
             missing -= 1
 
     def rebalance(self) -> None:
-        """Gives inputs that are stuck behind a long one to containers that have nothing to do."""
-        if self.waiting or not any(
-            container.state is State.READY and not container.holds for container in self.containers
-        ):
-            return
+        """Takes back inputs stuck behind a long one, which may even be waiting for them: other containers, also
+        new ones, are to run them."""
         now = self.server.now()
         for container in self.containers:
             if container.holds < 2 or container.state is not State.READY:

@@ -334,7 +334,7 @@ class Server:
         session = self._container_sessions.get(container.container_id)
         if session is None:
             assert container.transport is not None
-            session = Session(self, container.transport, container.app_id)
+            session = Session(self, container.transport, container.app_id, container.container_id)
             self._container_sessions[container.container_id] = session
         return session
 

@@ -28,11 +28,13 @@ _NO_BODY = b"\xc0"
 
 
 class Session:
-    """Serves one peer. `app_id` is set for a container: it may touch only what belongs to its own app."""
+    """Serves one peer. `app_id` and `container_id` are set for a container: it may touch only what belongs to its own
+    app."""
 
-    def __init__(self, server: Server, transport: Transport, app_id: str = "") -> None:
+    def __init__(self, server: Server, transport: Transport, app_id: str = "", container_id: str = "") -> None:
         self.server = server
         self.app_id = app_id
+        self.container_id = container_id
         self.pid = 0
         self._transport = transport
         self._calls: dict[str, Call] = {}

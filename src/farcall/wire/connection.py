@@ -138,10 +138,10 @@ class Connection:
                     frame = self._unsent
                 self._send_all(frame)
             except OSError as error:
+                started = self._unsent is not frame
                 self._unsent = b""
-                raise ConnectionLostError(
-                    f"the connection to the server broke while sending: {error}", may_have_run=True
-                ) from error
+                self._end(f"the connection to the server broke while sending: {error}")
+                raise ConnectionLostError(str(self._closed), may_have_run=started) from error
 
     def _send_all(self, data: bytes) -> None:
         sent = self._sock.send(data)
