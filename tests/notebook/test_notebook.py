@@ -1,5 +1,8 @@
 """Notebooks: what a person does in cells, in a real kernel."""
 
+import time
+
+from tests.conftest import Installation
 from tests.notebook.conftest import Kernel
 
 
@@ -141,6 +144,134 @@ def test_a_cell_run_again_replaces_what_it_defines(kernel: Kernel) -> None:
         assert ran.stderr == ""
 
 
+def test_classes_of_many_kinds_travel(kernel: Kernel) -> None:
+    kernel(
+        """
+        import abc, dataclasses, enum, typing
+
+        class Colour(enum.Enum):
+            RED = 1
+
+        @dataclasses.dataclass
+        class Item:
+            colour: Colour
+            sizes: list[int] = dataclasses.field(default_factory=list)
+
+        class Pair(typing.NamedTuple):
+            a: int
+            b: int = 2
+
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+
+        class Square(Shape):
+            side = 3
+            def area(self):
+                return self.side ** 2
+
+        @app.function()
+        def echo(value):
+            match value:
+                case Item(colour=Colour.RED) | Pair(a=1):
+                    return value
+                case Shape():
+                    return value, value.area()
+        """
+    )
+    ran = kernel(
+        """
+        with app.run():
+            item, pair = echo.remote(Item(Colour.RED, [1])), echo.remote(Pair(1))
+            square, area = echo.remote(Square())
+        item == Item(Colour.RED, [1]), item.colour is Colour.RED, pair, type(square) is Square, area
+        """
+    )
+    assert ran.value == "(True, True, Pair(a=1, b=2), True, 9)"
+
+
+def test_a_class_that_came_back_sees_the_globals_here(kernel: Kernel) -> None:
+    kernel(
+        """
+        factor = 1
+
+        class Box:
+            def scaled(self):
+                return factor
+
+        @app.function()
+        def make():
+            return Box()
+
+        with app.run():
+            box = make.remote()
+        factor = 2
+        """
+    )
+    assert kernel("box.scaled(), Box().scaled(), type(box) is Box").value == "(2, 2, True)"
+
+
+def test_a_class_redefined_while_the_app_runs(kernel: Kernel) -> None:
+    kernel(
+        """
+        class Version:
+            number = 1
+
+        @app.function()
+        def number(value):
+            return value.number, type(value) is Version
+
+        running = app.run()
+        running.__enter__()
+        """
+    )
+    assert kernel("number.remote(Version())").value == "(1, True)"
+    kernel("class Version:\n    number = 2")
+    assert kernel("number.remote(Version())").value == "(2, False)"  # the function knows the class of when it was sent
+    kernel("running.__exit__(None, None, None)")
+
+
+def test_methods_know_their_own_class(kernel: Kernel) -> None:
+    kernel(
+        """
+        @app.cls()
+        class Counter:
+            START = 5
+
+            def __init__(self, step):
+                self.step = step
+
+            @farcall.method()
+            def next(self):
+                return Counter.START + self.step, isinstance(self, Counter)
+
+        @app.function()
+        def here():
+            return Counter(2).next.local()
+        """
+    )
+    assert kernel("with app.run():\n    got = Counter(1).next.remote(), here.remote()\ngot").value == (
+        "((6, True), (7, True))"
+    )
+
+
+def test_a_lambda_and_a_function_in_a_function(kernel: Kernel) -> None:
+    kernel(
+        """
+        power = app.function(name="power")(lambda x: x ** 2)
+
+        def make(n):
+            @app.function(name=f"add-{n}")
+            def add(x):
+                return x + n
+            return add
+
+        add = make(10)
+        """
+    )
+    assert kernel("with app.run():\n    got = power.remote(3), add.remote(1)\ngot").value == "(9, 11)"
+
+
 def test_a_class_of_a_cell(kernel: Kernel) -> None:
     kernel("greeting = 'hello'\ndef shout(text):\n    return text.upper()")
     kernel(
@@ -241,6 +372,28 @@ def test_an_error_shows_the_cell(kernel: Kernel) -> None:
     assert ran.stdout == "True 3 True\n"
     failed = kernel.fails("with app.run():\n    even.remote(5)")
     assert (failed.error, failed.message) == ("Odd", "5 is odd")
+
+
+def test_a_function_added_to_a_running_app(kernel: Kernel) -> None:
+    kernel("running = app.run()\nrunning.__enter__()\n@app.function()\ndef late():\n    return 1")
+    assert "after app.run() began" in kernel.fails("late.remote()").message
+    kernel("running.__exit__(None, None, None)")
+    assert kernel("with app.run():\n    got = late.remote()\ngot").value == "1"
+
+
+def test_a_name_set_by_hand_does_not_make_it_a_script(kernel: Kernel) -> None:
+    kernel("__file__ = 'notebook.ipynb'\nopen(__file__, 'w').close()\n@app.function()\ndef f():\n    return 1")
+    assert kernel("with app.run():\n    got = f.remote()\ngot").value == "1"
+
+
+def test_a_restarted_kernel_leaves_no_app(kernel: Kernel, server: Installation) -> None:
+    kernel("@app.function()\ndef f():\n    return 1\nrunning = app.run()\nrunning.__enter__()\nf.remote()")
+    name = kernel("app.app_id").value.strip("'")
+    assert name in server.farcall("server", "status").stdout
+    kernel.manager.restart_kernel(now=True)
+    deadline = time.monotonic() + 30
+    while name in server.farcall("server", "status").stdout:
+        assert time.monotonic() < deadline, "the app goes on without its program"
 
 
 def test_what_cannot_travel_is_named(kernel: Kernel) -> None:
