@@ -78,7 +78,7 @@ def test_timeout(function: Any) -> None:
     """`timeout` raises FunctionTimeoutError, which is a TimeoutError, after that many seconds."""
     assert function.remote(0) == "slept"
     began = time.monotonic()
-    with pytest.raises(errors.FunctionTimeoutError, match=rf"{function.name} ran longer than its timeout of 1 s") as caught:
+    with pytest.raises(errors.FunctionTimeoutError, match=rf"{function.name} ran longer than .* 1 s") as caught:
         function.remote(30)
     assert isinstance(caught.value, TimeoutError)
     assert 1.0 <= time.monotonic() - began < 4
@@ -194,10 +194,12 @@ def test_a_cancelled_task_cancels_its_call(cancelled: Any, eventually: Callable[
 
 def test_an_interrupted_caller_cancels_its_call(cancelled: Any) -> None:
     """A KeyboardInterrupt while .remote waits cancels the input."""
-    import _thread
+    import signal
     import threading
 
-    timer = threading.Timer(0.5, _thread.interrupt_main)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         cancelled.block.remote()

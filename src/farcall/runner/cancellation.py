@@ -80,6 +80,12 @@ class Cancellation:
             happened = "was cancelled" if self.raised == SharedPage.CANCELLED else "ran longer than its timeout"
             raise InputCancellation(f"the input {happened}")
 
+    def take(self) -> None:
+        """The input that runs is being stopped by other means than an exception in it."""
+        # What the worker says in a message is that it shall stop; why is on the page.
+        self.raised = self.pending or self._page.cancelled(self.seq) or SharedPage.CANCELLED
+        self.pending = 0
+
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGUSR1: looks which input shall stop."""
         reason = self.pending or (self._page.cancelled(self.seq) if self.seq else 0)

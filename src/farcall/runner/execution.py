@@ -253,7 +253,7 @@ class Executor:
                 if inbox.credit <= 0:
                     self._wait_for_credit(each)
                 if each.seq in inbox.cancelled or cancellation.pending or inbox.lost:
-                    cancellation.raised = cancellation.pending or SharedPage.CANCELLED
+                    cancellation.take()
                     return messages.OK, _NOTHING
                 more, item = self.step_user_code(_next, items)
                 if not more:

@@ -17,7 +17,6 @@ from farcall.runner.inbox import Input
 from farcall.sdk import context
 from farcall.sdk.values import Payload, dumps, loads
 from farcall.wire import descriptors, messages
-from farcall.wire.page import SharedPage
 
 if TYPE_CHECKING:
     from farcall.runner.execution import Executor, Outcome
@@ -134,8 +133,7 @@ class Loop:
         cancellation = self._executor.cancellation
         task = self._task
         if task is not None and not task.done() and not cancellation.raised:
-            cancellation.raised = cancellation.pending or SharedPage.CANCELLED
-            cancellation.pending = 0
+            cancellation.take()
             task.cancel()
 
     # --- what inputs do

@@ -216,8 +216,8 @@ class Worker:
                 container.kill_at = now + LOST_SECONDS
                 if container.state is State.LOADING:
                     container.error = errors.StartupTimeoutError(
-                        f"importing {container.function.source.module} and running its enter hooks took over "
-                        f"{container.function.startup_timeout:g} s (startup_timeout)"
+                        f"{container.function.name} was not ready within {container.function.startup_timeout:g} s "
+                        f"(startup_timeout): importing {container.function.source.module} and its enter hooks take longer"
                     )
                 self.kill(container, "it did not end in time")
         self.on_tick()
