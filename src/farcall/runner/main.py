@@ -8,6 +8,7 @@ is imported here is what a plain function needs; a template forks with it loaded
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -21,6 +22,8 @@ _CONTAINER_ID = "FARCALL_CONTAINER_ID"
 def main() -> None:
     """Runs this process as the runner of a container. Does not return."""
     _hide(os.environ.get(_RUNNER_PATH, ""))
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write("farcall-runner")
     runner = Runner(os.environ.get(_CONTAINER_ID, ""))
     try:
         status = runner.run()
