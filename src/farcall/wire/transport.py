@@ -21,6 +21,10 @@ from farcall.wire.frames import FrameDecoder, FrameEncoder
 _read_buffer = bytearray(READ_SIZE)
 _read_view = memoryview(_read_buffer)
 
+# Those with something to send that was caused by what is being read now; None while nothing is. What a read causes leaves
+# right after it, without another turn of the loop.
+_corked: list[Transport] | None = None
+
 
 class Transport:
     """A non-blocking stream of messages on the running loop.
@@ -63,7 +67,10 @@ class Transport:
         self._out.append((frame, tuple(fds)))
         if not self._flushing and not self._writing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            if _corked is None:
+                self._loop.call_soon(self._flush)
+            else:
+                _corked.append(self)
 
     def close(self, *, after_flush: bool = False) -> None:
         """Ends the connection; `on_close` follows in the same turn of the loop. With `after_flush` what can be sent at
@@ -112,6 +119,16 @@ class Transport:
             return
         if ancillary:
             self._arrived.add(ancillary)
+        global _corked
+        _corked = corked = []
+        try:
+            self._take(count)
+        finally:
+            _corked = None
+            for transport in corked:
+                transport._flush()
+
+    def _take(self, count: int) -> None:
         for message, carried in self._decoder.feed(_read_view[:count]):
             if self.closed:
                 return
