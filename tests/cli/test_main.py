@@ -249,12 +249,14 @@ def test_a_module_of_a_package(cli: Cli, tmp_path: Path) -> None:
         from package.helper import VALUE
         app = farcall.App()
         @app.function()
-        def value() -> int:
-            return VALUE
+        def value(more: int = 0) -> int:
+            return VALUE + more
         """,
     )
     assert cli("run", "--local", "-m", "package.program").stdout == "42\n"
-    assert cli("run", "--local", "-m", "package.program::value").stdout == "42\n"
+    assert cli("run", "--local", "-m", "package.program", "--more", "1").stdout == "43\n"
+    assert cli("run", "-q", "--local", "-m", "package.program::value", "--more=2").stdout == "44\n"
+    assert cli("run", "-m").returncode == 2
 
 
 def test_a_program_for_the_reference_api_runs_unmodified(cli: Cli, tmp_path: Path) -> None:

@@ -86,6 +86,36 @@ def test_a_version_is_found_in_pyenv_newest_first(tmp_path: Path) -> None:
     assert f"{version}.10" in found
 
 
+def test_a_version_is_found_among_uvs(tmp_path: Path) -> None:
+    version = f"3.{sys.version_info.minor}"
+    place = tmp_path / ".local" / "share" / "uv" / "python" / f"cpython-{version}.9-linux-x86_64-gnu" / "bin"
+    place.mkdir(parents=True)
+    (place / f"python{version}").symlink_to(os.path.realpath(sys.executable))
+    assert choose(version, tmp_path, {"PATH": "", "HOME": str(tmp_path)}).executable == str(place / f"python{version}")
+
+
+def test_an_exact_version_is_that_version(tmp_path: Path) -> None:
+    version = f"3.{sys.version_info.minor}"
+    (tmp_path / f"python{version}").symlink_to(os.path.realpath(sys.executable))
+    environ = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    exact = ".".join(map(str, sys.version_info[:3]))
+    assert choose(exact, tmp_path / "x", environ).executable == str(tmp_path / f"python{version}")
+    with pytest.raises(InvalidError, match="no Python"):
+        choose(f"{exact}0", tmp_path / "x", environ)
+
+
+def test_a_version_that_is_too_old_is_not_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InvalidError, match=r"Python 3\.10 is too old \(--python\)"):
+        choose("3.10", tmp_path, {"PATH": "", "HOME": str(tmp_path)})
+
+
+def test_the_profiles_python_comes_last(tmp_path: Path, make_venv: MakeVenv) -> None:
+    last = make_venv("last")
+    assert choose(None, tmp_path, {}, last=str(last)) == (str(last / "bin" / "python"), "profile")
+    make_venv(".venv")
+    assert choose(None, tmp_path, {}, last=str(last)).reason == ".venv"
+
+
 def test_a_version_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match=r"uv python install 3\.99"):
         choose("3.99", tmp_path, {"PATH": "", "HOME": str(tmp_path)})

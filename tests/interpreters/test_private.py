@@ -268,7 +268,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_stays(tmp_path: Path, make_v
     data.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(data)], check=True)
     try:
-        with pytest.raises(ResourceExhaustedError, match="No space left on device.*XDG_DATA_HOME"):
+        with pytest.raises(ResourceExhaustedError, match=r"No space left on device.*XDG_DATA_HOME"):
             runner_path(found)
         assert not list((data / "farcall" / "runner").glob("*/cp*"))
         assert not list((data / "farcall" / "runner").glob(".building-*"))

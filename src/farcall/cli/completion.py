@@ -35,7 +35,7 @@ class _Words:
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.words: dict[str, str] = {}
         self.options: dict[str, str] = {}
-        self.takes_files = False
+        self.takes_files = isinstance(parser, Parser) and parser.program_follows
         for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
             if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
                 for choice in action._choices_actions:  # pyright: ignore[reportPrivateUsage]

@@ -8,13 +8,13 @@ from types import ModuleType
 from farcall.cli import interpreter, script, signals
 from farcall.cli.run import status_of
 from farcall.cli.tracebacks import report
-from farcall.cli.usage import UsageError
+from farcall.cli.usage import Parser, UsageError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.usage = "farcall python [OPTIONS] FILE [ARGS]"
     interpreter.add_arguments(parser)
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="FILE [ARGS]", help=argparse.SUPPRESS)
+    parser.program_follows = True
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,10 +11,10 @@ from farcall.cli import interpreter, script, signals
 from farcall.cli.arguments import Arguments, parse
 from farcall.cli.output import Renderer
 from farcall.cli.tracebacks import report
-from farcall.cli.usage import UsageError
+from farcall.cli.usage import Parser, UsageError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.usage = "farcall run [OPTIONS] FILE[::NAME] [ARGS]\n       farcall run [OPTIONS] -m MODULE[::NAME] [ARGS]"
     parser.epilog = (
         "NAME is an entrypoint, a function or Class.method; without it the only entrypoint runs, else the only\n"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     interpreter.add_arguments(parser)
     parser.add_argument("--detach", "-d", action="store_true", help="let the app go on when this command ends")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module of a package")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="FILE [ARGS]", help=argparse.SUPPRESS)
+    parser.program_follows = True
 
 
 def run(options: argparse.Namespace) -> int:

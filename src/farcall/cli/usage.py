@@ -29,7 +29,13 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and names the nearest option to an unknown one."""
+    """An argument parser that takes no abbreviations and names the nearest option to an unknown one.
+
+    With `program_follows` its options end at the first word that is none, or after the value of `-m`; what follows is a
+    program with its own arguments, and goes to the namespace's `words` as it is.
+    """
+
+    program_follows = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
@@ -37,10 +43,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        parsed, unknown = self.parse_known_args(args, namespace)
+        words: list[str] = list(sys.argv[1:] if args is None else args)
+        end = self._end_of_options(words) if self.program_follows else len(words)
+        parsed, unknown = self.parse_known_args(words[:end], namespace)
         if unknown:
             self.refuse_unknown(unknown)
+        if self.program_follows:
+            parsed.words = words[end:]
         return parsed
+
+    def _end_of_options(self, words: list[str]) -> int:
+        position = 0
+        while position < len(words) and words[position].startswith("-"):
+            word = words[position]
+            action = self._option_string_actions.get(word)
+            position += 2 if action is not None and action.nargs is None else 1
+            if word == "-m":
+                break
+        return position
 
     def refuse_unknown(self, unknown: list[str]) -> NoReturn:
         """Ends with status 2, naming what is not understood and the nearest option."""

@@ -96,7 +96,7 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
             )
         for candidate in _installed(version[1], environ):
             found = _works(candidate)
-            if found and (found == value or found.startswith(version[1] + (version[2] or ""))):
+            if found and (found == version[1] + version[2] if version[2] else found.startswith(version[1] + ".")):
                 return candidate
         raise InvalidError(
             f"no Python {value} was found on PATH, in pyenv or in uv ({origin}). "
