@@ -222,6 +222,16 @@ def test_without_a_template_containers_start_by_exec(own_rig: Rig, tmp_path: Pat
     assert "1 threads were started" in result.started.notes[0]
 
 
+def test_a_runner_of_another_version_starts_by_exec(own_rig: Rig, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path / "runner")
+    plan = runner / "farcall/launcher/plan.py"
+    plan.write_text(plan.read_text().replace("    area_made: bool", "    newer: int\n    area_made: bool"))
+    own_rig.interpreter = msgspec.structs.replace(own_rig.interpreter, runner_path=str(runner))
+    result = own_rig.run("print(1)")
+    assert result.output == "1\n"
+    assert "another farcall version" in result.started.notes[0]
+
+
 def test_killed_in_the_middle_of_starts(own_rig: Rig, rng: random.Random) -> None:
     for _ in range(8):
 

@@ -4,11 +4,12 @@ The launcher decides everything in a `Plan`; the intermediate process, init and 
 travels in a memfd, so that a template passes it on unread: no container's environment is ever in a template's memory.
 """
 
+import zlib
 from typing import NamedTuple
 
 import msgspec
 
-from farcall.spec.container import ContainerSpec
+from farcall.spec.container import Bind, ContainerSpec, Interpreter, Limits
 
 IdMap = list[tuple[int, int, int]]  # (first id inside, first id outside, count)
 
@@ -80,6 +81,14 @@ class SendSignal(msgspec.Struct, tag=True):
     """From the launcher: send this signal to the runner."""
 
     signal: int
+
+
+def fingerprint() -> bytes:
+    """Of all that a plan is made of: launcher and template understand each other when theirs are equal. A launcher may
+    meet a runner directory of a farcall installed before or after its own."""
+    kinds: list[type[msgspec.Struct]] = [Plan, ContainerSpec, Bind, Interpreter, Limits, Born, Running, Broken, Ended]
+    fields = [(kind.__name__, kind.__struct_fields__) for kind in kinds]
+    return b"%08x" % zlib.crc32(repr((fields, PlanFds._fields)).encode())
 
 
 Report = Born | Running | Broken | Ended

@@ -273,17 +273,30 @@ class Launcher:
 
     def _launch(self, container: Container) -> None:
         spec = container.plan.spec
-        if spec.start == "fork" and spec.runtime == "native":
-            variable = template.needs_exec(spec.env)
-            found = self._templates.get(spec.interpreter) if variable is None else f"{variable} is set"
-            if isinstance(found, Template):
-                try:
-                    container.fork_from(found.channel, self._place.idmap_fd)
-                    self._starting_in.setdefault(found, deque()).append(container)
-                    return
-                except OSError as error:
-                    found = os.strerror(error.errno or 0)
-            container.notes.append(f"started by exec, not by fork: {found}")
+        if spec.start == "exec" or spec.runtime == "process":
+            self._fork_here(container)
+            return
+        variable = template.needs_exec(spec.env)
+        found = self._templates.get(spec.interpreter) if variable is None else f"{variable} is set"
+        if isinstance(found, Template):
+            self._templates.when_ready(found, lambda why: self._fork_from(found, container, why))
+        else:
+            self._fork_here(container, found)
+
+    def _fork_from(self, warm: Template, container: Container, why_not: str | None) -> None:
+        if why_not is None:
+            try:
+                container.fork_from(warm.channel, self._place.idmap_fd)
+                self._starting_in.setdefault(warm, deque()).append(container)
+                return
+            except OSError as error:
+                why_not = os.strerror(error.errno or 0)
+        self._fork_here(container, why_not)
+
+    def _fork_here(self, container: Container, why: str | None = None) -> None:
+        """Start by exec; `why` not by fork, where that was asked for."""
+        if why is not None:
+            container.notes.append(f"started by exec, not by fork: {why}")
         self._intermediates.add(container.fork_here(self._place.idmap_fd))
         container.let_go()
 
@@ -293,8 +306,7 @@ class Launcher:
     def _template_lost(self, lost: Template) -> None:
         for container in self._starting_in.pop(lost, ()):
             if container.pid is None and not container.dead:
-                container.notes.append("started by exec, not by fork: the template ended")
-                self._intermediates.add(container.fork_here(self._place.idmap_fd))
+                self._fork_here(container, "the template ended")
             container.let_go()
 
     def _reattach(self, request: Reattach, fd: int) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from farcall.spec.container import ContainerSpec
 
 SOCKET_FD = 3
-READY = b"ready"
+READY = b"ready "  # followed by the fingerprint of what a plan is here
 FORKED = b"forked"  # in answer to each request, once the descriptors are the child's alone
 BROKEN = b"broken: "  # followed by why; the template ends
 HAS_IDMAP, HAS_NETNS = 1, 2  # bits of a request's one byte; they say which descriptors follow the seven fixed ones
@@ -30,6 +30,7 @@ def run() -> None:
         import farcall.launcher.init
         import farcall.runner.main  # pyright: ignore[reportUnusedImport] - loaded for the forks to share
         from farcall.launcher import descriptors
+        from farcall.launcher.plan import fingerprint
 
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
@@ -45,13 +46,16 @@ def run() -> None:
     gc.disable()
     gc.collect()
     gc.freeze()
-    channel.send(READY)
+    channel.send(READY + fingerprint())
     while True:
         request, fds = descriptors.receive(channel, 16, 16)
         if not request:
             return
         if os.fork() == 0:
-            _make_container(request[0], fds)
+            try:
+                _make_container(request[0], fds)
+            finally:
+                os._exit(1)  # nothing may unwind into the template's own frames
         descriptors.close(fds)
         channel.send(FORKED)
 

@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farcall.launcher.loop import Loop
+from farcall.launcher.plan import fingerprint
 from farcall.launcher.template import BROKEN, FORKED, READY, SOCKET_FD
 from farcall.spec.container import Interpreter
 
 IDLE_SECONDS = float(os.environ.get("FARCALL_TEMPLATE_IDLE", "600"))
 # A template that could not be made is not tried again at every start.
 _RETRY_SECONDS = 60.0
+_BOOT_SECONDS = (
+    20.0  # importing the runner takes a tenth of a second; what the interpreter itself imports may take long
+)
 
 
 class Template:
@@ -26,7 +30,7 @@ class Template:
         self.pidfd = pidfd
         self.channel = channel
         self.ready = False
-        self.used = time.monotonic()
+        self.started = self.used = time.monotonic()
         self.waiting: list[Callable[[str | None], None]] = []  # told once: None when ready, else why not
 
 
@@ -68,11 +72,14 @@ class Templates:
             template.waiting.append(tell)
 
     def end_idle(self) -> None:
-        """End the templates that nobody has used for long."""
+        """End the templates that nobody has used for long, and those that do not come up."""
         now = time.monotonic()
         for template in list(self._live.values()):
-            if now - template.used > IDLE_SECONDS and template.ready:
+            if template.ready and now - template.used > IDLE_SECONDS:
                 self._drop(template, "ended: idle")
+            elif not template.ready and now - template.started > _BOOT_SECONDS:
+                why = f"the interpreter was not ready in {_BOOT_SECONDS:.0f} s"
+                self._drop(template, self._fail(template.key, why))
 
     def close(self) -> None:
         """End all."""
@@ -117,7 +124,10 @@ class Templates:
                 return
             except OSError:
                 message = b""
-            if message == READY:
+            if message.startswith(READY) and message.removeprefix(READY) != fingerprint():
+                why = "the runner directory is of another farcall version than this launcher"
+                self._drop(template, self._fail(template.key, why))
+            elif message.startswith(READY):
                 template.ready = True
                 waiting, template.waiting = template.waiting, []
                 for tell in waiting:
