@@ -21,8 +21,8 @@ from farcall.wire.frames import FrameDecoder, FrameEncoder
 _read_buffer = bytearray(READ_SIZE)
 _read_view = memoryview(_read_buffer)
 
-# Those with something to send that was caused by what is being read now; None while nothing is. What a read causes leaves
-# right after it, without another turn of the loop.
+# Those with something to send that was caused by what is being read now; None while nothing is. What a read causes
+# leaves right after it, without another turn of the loop.
 _corked: list[Transport] | None = None
 
 

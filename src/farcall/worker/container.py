@@ -261,10 +261,14 @@ class Container:
         self.transport.send(messages.Stop(grace))
 
     def split(self) -> tuple[list[Any], list[Any]]:
-        """The tokens of the inputs it still holds: those that had started, and the others."""
+        """The tokens of the inputs it still holds: those that had started, and the others.
+
+        Inputs before the running one have run, too: a runner sends the results of short ones together, and these died with
+        it.
+        """
         running = self.page.running
-        started = [assignment.token for seq, assignment in self._handed.items() if seq == running]
-        return started, [assignment.token for seq, assignment in self._handed.items() if seq != running]
+        started = [assignment.token for seq, assignment in self._handed.items() if seq <= running]
+        return started, [assignment.token for seq, assignment in self._handed.items() if seq > running]
 
     def close(self) -> None:
         """Lets go of its descriptors."""
