@@ -11,8 +11,13 @@ class Killed(BaseException):
     """A second interrupt: what is being stopped shall be killed."""
 
 
+# Windows has no terminals that hang up.
+_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+_OURS = (signal.SIGTERM,) if _HANG_UP is None else (signal.SIGTERM, _HANG_UP)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGHUP:
+    if number == _HANG_UP:
         # The terminal has gone; writing to it would fail and hide what we do next.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in _terminals:
@@ -36,8 +41,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def interruptible() -> Generator[None]:
     """For the time of the block, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does."""
     _terminals[:] = [fd for fd in (0, 1, 2) if os.isatty(fd)]
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_OURS)}
+    for number in _OURS:
         signal.signal(number, _interrupt)
     try:
         yield
@@ -57,5 +62,5 @@ def next_one_leaves() -> None:
 
 
 def _all(handler: "signal._HANDLER") -> None:  # pyright: ignore[reportPrivateUsage]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, *_OURS):
         signal.signal(number, handler)
