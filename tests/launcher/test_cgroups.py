@@ -36,6 +36,22 @@ def test_v2_without_controllers_is_none(tmp_path: Path) -> None:
     assert cgroups._make_v2_parent(mount, mount, "farcall-x") == (None, ())
 
 
+def test_a_former_launchers_place_is_remembered(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other-session/farcall-x"
+    (elsewhere / "ta-1").mkdir(parents=True)
+    foreign = tmp_path / "other-session/somebody"
+    (foreign / "theirs").mkdir(parents=True)
+    record = tmp_path / "cgroups"
+    record.write_text(f"{elsewhere}\n{foreign}\n{tmp_path}/gone/farcall-x\n")
+    parents = Cgroups("farcall-x", record)
+    assert parents.leftovers() == [str(elsewhere / "ta-1")]
+    assert str(elsewhere) in record.read_text()
+    (elsewhere / "ta-1").rmdir()
+    parents.close()
+    assert not elsewhere.exists()
+    assert foreign.exists()
+
+
 def test_v2_files(tmp_path: Path) -> None:
     directory = tmp_path / "ta-1"
     directory.mkdir()

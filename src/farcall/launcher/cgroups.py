@@ -81,12 +81,17 @@ class Cgroup:
 class Cgroups:
     """Makes cgroups. `missing` are the controllers that no writable hierarchy offers."""
 
-    def __init__(self, name: str) -> None:
-        """`name` tells this launcher's parent directories from others'."""
+    def __init__(self, name: str, record: Path | None = None) -> None:
+        """`name` tells this launcher's parent directories from others'. `record` is a file that keeps where they are:
+        a launcher started from another session has its own elsewhere, and still finds a former one's."""
         self._name = name
+        self._former = [Path(line) for line in _read_text(record).splitlines()] if record else []
         self._parents: dict[Path, tuple[int, tuple[Controller, ...]]] = {}
         for parent, version, controllers in _find_parents(name):
             self._parents[parent] = (version, controllers)
+        self._former = [parent for parent in self._former if parent.name == name and parent not in self._parents]
+        if record:
+            record.write_text("".join(f"{parent}\n" for parent in [*self._parents, *self._former]))
         found = {c for _, controllers in self._parents.values() for c in controllers}
         self.missing: tuple[Controller, ...] = tuple(c for c in CONTROLLERS if c not in found)
 
@@ -97,11 +102,15 @@ class Cgroups:
 
     def leftovers(self) -> list[str]:
         """Directories of containers that exist. Before this launcher has made any, those are a former one's."""
-        return [entry.path for parent in self._parents for entry in os.scandir(parent) if entry.is_dir()]
+        found: list[str] = []
+        for parent in [*self._parents, *self._former]:
+            with contextlib.suppress(OSError), os.scandir(parent) as entries:
+                found += [entry.path for entry in entries if entry.is_dir()]
+        return found
 
     def close(self) -> None:
         """Remove the parents, as far as they are empty."""
-        remove([str(parent) for parent in self._parents])
+        remove([str(parent) for parent in [*self._parents, *self._former]])
 
 
 def remove(paths: list[str]) -> bool:

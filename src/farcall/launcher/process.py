@@ -74,7 +74,7 @@ class Launcher:
         self._place = namespaces.enter()
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         self._journal = Journal(self._state / "journal")
-        self._cgroups = cgroups.Cgroups(f"farcall-{name_of(self._state)}")
+        self._cgroups = cgroups.Cgroups(f"farcall-{name_of(self._state)}", self._state / "cgroups")
         self._journal.sweep(self._cgroups.leftovers(), Areas.directories(self._state))
         self._network = NetworkPool(self._state, self._place.rootless)
         self._network.sweep()
