@@ -397,7 +397,8 @@ def test_pythons_errors_show_the_scripts_lines_only(cli: Cli, tmp_path: Path) ->
     file = write(tmp_path, "plain.py", "def f():\n    raise KeyError('x')\nf()\n")
     done = cli("python", "-q", file)
     assert done.returncode == 1
-    assert done.stderr == (
+    lines = [line for line in done.stderr.splitlines(True) if line.strip(" ~^\n")]
+    assert "".join(lines) == (
         f'Traceback (most recent call last):\n  File "{file}", line 3, in <module>\n    f()\n'
         f"  File \"{file}\", line 2, in f\n    raise KeyError('x')\nKeyError: 'x'\n"
     )
@@ -433,6 +434,27 @@ def test_each_way_to_interrupt_ends_with_130(cli: Cli, tmp_path: Path, number: s
     assert done.returncode == 130, done.stderr
     assert done.stdout == "cleaned up\n"
     assert "Traceback" not in done.stderr
+
+
+def test_nohup_survives_a_closed_terminal(tmp_path: Path, cli: Cli) -> None:
+    write(
+        tmp_path,
+        "program.py",
+        """
+        import os, signal, farcall
+        app = farcall.App()
+        @app.local_entrypoint()
+        def main():
+            os.kill(os.getpid(), signal.SIGHUP)
+            print("still here")
+        """,
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = cli("run", "--local", "program.py")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (done.returncode, done.stdout) == (0, "still here\n")
 
 
 def test_a_reader_that_goes_away_is_no_drama(tmp_path: Path, cli: Cli) -> None:

@@ -43,7 +43,7 @@ def interruptible() -> Generator[None]:
     _terminals[:] = [fd for fd in (0, 1, 2) if os.isatty(fd)]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_OURS)}
     for number in _OURS:
-        signal.signal(number, _interrupt)
+        _handle(number, _interrupt)
     try:
         yield
     finally:
@@ -63,4 +63,10 @@ def next_one_leaves() -> None:
 
 def _all(handler: "signal._HANDLER") -> None:  # pyright: ignore[reportPrivateUsage]
     for number in (signal.SIGINT, *_OURS):
+        _handle(number, handler)
+
+
+def _handle(number: signal.Signals, handler: "signal._HANDLER") -> None:  # pyright: ignore[reportPrivateUsage]
+    # What our parent ignores for us stays ignored: `nohup farcall run` survives its terminal.
+    if signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, handler)
