@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from farcall.errors import ConnectionLostError, ProtocolError
+from farcall.errors import ConnectionLostError
 from farcall.wire import descriptors
-from farcall.wire.frames import FrameDecoder, FrameEncoder
+from farcall.wire.frames import FrameEncoder
+from farcall.wire.incoming import Incoming
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,8 +93,7 @@ class Connection:
         self._on_message = on_message
         self._on_close = on_close
         self._encoder = FrameEncoder()
-        self._decoder = FrameDecoder(messages)
-        self._arrived = descriptors.DescriptorQueue()
+        self._incoming = Incoming(messages)
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._send_lock = threading.Lock()
@@ -280,17 +280,7 @@ class Connection:
         if count == 0:
             self._end("the server closed the connection")
             return False
-        if ancillary:
-            self._arrived.add(ancillary)
-        for message, carried in self._decoder.feed(self._view[:count]):
-            try:
-                fds = self._arrived.take(carried) if carried else ()
-            except ProtocolError as error:
-                self._on_message(error, ())
-                continue
-            if isinstance(message, ProtocolError):
-                descriptors.close_all(fds)
-                fds = ()
+        for message, fds in self._incoming.feed(self._view[:count], ancillary):
             self._on_message(message, fds)
         return True
 
@@ -319,5 +309,5 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._arrived.close()
+        self._incoming.close()
         self._on_close(error)

@@ -20,7 +20,8 @@ class SharedPage:
 
     An input that was handed out and has not started can be cancelled or taken back. Both sides first store, then look:
     the runner stores `running` and then looks at the input's reason to stop, the worker stores the reason and then
-    looks at `running`. So either the worker sees that the input runs, or the runner sees that it shall not, and skips it.
+    looks at `running`. So either the worker sees that the input runs, or the runner sees that it shall not, and skips
+    it.
 
     The reasons of at most `SLOTS` inputs are kept: no more may be handed out at once.
     """

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from farcall.errors import ProtocolError
 from farcall.wire import descriptors
 from farcall.wire.connection import READ_SIZE
-from farcall.wire.frames import FrameDecoder, FrameEncoder
+from farcall.wire.frames import FrameEncoder
+from farcall.wire.incoming import Incoming
 
 # All transports of a process read on one loop, one after another, so they share one buffer.
 _read_buffer = bytearray(READ_SIZE)
@@ -47,8 +47,7 @@ class Transport:
         self._on_message = on_message
         self._on_close = on_close
         self._encoder = FrameEncoder()
-        self._decoder = FrameDecoder(messages)
-        self._arrived = descriptors.DescriptorQueue()
+        self._incoming = Incoming(messages)
         self._out: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._flushing = False
         self._paused = False
@@ -89,7 +88,7 @@ class Transport:
             descriptors.close_all(fds)
         self._out.clear()
         self.buffered = 0
-        self._arrived.close()
+        self._incoming.close()
         self._sock.close()
         self._on_close()
 
@@ -117,30 +116,19 @@ class Transport:
         if count == 0:
             self.close()
             return
-        if ancillary:
-            self._arrived.add(ancillary)
         global _corked
-        _corked = corked = []
+        corked: list[Transport] = []
+        _corked = corked
         try:
-            self._take(count)
+            for message, fds in self._incoming.feed(_read_view[:count], ancillary):
+                if self.closed:
+                    descriptors.close_all(fds)
+                else:
+                    self._on_message(message, fds)
         finally:
             _corked = None
             for transport in corked:
                 transport._flush()
-
-    def _take(self, count: int) -> None:
-        for message, carried in self._decoder.feed(_read_view[:count]):
-            if self.closed:
-                return
-            try:
-                fds = self._arrived.take(carried) if carried else ()
-            except ProtocolError as error:
-                self._on_message(error, ())
-                continue
-            if isinstance(message, ProtocolError):
-                descriptors.close_all(fds)
-                fds = ()
-            self._on_message(message, fds)
 
     def _flush(self) -> None:
         self._flushing = False

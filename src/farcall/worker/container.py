@@ -263,8 +263,8 @@ class Container:
     def split(self) -> tuple[list[Any], list[Any]]:
         """The tokens of the inputs it still holds: those that had started, and the others.
 
-        Inputs before the running one have run, too: a runner sends the results of short ones together, and these died with
-        it.
+        Inputs before the running one have run, too: a runner sends the results of short ones together, and these died
+        with it.
         """
         running = self.page.running
         started = [assignment.token for seq, assignment in self._handed.items() if seq <= running]
