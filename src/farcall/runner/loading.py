@@ -111,9 +111,9 @@ def _import(source: Source) -> ModuleType:
     """The user's module, as far as its top level goes: one that runs its app there ends with that line."""
     name = source.module
     if source.script is None:
+        spec = find_spec(name)  # imports the packages it lies in, and they perhaps the module itself
         if name in sys.modules:
             return sys.modules[name]
-        spec = find_spec(name)  # imports the packages it lies in
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     else:
@@ -122,10 +122,10 @@ def _import(source: Source) -> ModuleType:
         raise InvalidError(f"{source.script or name} is no Python file")
     module = module_from_spec(spec)
     sys.modules[name] = module
-    if source.script is not None:
+    if source.script is not None or source.is_main:
         # What it pickled as `__main__` is found in it, and the processes that it starts load it as their own.
         sys.modules["__main__"] = module
-        sys.argv = [source.script]
+        sys.argv = [source.script or str(module.__file__)]
     try:
         spec.loader.exec_module(module)
     except EndOfModule:

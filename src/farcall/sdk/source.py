@@ -92,7 +92,7 @@ def find(raw: Callable[..., Any], *, serialized: bool, include: bool) -> Found:
             return Found(Source(module=name, qualname=raw.__qualname__))
         return Found(Source(module=name, qualname=raw.__qualname__, script=script), (Bind(script, script),))
     paths, binds = mounts_of(name) if include else ((), ())
-    return Found(Source(module=name, qualname=raw.__qualname__, paths=paths), binds)
+    return Found(Source(module=name, qualname=raw.__qualname__, paths=paths, is_main=module == "__main__"), binds)
 
 
 def pickled(raw: Callable[..., Any]) -> bytes:

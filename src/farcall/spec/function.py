@@ -41,7 +41,8 @@ class Source(msgspec.Struct, frozen=True):
     """Where the container finds the user's code.
 
     `module` is imported with the folders of `paths` in front of `sys.path`; `script` is set where the module is a file
-    run as a program, so that it is loaded from there under `module`'s name and also stands for `__main__`.
+    run as a program, so that it is loaded from there under `module`'s name. Such a module, and with `is_main` one that
+    is run with -m, also stands for `__main__`.
     `pickled` holds the function or class itself, by value, in place of a module.
     """
 
@@ -50,6 +51,7 @@ class Source(msgspec.Struct, frozen=True):
     script: str | None = None
     paths: tuple[str, ...] = ()
     pickled: bytes | None = None
+    is_main: bool = False
 
 
 class FunctionSpec(msgspec.Struct, frozen=True):
