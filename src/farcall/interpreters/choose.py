@@ -11,6 +11,9 @@ from farcall.errors import InvalidError
 from farcall.interpreters.probe import MINIMUM, details
 from farcall.settings.files import project_table
 
+_PYTHON = os.path.join(*("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python"))  # in a venv
+    os.path.join("Scripts", "python.exe") if sys.platform == "win32" else os.path.join("bin", "python")
+)  # of a venv
 _VERSION = re.compile(r"(?:python|cpython-?)?(3\.\d+)(\.\d+)?$")
 
 
@@ -42,18 +45,18 @@ def choose(
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         prefix = environ.get(variable)
         if prefix:
-            executable = Path(prefix) / "bin" / "python"
+            executable = Path(prefix) / _PYTHON
             if not executable.exists():
                 raise InvalidError(
-                    f"the active environment {prefix} ({variable}) has no bin/python. "
+                    f"the active environment {prefix} ({variable}) has no {_PYTHON}. "
                     f"Make it again (`python3 -m venv {prefix}`), or leave it (`unset {variable}`)."
                 )
             return _checked(str(executable), "active venv" if variable == "VIRTUAL_ENV" else "active conda environment")
     for folder in (cwd, *cwd.parents):
-        executable = folder / ".venv" / "bin" / "python"
+        executable = folder / ".venv" / _PYTHON
         if executable.is_symlink() or executable.exists():
             # A .venv that somebody else put into a shared parent such as /tmp would run his code as this user.
-            if os.lstat(executable).st_uid not in (os.getuid(), 0):
+            if sys.platform != "win32" and os.lstat(executable).st_uid not in (os.getuid(), 0):
                 continue
             if not executable.exists():
                 raise InvalidError(
@@ -104,7 +107,7 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
         )
     path = folder / Path(value).expanduser()
     if path.is_dir():
-        path = path / "bin" / "python"
+        path = path / _PYTHON
     if path.exists():
         return str(path) if path.is_absolute() else os.path.abspath(path)
     if os.sep not in value:

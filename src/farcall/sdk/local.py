@@ -7,14 +7,21 @@ a program that works here does not fail for its values elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from farcall import errors
 from farcall.sdk import context, ids, values
 
 if TYPE_CHECKING:
+    import asyncio
+
     from farcall.sdk.calls import Target
+
+T = TypeVar("T")
 
 _active = False
 _instances: dict[tuple[str, bytes], Any] = {}
@@ -36,60 +43,69 @@ def close() -> None:
     """An app has ended: runs the exit hooks of its instances."""
     instances = list(_instances.items())
     _instances.clear()
-    for (function_id, _), instance in instances:
-        for hook in _registered(function_id).exit_hooks:
-            _finish(hook(instance))
+    try:
+        for (function_id, _), instance in instances:
+            for hook in _registered(function_id).exit_hooks:
+                _finish(hook(instance))
+    finally:
+        _loop.close()
 
 
 def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One input, here and now."""
-    with _Input():
-        return _copied(_finish(_invoke(target, args, kwargs)))
+    with _Input(target):
+        return _copied(_finish(_prepare(target, args, kwargs)()))
 
 
 async def remote_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`remote` on the running loop."""
-    with _Input():
-        result = _invoke(target, args, kwargs)
+    with _Input(target):
+        result = (await _prepare_async(target, args, kwargs))()
         return _copied(await result if isinstance(result, Awaitable) else result)
 
 
 def remote_gen(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Any]:
     """The items of a generator, one step at a time."""
-    with _Input():
-        items = _invoke(target, args, kwargs)
-        if hasattr(items, "__aiter__"):
-            import asyncio
-
-            loop = asyncio.new_event_loop()
-            try:
-                iterator = aiter(items)
-                while True:
-                    try:
-                        yield _copied(loop.run_until_complete(anext(iterator)))
-                    except StopAsyncIteration:
-                        return
-            finally:
-                loop.run_until_complete(items.aclose())
-                loop.close()
-        else:
-            try:
-                for item in items:
-                    yield _copied(item)
-            finally:
+    step = _Input(target)
+    with step:
+        items = _prepare(target, args, kwargs)()
+    is_async = hasattr(items, "__aiter__")
+    try:
+        while True:
+            with step:
+                try:
+                    item = _copied(_finish(anext(items)) if is_async else next(items))
+                except (StopIteration, StopAsyncIteration):
+                    return
+            yield item
+    finally:
+        with step:
+            if is_async:
+                _finish(items.aclose())
+            else:
                 items.close()
 
 
 async def remote_gen_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncGenerator[Any]:
     """`remote_gen` on the running loop."""
-    with _Input():
-        items = _invoke(target, args, kwargs)
-        if hasattr(items, "__aiter__"):
-            async for item in items:
-                yield _copied(item)
-        else:
-            for item in items:
-                yield _copied(item)
+    step = _Input(target)
+    with step:
+        items = (await _prepare_async(target, args, kwargs))()
+    is_async = hasattr(items, "__aiter__")
+    try:
+        while True:
+            with step:
+                try:
+                    item = _copied(await anext(items) if is_async else next(items))
+                except (StopIteration, StopAsyncIteration):
+                    return
+            yield item
+    finally:
+        with step:
+            if is_async:
+                await items.aclose()
+            else:
+                items.close()
 
 
 def map_(
@@ -146,14 +162,22 @@ def get_output(call_id: str, index: int) -> Any:
 
 
 class _Input:
-    """The context variables of one input, as a container would set them."""
+    """The context variables of one input, as a container would set them, while its code runs. Like a container's, what
+    it ends with does not end this process."""
+
+    def __init__(self, target: Target) -> None:
+        self._name = target.name
+        self._call_id = ids.new_id("fc")
+        self._outer: tuple[str, int] | None = None
 
     def __enter__(self) -> None:
         self._outer = context.current()
-        context.set_current(ids.new_id("fc"), 0)
+        context.set_current(self._call_id, 0)
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         context.set_current(*(self._outer or (None, 0)))
+        if isinstance(error, SystemExit):
+            raise errors.ExecutionError(f"{self._name} ended with SystemExit: {error}") from error
 
 
 def _registered(function_id: str) -> Any:
@@ -162,42 +186,99 @@ def _registered(function_id: str) -> Any:
     return registry[function_id]
 
 
-def _invoke(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _prepare(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    """The user's function with its arguments as they arrive; a class's object is made, and its hooks run, before."""
+    if target.method and (target.function_id, target.params) not in _instances:
+        registered = _registered(target.function_id)
+        instance = registered.construct(target.params)
+        for hook in registered.enter_hooks:
+            _finish(hook(instance))
+        _instances[target.function_id, target.params] = instance
+    return _call(target, args, kwargs)
+
+
+async def _prepare_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    """`_prepare` on the running loop."""
+    if target.method and (target.function_id, target.params) not in _instances:
+        registered = _registered(target.function_id)
+        instance = registered.construct(target.params)
+        for hook in registered.enter_hooks:
+            result = hook(instance)
+            if isinstance(result, Awaitable):
+                await result
+        _instances.setdefault((target.function_id, target.params), instance)
+    return _call(target, args, kwargs)
+
+
+def _call(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
     payload = values.dumps_call(args, kwargs)
     args, kwargs = values.loads(payload.data, payload.fds)
     registered = _registered(target.function_id)
     if not target.method:
-        return registered.raw(*args, **kwargs)
-    key = target.function_id, target.params
-    if key not in _instances:
-        instance = registered.construct(target.params)
-        for hook in registered.enter_hooks:
-            _finish(hook(instance))
-        _instances[key] = instance
-    method: Callable[..., Any] = registered.methods[target.method]
-    return method(_instances[key], *args, **kwargs)
+        return partial(registered.raw, *args, **kwargs)
+    instance = _instances[target.function_id, target.params]
+    return partial(registered.methods[target.method], instance, *args, **kwargs)
+
+
+class _Loop:
+    """The event loop of asynchronous functions that blocking code calls: one for all, as in a container, so that what
+    an enter hook opens works in the methods."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._busy = threading.Lock()
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """The result of `awaitable`; in another thread where this one has a loop that runs."""
+        import asyncio
+
+        async def wait() -> T:
+            return await awaitable
+
+        if asyncio._get_running_loop() is None:  # the public one raises, and would be the context of users' errors
+            return self._run(wait())
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                outcome.append(self._run(wait()))
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=copy_context().run, args=(run,))
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        import asyncio
+
+        if not self._busy.acquire(blocking=False):  # an asynchronous function waits for another one
+            return asyncio.run(coroutine)
+        try:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+            return self._loop.run_until_complete(coroutine)
+        finally:
+            self._busy.release()
+
+    def close(self) -> None:
+        """Ends the loop, where there is one and it does not run."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_running():
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+_loop = _Loop()
 
 
 def _finish(result: Any) -> Any:
     """The result of a function that may have been asynchronous, awaited wherever we are."""
-    if not isinstance(result, Awaitable):
-        return result
-    # Late: calls.py imports this module for every program.
-    import asyncio
-    import threading
-
-    async def await_it() -> Any:
-        return await cast("Awaitable[Any]", result)
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(await_it())
-    outcome: list[Any] = []
-    thread = threading.Thread(target=lambda: outcome.append(asyncio.run(await_it())))
-    thread.start()
-    thread.join()
-    return outcome[0]
+    return _loop.run(cast("Awaitable[Any]", result)) if isinstance(result, Awaitable) else result
 
 
 def _copied(value: Any) -> Any:

@@ -16,6 +16,7 @@ what refers by name to a module the other side cannot import (a notebook's `__ma
 import os
 import pickle
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,7 +30,7 @@ INLINE_LIMIT = 64 * 1024  # bytes of `Payload.data`, at most
 
 # Smaller buffers are copied into the stream: a page-aligned place and a table entry for each would cost more. Not above
 # pickle's own frame size (64 KiB), from which on it hands buffers to `write` as they are.
-_BUFFER_LIMIT = 64 * 1024
+_BUFFER_LIMIT = 64 * 1024 if hasattr(os, "pwrite") else sys.maxsize  # on Windows values only travel inside `--local`
 
 # A frame ends with the first opcode that crosses 64 KiB; anything longer is one object's own data, not opcodes.
 _LARGEST_FRAME = 2 * 64 * 1024 + 16
@@ -37,6 +38,7 @@ _LARGEST_FRAME = 2 * 64 * 1024 + 16
 _SHARED = 1  # first byte of `data`; a pickle's is 0x80
 _HEADER = struct.Struct("<BQQI")  # tag, stream length, table offset, number of buffers
 _ENTRY = struct.Struct("<QQ?")  # offset, length, read-only
+_SPILL = INLINE_LIMIT - _HEADER.size if hasattr(os, "pwrite") else sys.maxsize  # bytes from which on memory is shared
 
 _NONE: frozenset[str] = frozenset()
 _MAIN = frozenset({"__main__"})
@@ -121,7 +123,7 @@ class _Sink:
     def write(self, part: bytes) -> None:
         # Called by the Pickler with frames of about 64 KiB, and with larger bytes objects as they are, uncopied.
         self._size += len(part)
-        if self._size <= INLINE_LIMIT - _HEADER.size:
+        if self._size <= _SPILL:
             self._parts.append(part)
             return
         if self._shared is None:
