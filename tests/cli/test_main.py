@@ -577,9 +577,3 @@ def test_points_in_time() -> None:
     assert seconds_since("2026-01-02T03:04:05+00:00", 0.0) == 1767323045.0
     with pytest.raises(UsageError, match="neither like"):
         seconds_since("yesterday", time.time())
-
-
-def test_logs_of_what_is_no_id_is_wrong_usage(cli: Cli) -> None:
-    done = cli("logs", "hello")
-    assert done.returncode == 2
-    assert "an app's begins with ap-" in done.stderr

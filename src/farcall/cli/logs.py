@@ -9,12 +9,11 @@ from typing import Any
 
 from farcall.cli.usage import UsageError
 
-_PREFIXES = {"ap": "app", "fc": "call", "ta": "container"}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ref", metavar="REF", help="ap-... (an app), fc-... (a call) or ta-... (a container)")
+    parser.add_argument("ref", metavar="REF", help="an app's name (its last run), ap-... (an app), fc-... (a call) or ta-... (a container)")
     parser.add_argument("--since", metavar="TIME", help="from then on: 30s, 10m, 2h, 1d, or a date and time")
     parser.add_argument("--grep", metavar="TEXT", default="", help="lines that contain TEXT only")
     parser.add_argument("--failed", action="store_true", help="lines of inputs that failed only")
@@ -24,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     reference: str = options.ref
-    if reference[:3] not in {f"{prefix}-" for prefix in _PREFIXES}:
-        raise UsageError(f"{reference!r} is no id: an app's begins with ap-, a call's with fc-, a container's with ta-")
     since = seconds_since(options.since, time.time()) if options.since else None
 
     from farcall.cli.output import Renderer

@@ -126,7 +126,7 @@ def _spec(
 
 def _with_paths(found: SourceSpec, folders: tuple[str, ...]) -> SourceSpec:
     paths = tuple(dict.fromkeys((*found.paths, *folders)))
-    return SourceSpec(found.module, found.qualname, found.script, paths, found.pickled)
+    return SourceSpec(found.module, found.qualname, found.script, paths, found.pickled, found.is_main)
 
 
 def _methods(member: Function[..., Any, Any] | Cls[..., Any]) -> tuple[MethodSpec, ...]:

@@ -89,7 +89,7 @@ def find(raw: Callable[..., Any], *, serialized: bool, include: bool) -> Found:
             script = os.path.abspath(str(main.__file__))
     if script is not None:
         if not include:
-            return Found(Source(module=name, qualname=raw.__qualname__))
+            return Found(Source(module=name, qualname=raw.__qualname__, is_main=module == "__main__"))
         return Found(Source(module=name, qualname=raw.__qualname__, script=script), (Bind(script, script),))
     paths, binds = mounts_of(name) if include else ((), ())
     return Found(Source(module=name, qualname=raw.__qualname__, paths=paths, is_main=module == "__main__"), binds)
