@@ -12,8 +12,6 @@ from farcall.interpreters.probe import MINIMUM, details
 from farcall.settings.files import project_table
 
 _PYTHON = os.path.join(*("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python"))  # in a venv
-    os.path.join("Scripts", "python.exe") if sys.platform == "win32" else os.path.join("bin", "python")
-)  # of a venv
 _VERSION = re.compile(r"(?:python|cpython-?)?(3\.\d+)(\.\d+)?$")
 
 
