@@ -13,7 +13,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ref", metavar="REF", help="an app's name (its last run), ap-... (an app), fc-... (a call) or ta-... (a container)")
+    parser.add_argument(
+        "ref", metavar="REF", help="an app's name (its last run) or id (ap-...), a call's (fc-...) or a container's (ta-...)"
+    )
     parser.add_argument("--since", metavar="TIME", help="from then on: 30s, 10m, 2h, 1d, or a date and time")
     parser.add_argument("--grep", metavar="TEXT", default="", help="lines that contain TEXT only")
     parser.add_argument("--failed", action="store_true", help="lines of inputs that failed only")

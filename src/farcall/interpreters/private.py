@@ -79,6 +79,14 @@ def runner_path(interpreter: Details) -> Path:
     return Path(found)
 
 
+def source() -> str:
+    """Which files this farcall is, as "folder@stamp"; "" in a runner directory, whose files never change."""
+    if _private.active():
+        return ""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return f"{package}@{_source_stamp(package):08x}"
+
+
 def enter(executable: str, arguments: list[str]) -> NoReturn:
     """Replace this process by the farcall CLI under another interpreter, which need not have farcall."""
     directory = runner_path(details(executable))

@@ -358,14 +358,17 @@ def connect_or_start() -> Client:
 
 
 def _usable(client: Client) -> bool:
-    """Whether to stay with this server; one of another version is replaced when it is idle."""
+    """Whether to stay with this server. One of another version, or whose files were edited, is replaced when idle."""
     server = client.server
     assert server is not None
-    if server.version == __version__:
+    same_version = server.version == __version__
+    if same_version and not _edited(server.source):
         return True
     try:
         client.request(lambda seq: messages.StopServer(seq, False))
     except errors.ConflictError as error:
+        if same_version:
+            return True
         client.close()
         raise errors.VersionError(
             f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}. It cannot be "
@@ -375,6 +378,14 @@ def _usable(client: Client) -> bool:
         pass  # it ended before it could answer
     client.close()
     return False
+
+
+def _edited(running: str) -> bool:
+    """Whether the farcall that a server runs is this one, as it was before an edit or a reinstallation."""
+    from farcall.interpreters import private
+
+    ours = private.source()
+    return ours != running and ours.rpartition("@")[0] == running.rpartition("@")[0] != ""
 
 
 def _dial(path: str) -> socket.socket | None:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from farcall import errors
+from farcall.interpreters import private
 from farcall.server.app import App
 from farcall.server.call import Call
 from farcall.server.capacity import Capacity
@@ -63,6 +64,7 @@ class Server:
         self.calls: dict[str, Call] = {}
         self.failed_calls: OrderedDict[str, str] = OrderedDict()  # call to app, the newest ones
         self._idle_seconds = idle_seconds
+        self._source = private.source()
         self._started_at = time.monotonic()
         self._idle_since = self.now()
         self._expire_at = self.now() + FIRST_EXPIRY_SECONDS
@@ -183,7 +185,11 @@ class Server:
         if hello.protocol > messages.PROTOCOL_VERSION or hello.protocol < messages.PROTOCOL_VERSION - 1:
             # Sent as a Welcome all the same: the client sees the versions and knows what to do.
             self.log.warning("a client of farcall %s speaks protocol %d", hello.version, hello.protocol)
-        session.send(messages.Welcome(messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid()))
+        session.send(
+            messages.Welcome(
+                messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid(), self._source
+            )
+        )
 
     def session_closed(self, session: Session) -> None:
         """A connection is over."""

@@ -57,13 +57,15 @@ class Hello(_Message, tag=1):
 
 
 class Welcome(_Message, tag=2):
-    """The server's answer to Hello. `prefix` is the installation it runs from."""
+    """The server's answer to Hello. `prefix` is the installation it runs from, `source` the folder and the stamp of its
+    files when it started."""
 
     protocol: int
     version: str
     server_id: str
     prefix: str
     pid: int
+    source: str = ""
 
 
 class Done(_Message, tag=3):
