@@ -14,7 +14,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "ref", metavar="REF", help="an app's name (its last run) or id (ap-...), a call's (fc-...) or a container's (ta-...)"
+        "ref", metavar="REF", help="an app's name (its last run) or the id of an app, a call or a container"
     )
     parser.add_argument("--since", metavar="TIME", help="from then on: 30s, 10m, 2h, 1d, or a date and time")
     parser.add_argument("--grep", metavar="TEXT", default="", help="lines that contain TEXT only")

@@ -217,7 +217,8 @@ class Worker:
                 if container.state is State.LOADING:
                     container.error = errors.StartupTimeoutError(
                         f"{container.function.name} was not ready within {container.function.startup_timeout:g} s "
-                        f"(startup_timeout): importing {container.function.source.module} and its enter hooks take longer"
+                        f"(startup_timeout): importing {container.function.source.module} and its enter hooks took "
+                        "longer"
                     )
                 self.kill(container, "it did not end in time")
         self.on_tick()
