@@ -33,12 +33,28 @@ def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[sett
         last=None if named else found.python,
     )
     if not _private.active() and not is_own(choice.executable):
+        if _debugged():
+            if not named:
+                return found, Choice(sys.executable, f"the debugger's, not the {choice.reason}'s {choice.executable}")
+            print(
+                f"farcall: the debugger does not follow into {choice.executable} ({choice.reason}): launch it with "
+                "that Python",
+                file=sys.stderr,
+            )
         from farcall.interpreters.private import enter
 
         enter(choice.executable, sys.argv[1:])
     if not found.local:
         found.warnings.extend(details(choice.executable).warnings)
     return found, choice
+
+
+def _debugged() -> bool:
+    """Whether something watches this process from inside, which would be lost were the process replaced."""
+    if sys.gettrace() is not None:
+        return True
+    monitoring = getattr(sys, "monitoring", None)  # Python 3.12
+    return monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
 
 
 def announcement(choice: Choice, compat: bool) -> str:
