@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.debug.conftest import Run
 
 Write = Callable[[str, str], Path]
@@ -318,19 +320,35 @@ def test_exit_hooks_run_after_a_failure(farcall_on: Run, write: Write) -> None:
     assert done.stdout == "bye\n"
 
 
-def test_without_local_the_error_says_what_to_do(farcall_on: Run, write: Write, request: object) -> None:
-    program = write(
-        "program.py",
-        "import farcall\napp = farcall.App()\n@app.function()\ndef f():\n    return 1\n",
-    )
-    done = farcall_on("server", "start")
-    if done.returncode == 0:
-        assert farcall_on("server", "stop").returncode == 0
-        return
+@pytest.mark.parametrize("farcall_on", ["darwin", "win32"], indirect=True)
+def test_without_local_the_error_says_what_to_do(farcall_on: Run, write: Write) -> None:
+    program = write("program.py", "import farcall\napp = farcall.App()\n@app.function()\ndef f():\n    return 1\n")
     done = farcall_on("run", program)
     assert done.returncode in (1, 3)
     assert "farcall run --local" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_any_program_by_the_environment(python: Run, write: Write, tmp_path: Path) -> None:
+    script = write(
+        "script.py",
+        """
+        import os
+        import farcall
+
+        app = farcall.App()
+
+        @app.function()
+        def pid():
+            return os.getpid()
+
+        if __name__ == "__main__":
+            with app.run():
+                print(pid.remote() == os.getpid())
+        """,
+    )
+    assert python(script, FARCALL_LOCAL="1").stdout == "True\n"
+    assert not (tmp_path / "state").exists() or list((tmp_path / "state").iterdir()) == []
 
 
 def test_asynchronous_code_has_one_loop(farcall_on: Run, write: Write) -> None:

@@ -1,4 +1,4 @@
-"""Warnings about old names and doubtful declarations: once, where the user wrote them, and not again in containers."""
+"""Warnings about old names and doubtful declarations: where the user wrote them, and not again in containers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import warnings
 from farcall.errors import DeprecationError, FarcallWarning
 from farcall.sdk.context import is_local
 
+_said: set[str] = set()
+
 
 def deprecated(message: str) -> None:
-    """Says that an old name was used, and what to write instead."""
-    warn(message, DeprecationError)
+    """Says, once however often it is used, that a name is old, and what to write instead."""
+    if message not in _said:
+        _said.add(message)
+        warn(message, DeprecationError)
 
 
 def warn(message: str, category: type[FarcallWarning] = FarcallWarning) -> None:

@@ -125,7 +125,7 @@ class Declaration(NamedTuple):
         Raises:
             InvalidError: an unknown name, or a value outside its range.
         """
-        given = _known(decorator, _renamed(decorator, options))
+        given = _known(decorator, _renamed(options))
         timeout = _seconds(decorator, "timeout", given.get("timeout", DEFAULT_TIMEOUT), TIMEOUT_RANGE)
         startup = given.get("startup_timeout")
         if given.get("max_inputs") not in (None, 1):
@@ -167,16 +167,14 @@ OLD_NAMES = {
 }
 
 
-def _renamed(decorator: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for name, value in options.items():
         if name in OLD_NAMES:
-            deprecated(f"{decorator}: {name}= is now {OLD_NAMES[name]}=")
+            deprecated(f"{name}= is now {OLD_NAMES[name]}=")
             renamed[OLD_NAMES[name]] = value
         elif name == "allow_concurrent_inputs":
-            deprecated(
-                f"{decorator}: allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)"
-            )
+            deprecated("allow_concurrent_inputs= is now the decorator @farcall.concurrent(max_inputs=...)")
             renamed["_concurrent"] = value
         else:
             renamed[name] = value
