@@ -1,11 +1,12 @@
 """cgroups: the real hierarchies of this machine, and the layouts of others, played by directories."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from farcall.launcher import cgroups
+from farcall.launcher import cgroups, init, syscalls
 from farcall.launcher.cgroups import Cgroup, Cgroups
 from farcall.spec.container import Limits
 
@@ -86,9 +87,58 @@ def test_real_ones(memory_cgroup: None) -> None:
     assert cgroup is not None
     cgroup.create(Limits(cpu_request=0.5, cpu_limit=2, memory_limit=32, pids=5))
     assert set(parents.leftovers()) == set(cgroup.paths)
-    assert all(os.path.exists(file) for file in cgroup.procs_files)
+    assert sorted([*cgroup.v1, *([cgroup.v2] if cgroup.v2 else [])]) == sorted(cgroup.paths)
     assert cgroup.usage().oom_kills == 0
     assert cgroup.remove()
     assert cgroup.remove()  # what is absent is removed
     parents.close()
     assert not any(os.path.exists(os.path.dirname(path)) for path in cgroup.paths)
+
+
+def test_a_process_joins_the_real_ones_by_itself(memory_cgroup: None) -> None:
+    parents = Cgroups(f"farcall-test-{os.getpid()}")
+    cgroup = parents.of("ta-1")
+    assert cgroup is not None
+    cgroup.create(Limits())
+    pid = os.fork()
+    if pid == 0:
+        init.join_cgroups(init.open_cgroups(cgroup.v1, cgroup.v2))
+        os._exit(0 if all(cgroups.members(path) == [os.getpid()] for path in cgroup.paths) else 1)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert cgroup.remove()
+    parents.close()
+
+
+@pytest.fixture
+def v2_cgroup() -> Iterator[Path]:
+    """An empty cgroup in the real v2 hierarchy, below this process's own."""
+    mount = next((m for m, held in cgroups._cgroup_mounts().items() if "cgroup2" in held), None)
+    own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"), None)
+    if mount is None or own is None or not os.access(mount / own.lstrip("/") / "cgroup.procs", os.W_OK):
+        pytest.skip("no writable v2 cgroup here")
+    directory = mount / own.lstrip("/") / f"farcall-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    directory.rmdir()
+
+
+def test_a_process_is_born_in_a_v2_cgroup(v2_cgroup: Path) -> None:
+    directory = os.open(v2_cgroup, os.O_PATH | os.O_DIRECTORY)
+    pid = syscalls.fork_into_cgroup(directory)
+    if pid == 0:
+        # It can do what a child of os.fork can: also fork, and have its children in the same place.
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        _, status = os.waitpid(child, 0)
+        inside = cgroups.members(str(v2_cgroup)) == [os.getpid()]
+        os._exit(os.waitstatus_to_exitcode(status) if inside else 1)
+    os.close(directory)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_where_none_can_be_born_in_a_cgroup_an_error_says_so(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    with pytest.raises(OSError, match="clone3 into a cgroup"):
+        syscalls.fork_into_cgroup(directory)
+    os.close(directory)

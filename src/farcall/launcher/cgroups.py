@@ -41,9 +41,14 @@ class Cgroup:
         return [str(directory) for directory in self._directories]
 
     @property
-    def procs_files(self) -> list[str]:
-        """The files that take the pid of a process to move in."""
-        return [str(directory / "cgroup.procs") for directory in self._directories]
+    def v1(self) -> list[str]:
+        """Its directories in v1 hierarchies."""
+        return [str(directory) for directory, (version, _) in self._directories.items() if version == 1]
+
+    @property
+    def v2(self) -> str | None:
+        """Its directory in the v2 hierarchy, if it has one."""
+        return next((str(directory) for directory, (version, _) in self._directories.items() if version == 2), None)
 
     def create(self, limits: Limits) -> None:
         """Make it, with limits. Raises CgroupError."""

@@ -2,8 +2,8 @@
 
     launcher or template ──fork──▶ intermediate ──fork into a new pid namespace──▶ init ──fork──▶ runner (pid 2)
 
-The intermediate stays outside just long enough to do what needs a process outside: it moves init into its cgroups while
-init builds its walls, and maps its user ids. Then it ends, and the launcher, a subreaper, is init's parent.
+The intermediate stays outside just long enough to do what needs a process outside: it maps init's user ids. Then it
+ends, and the launcher, a subreaper, is init's parent.
 Init is forked, never exec'd, so that it shares nearly all its memory.
 """
 
@@ -35,7 +35,7 @@ _FORWARDED = (
     signal.SIGCONT,
 )
 # What the intermediate says to init, and init to it, one byte each.
-_MOVED, _MAPPED, _ENTERED = b"c", b"m", b"u"
+_MAPPED, _ENTERED = b"m", b"u"
 
 RunnerEntry = Callable[[ContainerSpec], NoReturn]
 
@@ -82,16 +82,13 @@ def _intermediate(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> None:
     except OSError as error:
         raise StepError("pid namespace", error) from error
     ours, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    pid, v2 = _fork_init(plan)
     if pid == 0:
         ours.close()
-        _init(plan, fds, enter_runner, inits)
+        _init(plan, fds, enter_runner, inits, v2)
     inits.close()
     pidfd = os.pidfd_open(pid)
     report(fds.status, Born(pid), [pidfd])
-    _move_to_cgroups(plan, pid)
-    with contextlib.suppress(BrokenPipeError):  # init failed meanwhile and has said why
-        ours.send(_MOVED)
     if ours.recv(1) == _ENTERED:
         try:
             sandbox.write_id_maps(pid, plan)
@@ -101,21 +98,45 @@ def _intermediate(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> None:
     os._exit(0)
 
 
-def _move_to_cgroups(plan: Plan, pid: int) -> None:
-    # One after the other without a pause: the kernel waits for a grace period only at the first.
-    for path in plan.cgroup_procs:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _fork_init(plan: Plan) -> tuple[int, str | None]:
+    """As os.fork; with it, the v2 cgroup that the child still has to join."""
+    if plan.cgroup_v2 is None:
+        return os.fork(), None
+    # Moving a whole process waits for the kernel, some 10 ms; being born somewhere does not.
+    try:
+        directory = os.open(plan.cgroup_v2, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.write(fd, b"%d" % pid)
+            return syscalls.fork_into_cgroup(directory), None
+        finally:
+            os.close(directory)
+    except OSError:  # Linux < 5.7, or a seccomp filter that does not know the call
+        return os.fork(), plan.cgroup_v2
+
+
+def open_cgroups(v1: list[str], v2: str | None) -> dict[str, int]:
+    """What `join_cgroups` takes, descriptors by file, to be opened while these directories are in sight."""
+    files = [f"{directory}/tasks" for directory in v1] + ([f"{v2}/cgroup.procs"] if v2 else [])
+    return {file: os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files}
+
+
+def join_cgroups(files: dict[str, int]) -> None:
+    """Move this process, which has one thread, into cgroups; closes the descriptors. Raises OSError.
+
+    Since Linux 5.5 v1 lets a thread move itself ("0" into `tasks`) at once. Any other move, and every one of v2's,
+    waits until all other processors have seen that a process is being moved: some 10 ms.
+    """
+    for file, fd in files.items():
+        try:
+            os.write(fd, b"0")
         except OSError as error:
-            raise StepError(f"move into cgroup {path}", error) from error
+            raise OSError(error.errno, error.strerror, file) from None
         finally:
             os.close(fd)
 
 
-def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.socket) -> NoReturn:
+def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.socket, v2: str | None) -> NoReturn:
     try:
-        runner, timeline, notes = _build(plan, fds, enter_runner, outside)
+        runner, timeline, notes = _build(plan, fds, enter_runner, outside, v2)
     except StepError as error:
         report(fds.status, error.report)
         os._exit(1)
@@ -126,19 +147,17 @@ def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.s
 
 
 def _build(
-    plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.socket
+    plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.socket, v2: str | None
 ) -> tuple[int, dict[str, float], list[str]]:
     timeline = {"init": time.monotonic()}
-    step = "namespaces"
+    step = "cgroups"
 
     def mark(name: str) -> None:
         timeline[name] = time.monotonic()
 
-    def hear(expected: bytes) -> None:
-        if outside.recv(1) != expected:
-            os._exit(1)  # the intermediate has reported why
-
     try:
+        cgroup_files = open_cgroups(plan.cgroup_v1, v2)
+        step = "namespaces"
         os.setsid()
         syscalls.set_process_name("farcall-init")
         syscalls.set_command_line(["farcall-init"])
@@ -148,15 +167,17 @@ def _build(
         notes = sandbox.make_root(plan, fds.idmap)
         mark(step)
         step = "cgroups"
-        hear(_MOVED)
+        # Not before: its walls are built at the launcher's pace, whatever processor time the container may use.
+        join_cgroups(cgroup_files)
         mark(step)
-        if plan.cgroup_named:
+        if plan.cgroup_v1 or plan.cgroup_v2:
             step = "cgroup namespace"
             syscalls.unshare(syscalls.NEWCGROUP)
         step = "user namespace"
         syscalls.unshare(syscalls.NEWUSER)
         outside.send(_ENTERED)
-        hear(_MAPPED)
+        if outside.recv(1) != _MAPPED:
+            os._exit(1)  # the intermediate has reported why
         sandbox.become_container_root()
         mark(step)
         step = "capabilities"

@@ -22,8 +22,8 @@ class Plan(msgspec.Struct):
     area_made: bool  # it holds the skeleton already
     uid_map: IdMap
     gid_map: IdMap
-    cgroup_procs: list[str]  # files that take the pid of init
-    cgroup_named: bool  # give it a cgroup namespace
+    cgroup_v1: list[str]  # directories
+    cgroup_v2: str | None  # directory
     seccomp: bytes
     resolv_conf: str
     hosts: str

@@ -51,9 +51,7 @@ def _supervise(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> None
     syscalls.set_command_line(["farcall-init", plan.spec.container_id])
     pid = os.getpid()
     init.report(fds.status, Born(pid), [os.pidfd_open(pid)])
-    for path in plan.cgroup_procs:
-        with open(path, "w") as file:
-            file.write(str(pid))
+    init.join_cgroups(init.open_cgroups(plan.cgroup_v1, plan.cgroup_v2))
     timeline = {"init": time.monotonic()}
     notes = [NOTE]
     for bind in plan.spec.binds:
