@@ -137,6 +137,23 @@ def test_a_process_is_born_in_a_v2_cgroup(v2_cgroup: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+def test_a_process_joins_a_v2_cgroup_by_itself(v2_cgroup: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        init.join_cgroups(init.open_cgroups([], str(v2_cgroup)))
+        os._exit(0 if cgroups.members(str(v2_cgroup)) == [os.getpid()] else 1)
+    assert os.waitpid(pid, 0) == (pid, 0)
+
+
+def test_a_cgroup_that_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tasks").touch()
+    files = init.open_cgroups([str(tmp_path)], None)
+    file, fd = files.popitem()
+    os.close(fd)
+    with open(file) as read_only, pytest.raises(OSError, match=f"{file}'"):
+        init.join_cgroups({file: os.dup(read_only.fileno())})
+
+
 def test_where_none_can_be_born_in_a_cgroup_an_error_says_so(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
     with pytest.raises(OSError, match="clone3 into a cgroup"):

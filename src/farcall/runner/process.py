@@ -13,6 +13,8 @@ from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
 
+import msgspec
+
 from farcall.errors import ConnectionLostError
 from farcall.runner import forks, lifeline
 from farcall.runner.channel import RunnerConnection
@@ -27,6 +29,9 @@ from farcall.wire import messages
 from farcall.wire.page import SharedPage
 
 CONTROL_FD, PAGE_FD, LIFELINE_FD = 3, 4, 5
+
+# msgspec keeps with the types what it works out about them, here where a template's forks share it.
+msgspec.msgpack.Decoder(messages.ToRunner)
 
 
 class Runner:
