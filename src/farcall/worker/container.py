@@ -51,12 +51,13 @@ class Assignment:
 @dataclass(frozen=True)
 class End:
     """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost`
-    says that it went with its launcher; `error` is why it could not be made."""
+    says that it went with its launcher, `severed` that it closed its connection; `error` is why it could not be made."""
 
     exited: Exited | None
     reason: str
     lost: bool
     error: FarcallError | None = None
+    severed: bool = False
 
     def describe(self) -> str:
         """The end in words, for people."""
@@ -65,6 +66,8 @@ class End:
             return f"could not be made: {self.error}"
         if exited is None:
             return "was lost with its launcher"
+        if self.severed:
+            return "closed its connection to farcall"
         if exited.out_of_memory:
             return (
                 f"was ended by the kernel at its memory limit of {exited.memory_limit // 2**20} MiB "
@@ -131,6 +134,7 @@ class Container:
         self.exited: Exited | None = None
         self.error: FarcallError | None = None
         self.lost = False
+        self.severed = False  # it lives without its connection, which only its own code can have closed
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never
         self._stop_by = 0.0  # the same for its exit hooks, once it is to stop
@@ -199,9 +203,9 @@ class Container:
         seqs = list(self._handed)[max(1, keep) :]
         if not seqs:
             return []
-        running = self.page.revoke(seqs[0], seqs[-1])
-        # Of those up to the one that runs now, the runner says itself whether it ran them (REVOKED).
-        return [self._handed.pop(seq).token for seq in seqs if seq > running]
+        started = self.page.revoke(seqs[0], seqs[-1])
+        # Of those up to the one that started last, the runner says itself whether it ran them (REVOKED).
+        return [self._handed.pop(seq).token for seq in seqs if seq > started]
 
     def cancel(self, token: Any, reason: int, now: float) -> None:
         """Stops one input it holds. An answer for it comes in any case, within `CANCEL_GRACE` or with the container's
@@ -263,12 +267,12 @@ class Container:
     def split(self) -> tuple[list[Any], list[Any]]:
         """The tokens of the inputs it still holds: those that had started, and the others.
 
-        Inputs before the running one have run, too: a runner sends the results of short ones together, and these died
-        with it.
+        Those that had ended are among the first: a runner sends the results of short ones together, and these died with
+        it, or could not be sent any more.
         """
-        running = self.page.running
-        started = [assignment.token for seq, assignment in self._handed.items() if seq <= running]
-        return started, [assignment.token for seq, assignment in self._handed.items() if seq > running]
+        last = self.page.started
+        started = [assignment.token for seq, assignment in self._handed.items() if seq <= last]
+        return started, [assignment.token for seq, assignment in self._handed.items() if seq > last]
 
     def close(self) -> None:
         """Lets go of its descriptors."""

@@ -214,6 +214,10 @@ class Worker:
                 self.on_timeout(container, timed_out.token)
             if container.kill_at and now >= container.kill_at:
                 container.kill_at = now + LOST_SECONDS
+                if container.transport is not None and container.transport.closed and not container.reason:
+                    container.severed = not container.lost
+                    self.kill(container, "")
+                    continue
                 if container.state is State.LOADING:
                     container.error = errors.StartupTimeoutError(
                         f"{container.function.name} was not ready within {container.function.startup_timeout:g} s "
@@ -261,9 +265,9 @@ class Worker:
             return
         started, unstarted = container.split()
         reason = container.reason
-        if not reason and container.exited is not None and container.exited.killed_by_us:
+        if not reason and not container.severed and container.exited is not None and container.exited.killed_by_us:
             reason = "its launcher ended"
-        end = End(container.exited, reason, container.lost, container.error)
+        end = End(container.exited, reason, container.lost, container.error, container.severed)
         container.close()
         container.owner.on_gone(container, end, started, unstarted)
 
