@@ -346,9 +346,13 @@ def test_a_container_that_a_signal_ends(name: str) -> None:
 
 
 def test_inputs_that_had_not_started_go_elsewhere() -> None:
-    """Inputs handed out to a container that ends, but not started, run elsewhere: exactly one of many fails."""
+    """Inputs handed out to a container that ends, but not started, run elsewhere. The one that brought it down fails,
+    and so do those just before it whose results died with the container: none is run twice."""
     list(values_app.leave_at.map(range(200), kwargs={"at": -1}))  # short ones are handed out ahead now
     results = list(values_app.leave_at.map(range(1000), kwargs={"at": 500}, return_exceptions=True))
-    assert results[:500] == list(range(500))
-    assert isinstance(results[500], errors.ContainerCrashedError)
-    assert results[501:] == list(range(501, 1000))
+    failed = [index for index, result in enumerate(results) if isinstance(result, errors.ContainerCrashedError)]
+    assert failed[-1] == 500
+    assert len(failed) <= 256
+    assert [result for index, result in enumerate(results) if index not in failed] == [
+        index for index in range(1000) if index not in failed
+    ]
