@@ -120,6 +120,11 @@ class Worker:
         OutputPipe(out_read, lambda text: self._on_text(container, "stdout", text), lambda: None)
         OutputPipe(err_read, lambda text: self._on_text(container, "stderr", text), lambda: None)
         try:
+            if not os.path.exists(function.interpreter.executable):
+                raise errors.ContainerStartError(
+                    f"{function.name} runs with {function.interpreter.executable}, which is gone: its environment was "
+                    "deleted or moved. Make it again, or choose another Python with --python"
+                )
             launcher = await self._connected()
             started = await launcher.start(
                 _container_spec(container, self._server_id),
