@@ -91,10 +91,34 @@ def test_a_program_of_our_own_sees_no_modal(server: Installation, tmp_path: Path
     assert "No module named 'modal'" in done.stderr
 
 
-def test_a_module_that_is_nowhere(run: Run) -> None:
-    ran = run("import modal.nonsense\n", "run")
-    assert ran.returncode == 1
-    assert "here `modal` is farcall, which has no module 'modal.nonsense'" in ran.stderr
+ERRORS = """
+Error: AlreadyExistsError AuthError ClientClosed ConnectionError DataLossError DeserializationError ExecutionError
+Error: InternalError InternalFailure InvalidError ConflictError LogsFetchError NotFoundError PermissionDeniedError
+Error: RemoteError RequestSizeError ResourceExhaustedError SandboxFilesystemError SandboxFilesystemNotFoundError
+Error: SandboxFilesystemPermissionError SandboxTerminatedError SerializationError ServiceError SnapshotCreationError
+Error: TimeoutError UnimplementedError VersionError WorkspaceManagementError
+RemoteError: ImageBuildError
+TimeoutError: ExecTimeoutError FunctionTimeoutError InteractiveTimeoutError MountUploadTimeoutError OutputExpiredError
+TimeoutError: SandboxTimeoutError VolumeUploadTimeoutError
+BaseException: InputCancellation
+Exception: ModuleNotMountable
+UserWarning: AsyncUsageWarning DeprecationError ServerWarning InternalAPIWarning
+"""
+
+
+def test_errors_can_be_caught_by_their_names() -> None:
+    program = f"""
+import builtins
+from farcall import compat
+compat.install()
+import modal.exception as errors
+for line in {ERRORS!r}.strip().splitlines():
+    base, _, names = line.partition(": ")
+    for name in names.split():
+        assert issubclass(getattr(errors, name), getattr(errors, base, getattr(builtins, base, None))), (name, base)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # --- what is not there yet
@@ -230,3 +254,10 @@ def main():
     assert len(lines) == 1, ran.stderr
     assert name in lines[0]
     assert "program.py:" in lines[0]
+
+
+@pytest.mark.parametrize("module", ["modal.nonsense", "modal.wire", "modal.runner"])
+def test_our_own_modules_are_not_modals(run: Run, module: str) -> None:
+    ran = run(f"import {module}\n", "run")
+    assert f"ModuleNotFoundError: No module named '{module}'" in ran.stderr
+    assert f"here `modal` is farcall, which has no module '{module}'" in ran.stderr
