@@ -198,6 +198,8 @@ class Worker:
     def kill(self, container: Container, reason: str) -> None:
         """Ends a container at once; it is not blamed on its inputs."""
         container.reason = container.reason or reason
+        if container.state is not State.GONE:
+            container.state = State.STOPPING  # dying takes a moment, in which it must get no more inputs
         if container.pidfd >= 0:
             try:
                 signals.pidfd_send_signal(container.pidfd, signals.SIGKILL)
