@@ -16,6 +16,7 @@ from farcall.wire import messages
 from farcall.wire.frames import MAX_BODY
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
+from farcall.worker.limit import OutputLimit
 
 if TYPE_CHECKING:
     from farcall.worker.worker import Worker
@@ -51,7 +52,8 @@ class Assignment:
 @dataclass(frozen=True)
 class End:
     """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost`
-    says that it went with its launcher, `severed` that it closed its connection; `error` is why it could not be made."""
+    says that it went with its launcher, `severed` that it closed its connection; `error` is why it could not be
+    made."""
 
     exited: Exited | None
     reason: str
@@ -127,6 +129,7 @@ class Container:
         self.timeline: dict[str, float] = {}
         self.notes: list[str] = []
         self.transport: Transport | None = None
+        self.prints: OutputLimit | None = None  # for what comes as messages; the pipes have their own
         self.page_fd = SharedPage.create()
         self.page = SharedPage(self.page_fd)
         self.pidfd = -1
@@ -141,6 +144,8 @@ class Container:
         self._handed: dict[int, Assignment] = {}
         self._seq = 0
         self._cancelled: set[int] = set()
+        self._ending = 0  # the cancelled input that has until `kill_at` to end
+        self._final: Assignment | None = None  # the input that ran when the container ended
 
     @property
     def holds(self) -> int:
@@ -152,7 +157,9 @@ class Container:
         return [assignment.token for assignment in self._handed.values()]
 
     def running(self) -> Assignment | None:
-        """The input whose code runs now."""
+        """The input whose code runs now, or ran when the container ended."""
+        if self.state is State.GONE:
+            return self._final
         return self._handed.get(self.page.running)
 
     def running_seconds(self, now: float) -> float:
@@ -189,7 +196,8 @@ class Container:
     def answered(self, seq: int) -> Assignment | None:
         """An input has its result; None where it had one already or was taken back."""
         self._cancelled.discard(seq)
-        if self.kill_at and not self._cancelled:
+        if seq == self._ending:
+            self._ending = 0
             self.kill_at = self._stop_by
         return self._handed.pop(seq, None)
 
@@ -224,6 +232,7 @@ class Container:
             self.transport.send(messages.CancelInput(seq))
         if self.page.running == seq:
             self.worker.signal(self, signal.SIGUSR1)
+            self._ending = seq
             self.kill_at = self.kill_at or now + CANCEL_GRACE
 
     def credit(self, token: Any, items: int) -> None:
@@ -259,7 +268,7 @@ class Container:
             return
         self._stop_by = self.kill_at = now + grace
         running = self.page.running
-        if running:
+        if running in self._handed:
             self._cancel(running, SharedPage.CANCELLED, now)
             self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
@@ -276,6 +285,9 @@ class Container:
 
     def close(self) -> None:
         """Lets go of its descriptors."""
+        self._final = self.running()  # what it wrote last may still lie in its pipes
+        if self.prints is not None:
+            self.prints.close()
         self.state = State.GONE
         self.page.close()
         for fd in (self.pidfd, self.page_fd):
