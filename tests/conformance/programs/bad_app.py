@@ -57,7 +57,7 @@ class ExitingUnpickle:
         return sys.exit, (5,)
 
 
-class HostileException(Exception):
+class HostileError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
@@ -67,7 +67,7 @@ class HostileException(Exception):
 
 @app.function()
 def raise_hostile() -> None:
-    raise HostileException
+    raise HostileError
 
 
 @app.function()
