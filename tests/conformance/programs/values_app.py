@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from typing import Any
@@ -152,9 +153,10 @@ def raise_local_class() -> None:
 
 @app.function()
 def raise_class_of_other_module() -> None:
-    with open("/tmp/made_there.py", "w") as file:
+    folder = tempfile.mkdtemp()
+    with open(f"{folder}/made_there.py", "w") as file:
         file.write("class OnlyThereError(Exception): ...\n")
-    sys.path.insert(0, "/tmp")
+    sys.path.insert(0, folder)
     import made_there  # pyright: ignore[reportMissingImports]
 
     raise made_there.OnlyThereError("made up there")
