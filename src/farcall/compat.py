@@ -62,6 +62,18 @@ EXCEPTIONS = {
     "ImageBuildError": "RemoteError",
     "SandboxTerminatedError": "RemoteError",
     "SandboxFilesystemError": "RemoteError",
+    **{
+        f"SandboxFilesystem{kind}Error": "RemoteError"
+        for kind in (
+            "DirectoryNotEmpty",
+            "FileTooLarge",
+            "IsADirectory",
+            "NotADirectory",
+            "NotFound",
+            "PathAlreadyExists",
+            "Permission",
+        )
+    },
     "SandboxTimeoutError": "TimeoutError",
     "ExecTimeoutError": "TimeoutError",
     "InteractiveTimeoutError": "TimeoutError",
@@ -86,7 +98,12 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         home = _home(fullname)
-        return None if home is None else ModuleSpec(fullname, _Loader(home), is_package=fullname == NAME)
+        if home is not None:
+            return ModuleSpec(fullname, _Loader(home), is_package=fullname == NAME)
+        if fullname.startswith(f"{NAME}."):
+            # Else the search would go on in farcall's folder, and find modules there that happen to have that name.
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        return None
 
 
 class _Loader(Loader):

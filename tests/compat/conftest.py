@@ -1,8 +1,8 @@
 """Programs written for the reference API, and the command that runs each as it stands.
 
 A program's comments say what is expected of it: `# runs:` the command, `# prints:` its stdout, and where there are any
-`# deprecated:` the old names it uses, `# warns:` a warning from its containers, and `# only in containers:` what in it is
-different where no container is.
+`# deprecated:` the old names it uses, `# warns:` a warning, and `# only in containers:` what in it would be different
+without containers.
 """
 
 import re

@@ -42,6 +42,17 @@ def app_runs(request: pytest.FixtureRequest, connected: "Installation") -> Itera
         yield
 
 
+@pytest.fixture(scope="session")
+def out_of_memory() -> type[Exception]:
+    """What going over the memory limit is: where no cgroup can be written, the limit is approximated and Python itself
+    says MemoryError."""
+    from farcall.doctor import cgroups
+    from farcall.errors import OutOfMemoryError
+
+    enforced = any(one.name == "memory controller" and one.status == "ok" for one in cgroups.probe())
+    return OutOfMemoryError if enforced else MemoryError
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str], Path]:
     """Writes a program to a file of its own."""

@@ -311,10 +311,11 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
+@pytest.mark.parametrize("runtime", ["native", "process"])
 @pytest.mark.parametrize("how", [["-m"], ["-m", "farcall", "run", "-m"]], ids=["python -m", "farcall run -m"])
-def test_a_package_mounts_its_top_level_package(execute: Any, package: Path, how: list[str]) -> None:
+def test_a_package_mounts_its_top_level_package(execute: Any, package: Path, how: list[str], runtime: str) -> None:
     """A package (-m) mounts its top-level package; relative imports work, and classes are the same on both sides."""
-    done = execute(*how, "shop.sub.main", cwd=package)
+    done = execute(*how, "shop.sub.main", cwd=package, env={"FARCALL_RUNTIME": runtime})
     assert done.stdout == "('shop', 15, 'shop.sub.main') 2\n"
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,61 @@ def test_blocking_calls_in_a_running_loop_work_and_warn_once(monkeypatch: pytest
     assert len(ours) == 1
     assert "await double.remote.aio(...)" in str(ours[0].message)
     assert ours[0].filename == __file__
+
+
+def test_calls_from_many_threads_and_loops() -> None:
+    """Any thread and any event loop may call, at the same time, over the one connection."""
+
+    def in_thread(start: int) -> list[int]:
+        return [calls_app.double.remote(n) for n in range(start, start + 30)]
+
+    def in_loop(start: int) -> list[int]:
+        async def main() -> list[int]:
+            return await asyncio.gather(*(calls_app.double.remote.aio(n) for n in range(start, start + 30)))
+
+        return asyncio.run(main())
+
+    with ThreadPoolExecutor(16) as pool:
+        results = [pool.submit(in_loop if n % 3 == 0 else in_thread, 100 * n) for n in range(24)]
+        for n, result in enumerate(results):
+            assert result.result(60) == [2 * x for x in range(100 * n, 100 * n + 30)]
+
+
+def test_calls_in_a_forked_child(connected: "Installation", program: Callable[[str], Path]) -> None:
+    """A program's own fork and multiprocessing go on working: parent and children all call, and the app is the
+    parent's to stop."""
+    path = program("""
+        import multiprocessing, os, sys
+        import farcall
+
+        app = farcall.App("forks")
+
+        @app.function()
+        def double(x):
+            return 2 * x
+
+        def in_child(x):
+            return double.remote(x)
+
+        if __name__ == "__main__":
+            with app.run():
+                print(double.remote(1), flush=True)
+                with multiprocessing.get_context("fork").Pool(2) as pool:
+                    print(pool.map(in_child, range(4)), flush=True)
+                if (pid := os.fork()) == 0:
+                    sys.exit(0)
+                os.waitpid(pid, 0)
+                print(double.remote(5))
+    """)
+    assert run_program(connected, path).stdout == "2\n[0, 2, 4, 6]\n10\n"
+
+
+def test_no_thread_starts_at_import() -> None:
+    """Importing farcall, declaring an app and calling a function start no thread."""
+    code = "import threading, farcall; app = farcall.App(); app.function(serialized=True)(print); "
+    code += "print(threading.active_count(), 'asyncio' in __import__('sys').modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1 False\n"
 
 
 def test_local_runs_here() -> None:

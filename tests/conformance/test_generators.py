@@ -99,7 +99,7 @@ def test_a_failure_in_mid_stream(function: Any, n: int) -> None:
     got: list[int] = []
     with pytest.raises(ValueError, match=f"after {n} items"):
         for item in function.remote_gen(n):
-            got.append(item)  # noqa: PERF402 - they must be there when it raises
+            got.append(item)
     assert got == list(range(n))
 
 

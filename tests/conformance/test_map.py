@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -74,6 +75,14 @@ def test_many_inputs() -> None:
     assert sorted(map_app.double.map(iter(range(5_000)), order_outputs=False)) == list(range(0, 10_000, 2))
 
 
+def test_large_inputs_and_results() -> None:
+    """Inputs and results of every size mix in one map, and keep their order."""
+    sizes = [10, 70_000, 300_000, 0, 2_000_000, 5] * 10
+    values = [os.urandom(size) for size in sizes]
+    assert [part[0] for part in map_app.combine.map(values)] == values
+    assert [len(block) for block in map_app.block.map(sizes, order_outputs=True)] == sizes
+
+
 def test_inputs_are_read_lazily() -> None:
     """Inputs are read lazily: at most about 1000 are outstanding, and an infinite iterator with an early break stops
     cleanly."""
@@ -81,8 +90,9 @@ def test_inputs_are_read_lazily() -> None:
 
     def inputs() -> Iterator[int]:
         nonlocal read
-        for read in itertools.count():  # noqa: B007 - counted
+        while True:
             yield read
+            read += 1
 
     results = map_app.double.map(inputs())
     taken = list(itertools.islice(results, 500))

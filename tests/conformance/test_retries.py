@@ -45,10 +45,19 @@ def test_retries_of_spawned_calls_and_maps() -> None:
     assert {type(result) for result in results} == {tuple}
 
 
-def test_a_crash_spends_the_budget() -> None:
-    """A container that the function itself brought down consumes the retry budget."""
-    with pytest.raises(errors.ContainerCrashedError, match="exited with code 4"):
-        retries_app.crash_unless.remote("x")
+def test_a_crash_spends_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that the function itself brought down consumes the retry budget: one retry, two containers."""
+    from farcall.sdk import output
+
+    ends: list[str] = []
+    monkeypatch.setattr(
+        output, "listener", lambda event: ends.append(event.text) if "exited with" in getattr(event, "text", "") else 0
+    )
+    crashing = farcall.App("crashing")
+    crash = crashing.function(retries=farcall.Retries(max_retries=1, initial_delay=0.0))(retries_app.crash.raw)
+    with crashing.run(), pytest.raises(errors.ContainerCrashedError, match="exited with code 4"):
+        crash.remote()
+    assert len(ends) == 2
 
 
 def test_a_timeout_spends_the_budget() -> None:

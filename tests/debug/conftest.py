@@ -36,7 +36,7 @@ if sys.platform == "win32":
     for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty"):
         sys.modules.pop(name, None)
     unix = ["fork", "forkpty", "getuid", "geteuid", "getgid", "getegid", "getpgid", "setsid", "killpg", "uname", "wait"]
-    unix += ["register_at_fork", "posix_spawn", "chown", "getgroups", "mkfifo", "pwrite", "pread", "O_CLOEXEC"]
+    unix += ["register_at_fork", "chown", "getgroups", "mkfifo", "pwrite", "pread", "O_CLOEXEC"]
     unix += ["preadv", "pwritev"]
     for name in unix:
         if hasattr(os, name):

@@ -95,8 +95,8 @@ def test_pdb(python: Run, program: Path) -> None:
         "-m",
         "farcall",
         "run",
-        "--local",
         program,
+        FARCALL_LOCAL="1",  # in place of --local, which the pdb of Python 3.13.0 takes for an option of its own
         stdin=f"b {program}:{square}\nb {program}:{add}\nc\np 'square', result\ncl 1\nc\np 'add', total\nc\nq\n",
     )
     assert "('square', 25)" in done.stdout, done.stdout + done.stderr

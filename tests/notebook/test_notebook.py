@@ -442,24 +442,30 @@ def test_an_interrupt_cancels_the_input(kernel: Kernel) -> None:
         """
         import time
 
-        @app.function()
+        ended = []
+
+        @app.function(max_containers=1)
         def slow(x):
-            print("started", x, flush=True)
+            if x == 0:  # runs when what ran before has ended
+                return ended
             try:
+                print("started", flush=True)
                 time.sleep(600)
             except BaseException as error:
-                print("ended by", type(error).__name__, flush=True)
+                ended.append(type(error).__name__)
                 raise
+
+        running = app.run()
+        running.__enter__()
         """
     )
-    for call in ("slow.remote(1)", "list(slow.map([1]))", "slow.spawn(1).get()"):
-        cell = kernel.start(f"with farcall.enable_output(), app.run():\n    {call}")
+    for count, call in enumerate(("slow.remote(1)", "list(slow.map([1]))", "for _ in slow.map([1]): pass"), 1):
+        cell = kernel.start(call)
         ran = kernel.finish(cell, until=lambda ran: "started" in ran.stdout)
         kernel.interrupt()
-        ran = kernel.finish(cell, ran=ran)
-        assert ran.error == "KeyboardInterrupt"
-        assert "ended by InputCancellation" in ran.stdout
-    assert kernel("1 + 1").value == "2"
+        assert kernel.finish(cell, ran=ran).error == "KeyboardInterrupt"
+        assert kernel("slow.remote(0)").value == repr(["InputCancellation"] * count)
+    kernel("running.__exit__(None, None, None)")
 
 
 def test_an_interrupt_cancels_an_awaited_input(kernel: Kernel) -> None:
@@ -467,24 +473,48 @@ def test_an_interrupt_cancels_an_awaited_input(kernel: Kernel) -> None:
         """
         import asyncio
 
-        @app.function()
-        async def slow():
-            print("started", flush=True)
+        ended = []
+
+        @app.function(max_containers=1)
+        async def slow(x):
+            if x == 0:
+                return ended
             try:
+                print("started", flush=True)
                 await asyncio.sleep(600)
             except BaseException as error:
-                print("ended by", type(error).__name__, flush=True)
+                ended.append(type(error).__name__)
                 raise
 
-        @app.function()
-        def f():
-            return 1
+        running = app.run()
+        running.__enter__()
         """
     )
-    cell = kernel.start("with farcall.enable_output():\n    async with app.run():\n        await slow.remote.aio()")
+    cell = kernel.start("await slow.remote.aio(1)")
     ran = kernel.finish(cell, until=lambda ran: "started" in ran.stdout)
     kernel.interrupt()
-    ran = kernel.finish(cell, ran=ran)
-    assert ran.error in ("KeyboardInterrupt", "CancelledError")
-    assert "ended by CancelledError" in ran.stdout
-    assert kernel("async with app.run():\n    result = await f.remote.aio()\nresult").value == "1"
+    assert kernel.finish(cell, ran=ran).error == "CancelledError"
+    assert kernel("await slow.remote.aio(0)").value == "['CancelledError']"
+    kernel("await running.__aexit__(None, None, None)")
+
+
+def test_an_interrupt_ends_the_app_of_its_cell(kernel: Kernel, server: Installation) -> None:
+    kernel(
+        """
+        import time
+
+        @app.function()
+        def slow():
+            print("started", flush=True)
+            time.sleep(600)
+        """
+    )
+    plain = "with app.run():\n    slow.remote()"
+    awaited = "async with app.run():\n    await slow.remote.aio()"
+    spawned = "with app.run():\n    slow.spawn().get()"
+    for code in (plain, awaited, spawned):
+        cell = kernel.start(code)
+        ran = kernel.finish(cell, until=lambda ran: "started" in ran.stdout)
+        kernel.interrupt()
+        assert kernel.finish(cell, ran=ran).error in ("KeyboardInterrupt", "CancelledError")
+        assert kernel("app.app_id").value.strip("'") not in server.farcall("server", "status").stdout

@@ -1,7 +1,9 @@
-"""One connection, many threads and loops: each gets its own answers, and nobody waits for another for longer than needed."""
+"""One connection, many threads and loops: each gets its own answers, and nobody waits longer than needed."""
 
 import asyncio
 import os
+import random
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,9 +12,9 @@ from typing import Any
 import pytest
 
 from farcall.errors import ConnectionLostError, ProtocolError
-from farcall.wire import messages
+from farcall.wire import descriptors, messages
 from farcall.wire.connection import Connection, Waiter
-from farcall.wire.frames import FrameEncoder
+from farcall.wire.frames import MAX_DESCRIPTORS, FrameEncoder
 from farcall.wire.transport import Transport
 
 
@@ -238,3 +240,108 @@ def test_a_slow_reader_loses_nothing(server: EchoServer, client: Client) -> None
     last = client.waiters[count] = Waiter()
     assert client.connection.wait(last, 20)
     assert list(client.answers) == list(range(1, count + 1))
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def test_an_exception_of_a_signal_handler_harms_no_other_call(client: Client, rng: random.Random) -> None:
+    """As Ctrl-C in a notebook does: it may come anywhere in the code that sends, waits and reads, also for others."""
+    armed = False
+    interruptions = 0
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        if armed:
+            raise Interrupted
+
+    def others_work() -> None:
+        seq = 1_000_000
+        while not stop.is_set():
+            seq += 1
+            if not client.connection.wait(client.ask(seq), 20) or client.answers.pop(seq)[0] != messages.Done(seq):
+                failures.append(f"call {seq} of the other thread")
+                return
+
+    other = threading.Thread(target=others_work)
+    other.start()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for seq in range(1, 2001):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.random() * 0.0005)
+                armed = True
+                waiter = client.waiters[seq] = Waiter()
+                client.connection.send(messages.CancelCall(seq, "fc-" + "x" * rng.choice((1, 100_000))))
+                client.connection.wait(waiter)
+                armed = False
+            except Interrupted:
+                armed = False
+                interruptions += 1
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        stop.set()
+        other.join()
+    assert interruptions > 100
+    assert not failures
+    assert not client.errors
+    assert not client.lost
+    assert client.connection.wait(client.ask(9_000_000), 10)
+
+
+def test_descriptors_that_nobody_claims_are_closed_and_confuse_no_later_frame(
+    server: EchoServer, client: Client
+) -> None:
+    unclaimed, kept = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
+    encoder = FrameEncoder()
+    with socket.socket(fileno=os.dup(client.connection.fileno())) as raw:
+        for seq in range(1, 100):
+            raw.sendmsg([encoder.encode(messages.CancelCall(seq, "fc-x"))], descriptors.pack((unclaimed,) * 5))
+        waiter = client.waiters[99] = Waiter()
+        assert client.connection.wait(waiter, 10)
+        assert len(os.listdir("/proc/self/fd")) <= before + 1 + MAX_DESCRIPTORS
+        # The first frame that claims its own is told apart from what lies there ...
+        assert client.connection.wait(client.ask(200, (kept,)), 10)
+        assert client.answers[200][1] == ()
+        assert len(server.refused) == 1
+    # ... and all is in order again.
+    assert client.connection.wait(client.ask(201, (kept,)), 10)
+    (arrived,) = client.answers[201][1]
+    os.close(arrived)
+    server.run(lambda: None)  # the server closes its own after it has sent them
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(unclaimed)
+    os.close(kept)
+
+
+def test_a_follower_that_gives_up_passes_the_lead_on(server: EchoServer, client: Client) -> None:
+    """Threads with short timeouts come and go; the one that stays still gets its answer."""
+    server.hold.set()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            client.connection.wait(Waiter(), 0.0005)
+
+    impatient = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for thread in impatient:
+        thread.start()
+    try:
+        for seq in range(1, 100):
+            waiter = client.ask(seq)
+            patient = threading.Thread(target=client.connection.wait, args=(waiter, 20))
+            patient.start()
+            server.run(lambda seq=seq: server.transport.send(messages.Done(seq)))
+            if seq == 90:
+                stop.set()  # from here on nobody else reads
+            patient.join()
+            assert waiter.done
+    finally:
+        stop.set()
+        for thread in impatient:
+            thread.join()

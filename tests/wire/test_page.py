@@ -14,8 +14,9 @@ def test_both_sides_see_what_the_other_writes() -> None:
     assert (worker.running, worker.started_at) == (7, 12.5)
     worker.cancel(7, SharedPage.TIMED_OUT)
     assert runner.cancelled(7) == SharedPage.TIMED_OUT
+    assert worker.started == 7
     runner.finish()
-    assert worker.running == 0
+    assert (worker.running, worker.started) == (0, 7)
     worker.close()
     runner.close()
     os.close(fd)

@@ -94,10 +94,18 @@ def _shorten_warnings() -> None:
     warnings.formatwarning = formatted
 
 
-def missing_module(error: ModuleNotFoundError, choice: Choice) -> str:
+def missing_module(error: ModuleNotFoundError, choice: Choice, compat: bool) -> str:
     """What to do about a module that the program's interpreter does not have."""
+    name = error.name or ""
+    if name.partition(".")[0] == "modal":
+        if compat:
+            return f"farcall: here `modal` is farcall, which has no module {name!r}; `import modal` and use its names"
+        return (
+            f"farcall: {choice.executable} ({choice.reason}) has no module {name!r}, and --no-compat (or compat = "
+            "false) keeps `import modal` from giving farcall: leave that out"
+        )
     return (
-        f"farcall: {choice.executable} ({choice.reason}) has no module {error.name!r}. Install it there, or run the "
+        f"farcall: {choice.executable} ({choice.reason}) has no module {name!r}. Install it there, or run the "
         "program with the Python that has it: farcall run --python PATH ..."
     )
 

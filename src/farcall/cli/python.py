@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         except BaseException as error:
             status = report(error, program=path)
             if isinstance(error, ModuleNotFoundError):
-                print(interpreter.missing_module(error, choice), file=sys.stderr)
+                print(interpreter.missing_module(error, choice, settings.compat), file=sys.stderr)
             return status
     return 0
 

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         except BaseException as error:
             status = report(error, program=where.target)
             if isinstance(error, ModuleNotFoundError):
-                print(interpreter.missing_module(error, choice), file=sys.stderr)
+                print(interpreter.missing_module(error, choice, settings.compat), file=sys.stderr)
             return status
         chosen = _choose(module, where, words)
         if chosen is None:
@@ -74,6 +74,8 @@ def _choose(module: ModuleType, where: script.Reference, words: list[str]) -> sc
     found = script.runnables(module)
     if words in (["--help"], ["-h"]) and not where.name and len(found) > 1:
         print(f"What farcall run {where} offers:\n\n{script.listing(found, where)}")
+        return None
+    if not where.name and not words and script.has_run(found):
         return None
     return script.select(found, where)
 

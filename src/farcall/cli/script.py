@@ -136,6 +136,11 @@ def runnables(module: ModuleType) -> list[Runnable]:
     return found
 
 
+def has_run(found: list[Runnable]) -> bool:
+    """Whether the program has run its app at its top level, while it was loaded, and offers no entrypoint besides."""
+    return any(one.app.app_id is not None for one in found) and not any(one.kind == "entrypoint" for one in found)
+
+
 def select(found: list[Runnable], where: Reference) -> Runnable:
     """The one that is meant: the one of that name; without a name the only entrypoint, else the only function.
 

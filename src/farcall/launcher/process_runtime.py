@@ -24,7 +24,8 @@ NOTE = "not isolated: runtime process shares this machine's processes, users and
 MARK = "FARCALL_PROCESS_CONTAINER"
 
 # Landlock's access bits: see landlock(7).
-_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
+_LIST = 1 << 3  # read directory
+_READ = 1 << 0 | 1 << 2 | _LIST  # execute, read file, and that
 _ABI_1 = (1 << 13) - 1
 _BY_ABI = {1: _ABI_1, 2: _ABI_1 | 1 << 13, 3: _ABI_1 | 1 << 13 | 1 << 14}
 _ON_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14  # the bits that a rule on a file may have
@@ -108,7 +109,9 @@ def _restrict_files(plan: Plan, root: str) -> None:
     writable = [root, *_WRITABLE]
     for bind in spec.binds:
         (readable if bind.read_only else writable).append(bind.source)
-    for paths, access in ((readable, _READ), (writable, handled)):
+    # Python lists a folder before it imports from it: names may be read there, not files.
+    listable = [os.path.dirname(bind.source) for bind in spec.binds]
+    for paths, access in ((readable, _READ), (listable, _LIST), (writable, handled)):
         for path in paths:
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 fd = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -175,7 +175,11 @@ class Executor:
         """The outcome of an input whose code raised."""
         try:
             return messages.EXCEPTION, dump_exception(error)
-        except Exception as second:  # no memory, no descriptors
+        except Exception:  # no memory, no descriptors: the code that failed may hold them still
+            _clear_frames(error)
+        try:
+            return messages.EXCEPTION, dump_exception(error)
+        except Exception as second:
             code = second.code if isinstance(second, FarcallError) else "execution"
             text = f"{type(error).__name__} in {self.name} could not be sent: {type(second).__name__}: {second}"
             return self._failure(each, code, text)
@@ -305,6 +309,17 @@ def leave_child(error: BaseException | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status & 0xFF)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Lets go of what the frames in the traceback hold. Frames that still run keep theirs."""
+    entry = error.__traceback__
+    while entry is not None:
+        try:
+            entry.tb_frame.clear()
+        except RuntimeError:
+            pass
+        entry = entry.tb_next
 
 
 def _start(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:

@@ -149,6 +149,8 @@ def _unpickle(source: Source, pickled: bytes) -> Any:
         sys.modules["__main__"] = ModuleType("__main__")
     try:
         return pickle.loads(pickled)
+    except ModuleNotFoundError:
+        raise  # as from an import, so that the caller hears how to send the module
     except Exception as error:
         raise DeserializationError(
             f"{source.qualname} was sent by value and cannot be rebuilt in the container: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -22,7 +21,7 @@ from typing import (
     overload,
 )
 
-from farcall.errors import ConnectionLostError, FarcallWarning, InvalidError
+from farcall.errors import ConnectionLostError, InvalidError
 from farcall.sdk import context, ids, source
 from farcall.sdk.cls import Cls, declare
 from farcall.sdk.decorators import parameter
@@ -160,7 +159,13 @@ class AppRun:
 
     def _begin(self) -> AppSpec:
         if not context.is_local():
-            _end_module_in_container()
+            from farcall.sdk import top_level
+
+            if top_level.importing() is not None:
+                raise EndOfModule
+            raise InvalidError(
+                "app.run() is for the program that starts the app: in a container call functions with .remote()"
+            )
         if self._app.is_running:
             raise InvalidError(f"the app {self._app.description} is running already: app.run() cannot be nested")
         if "ipykernel" in sys.modules:
@@ -171,7 +176,12 @@ class AppRun:
                 from farcall.sdk import output
 
                 output.listen_unless_somebody_does()
-        return self._app.bind("detached" if self._detach else "ephemeral", self._name)
+        spec = self._app.bind("detached" if self._detach else "ephemeral", self._name)
+        if not _runs_here():
+            from farcall.sdk import top_level
+
+            top_level.warn_unless_guarded(self._app)
+        return spec
 
     def _end(self) -> str | None:
         """The app's id where it is to be stopped: not one that goes on, not in a child that was forked meanwhile."""
@@ -549,22 +559,3 @@ def _check_function(
         raise InvalidError(
             f"{raw.__qualname__} is a method: decorate the class with @app.cls() and the method with @farcall.method()"
         )
-
-
-def _end_module_in_container() -> None:
-    """In a container `with app.run():` ends the module that is being imported; elsewhere it is an error."""
-    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and not str(frame.f_globals.get("__package__") or "").startswith(
-            "farcall"
-        ):
-            warnings.warn_explicit(
-                "the module runs its app when it is imported; in a container the import ends here. Write "
-                '`if __name__ == "__main__":` above `with app.run():`',
-                FarcallWarning,
-                frame.f_code.co_filename,
-                frame.f_lineno,
-            )
-            raise EndOfModule
-        frame = frame.f_back
-    raise InvalidError("app.run() is for the program that starts the app: in a container call functions with .remote()")

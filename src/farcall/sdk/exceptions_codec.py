@@ -345,7 +345,7 @@ class _Loader:
                 continue
             try:
                 exception = finish(_Unpickler(pickled, self._built).load())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 problem = problem or _trim(f"{type(error).__name__}: {error}")
                 continue
             if isinstance(exception, Exception):

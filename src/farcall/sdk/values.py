@@ -98,7 +98,7 @@ def loads(data: "ReadableBuffer", fds: Sequence[int] = ()) -> Any:
         raise
     except MemoryError as error:
         raise exhausted(error, "rebuilding a value") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
             raise exhausted(error, "rebuilding a value") from error
         raise DeserializationError(_explain_load(error)) from error
@@ -277,7 +277,7 @@ def _load_shared(data: bytes, descriptor: int) -> Any:
         return pickle.load(stream, buffers=buffers)
 
 
-def _explain_load(error: Exception) -> str:
+def _explain_load(error: BaseException) -> str:
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError):
         reason = f"there is no module {error.name!r} here"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from farcall.errors import ProtocolError
 from farcall.spec.function import MethodSpec
+from farcall.wire import messages
 
 if TYPE_CHECKING:
     from farcall.server.pool import Pool
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
     from farcall.worker.container import Container
 
 Kind = Literal["remote", "map", "generator", "spawned"]
+
+
+INPUT_BYTES = 200 * 1024  # of an input beside its descriptors: it must fit a frame, with more around it
+
+
+def check_size(one: messages.Input) -> None:
+    """Raises ProtocolError for an input that would fit no frame to a container."""
+    if len(one.data) > INPUT_BYTES:
+        raise ProtocolError(f"input {one.index} has {len(one.data):,} bytes beside its memory file")
 
 
 class Input:

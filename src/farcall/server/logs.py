@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from farcall.server.session import Session
 
 UNSENT_LIMIT = 16 * 1024 * 1024  # bytes a slow reader may be behind before it misses entries
-BATCH_TEXT = 64 * 1024  # characters of one LogBatch
+ENTRY_TEXT = 48 * 1024  # characters of one entry; a character takes up to 4 bytes, and a LogBatch must fit a frame
+BATCH_BYTES = 200 * 1024  # of several entries in one LogBatch
+ENTRY_BYTES = 256  # that an entry takes besides its text, at most
+HELD_ENTRIES = 10_000  # that wait while older ones are read
 
 Stream = Literal["stdout", "stderr", "system"]
 
@@ -30,11 +33,26 @@ class Subscription:
         self.seq = seq
         self.matches = matches
         self.missed = 0
+        self._held: list[messages.LogEntry] | None = None
+
+    def hold(self) -> None:
+        """Keeps entries back until `release`."""
+        self._held = []
+
+    def release(self, after: float) -> None:
+        """Sends what was kept back and is newer than that time, and from now on what comes."""
+        held, self._held = self._held or [], None
+        for entry in held:
+            if entry.time > after:
+                self.send(entry)
 
     def send(self, entry: messages.LogEntry) -> None:
         if not self.matches(entry):
             return
-        if self.session.buffered > UNSENT_LIMIT:
+        if self._held is not None and len(self._held) < HELD_ENTRIES:
+            self._held.append(entry)
+            return
+        if self._held is not None or self.session.buffered > UNSENT_LIMIT:
             self.missed += 1
             return
         entries = [entry]
@@ -45,6 +63,21 @@ class Subscription:
             )
             self.missed = 0
         self.session.send(messages.LogBatch(self.seq, entries))
+
+
+def batches(entries: Iterable[messages.LogEntry]) -> Iterator[list[messages.LogEntry]]:
+    """The entries in lists that fit a LogBatch."""
+    batch: list[messages.LogEntry] = []
+    size = 0
+    for entry in entries:
+        length = ENTRY_BYTES + len(entry.text) * (1 if entry.text.isascii() else 4)
+        if batch and size + length > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += length
+    if batch:
+        yield batch
 
 
 class Logs:
@@ -68,7 +101,11 @@ class Logs:
         """Entries from now on go to it, too."""
         self._subscriptions.append(subscription)
 
-    def unsubscribe(self, session: Session) -> None:
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """It gets no more."""
+        self._subscriptions = [one for one in self._subscriptions if one is not subscription]
+
+    def forget(self, session: Session) -> None:
         """The session is over."""
         self._subscriptions = [one for one in self._subscriptions if one.session is not session]
 
@@ -89,7 +126,7 @@ class Logs:
         self._add(container, "system", text, "", -1)
 
     def _add(self, container: Container, stream: Stream, text: str, call_id: str, index: int) -> None:
-        for start in range(0, len(text), BATCH_TEXT):
+        for start in range(0, len(text), ENTRY_TEXT):
             entry = messages.LogEntry(
                 time.time(),
                 container.app_id,
@@ -98,7 +135,7 @@ class Logs:
                 index,
                 container.container_id,
                 stream,
-                text[start : start + BATCH_TEXT],
+                text[start : start + ENTRY_TEXT],
             )
             self.store.append(entry)
             for subscription in self._subscriptions:

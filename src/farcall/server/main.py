@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -45,6 +46,10 @@ async def _serve(announce: int) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a closed terminal is its clients' business
 
     def ready() -> None:
+        # Each container costs six descriptors, and each large value on its way one. Only now: the launcher has started,
+        # and containers get the limit that it inherited.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         logging.getLogger("farcall.server").info("serving, pid %d", os.getpid())
         _say(announce, "ready")
 

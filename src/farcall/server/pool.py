@@ -44,6 +44,7 @@ class Pool:
         self.mean_seconds: float | None = None
         self._busy_from: dict[str, float] = {}  # by container: since when it has been working on what it answers next
         self._delayed = 0  # inputs that wait for their retry's delay
+        self._sweeping = False  # whether some that wait were cancelled
 
     @property
     def idle(self) -> bool:
@@ -130,10 +131,18 @@ class Pool:
                 container.cancel(one, SharedPage.CANCELLED, now)
                 if terminate:
                     self.server.worker.kill(container, "its input was cancelled with terminate_containers")
+            elif not self._sweeping:
+                self._sweeping = True
+                self.server.loop.call_soon(self._sweep)  # once for all that are cancelled together
             close_all(one.fds)
             one.fds = ()
-        if not call.inputs:
+        if not call.inputs and call.session is not None:
             self.server.calls.pop(call.call_id, None)
+
+    def _sweep(self) -> None:
+        """Drops cancelled inputs from those that wait: they must not look like work."""
+        self._sweeping = False
+        self.waiting = deque(one for one in self.waiting if one.call.inputs.get(one.index) is one)
 
     def credit(self, call: Call, index: int, items: int) -> None:
         """The consumer of a generator can take more."""
@@ -167,8 +176,6 @@ class Pool:
                 assignment = container.assignment(message.seq)
                 one: Input | None = None if assignment is None else assignment.token
                 self.server.logs.add(container, message.stream, message.text, one)
-            case errors.ProtocolError():
-                self.server.log.warning("container %s: %s", container.container_id, message)
             case _:
                 self.server.container_session(container).handle(message, fds)
 
@@ -333,7 +340,8 @@ class Pool:
                 f"{self.function.name} brought its container down: {container.container_id} {end.describe()}. "
                 f"See `farcall logs {container.container_id}`"
             )
-        if end.lost or end.reason or not self._retry(one):
+        ours = end.lost or (end.reason and not one.timed_out)
+        if ours or not self._retry(one):
             self.fail(one, error, container.container_id)
 
     def _start_failed(self, container: Container, end: End) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -37,8 +38,11 @@ from farcall.worker.worker import Worker
 
 STARTS_AT_ONCE = 4  # more would only share the cores
 WAITING_SECONDS = 1.0  # after which a caller is told why it waits
+WAITING_LOOKED_AT = 256  # inputs of a pool, each time
 HOUSEKEEPING_SECONDS = 1.0
 EXPIRY_SECONDS = 600.0
+ACCEPT_PAUSE = 0.2  # seconds without accepting connections after that failed
+HELLO_SECONDS = 20.0  # after which a connection that has not said hello is ended
 FIRST_EXPIRY_SECONDS = 5.0  # a server that is used for moments only would never look otherwise
 ADOPTION_SECONDS = 60.0  # that an ephemeral app waits, after a restart, for the program that runs it
 FAILED_CALLS_KEPT = 10_000
@@ -128,6 +132,9 @@ class Server:
         for app in list(self.apps.values()):
             if app.mode == "ephemeral":
                 await self._set_state(app.app_id, "stopped")
+            else:
+                # The next server takes up what it has not done; nothing more is started, and nothing fails, here.
+                app.stopping = True
         for session in list(self._sessions):
             session.disconnect()
         await self.worker.close()
@@ -159,13 +166,20 @@ class Server:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
+                # Most likely no descriptors are left; the loop would call again at once, for ever.
                 self.log.error("accept failed: %s", error)
+                self.loop.remove_reader(self._listener.fileno())
+                self.loop.call_later(ACCEPT_PAUSE, self._listen_again)
                 return
             pid, uid, _ = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid not in (os.getuid(), 0):
                 sock.close()
                 continue
             self._welcome(sock, pid)
+
+    def _listen_again(self) -> None:
+        if self._listener is not None and self._listener.fileno() >= 0:
+            self.loop.add_reader(self._listener.fileno(), self._accept)
 
     def _welcome(self, sock: socket.socket, pid: int) -> None:
         session: Session
@@ -183,8 +197,14 @@ class Server:
 
     def _hello(self, session: Session, hello: messages.Hello) -> None:
         if hello.protocol > messages.PROTOCOL_VERSION or hello.protocol < messages.PROTOCOL_VERSION - 1:
-            # Sent as a Welcome all the same: the client sees the versions and knows what to do.
-            self.log.warning("a client of farcall %s speaks protocol %d", hello.version, hello.protocol)
+            # Welcomed all the same: the client sees the versions, and may ask an idle server to make room.
+            session.incompatible = (
+                f"this server is farcall {__version__} with protocol {messages.PROTOCOL_VERSION}, the client is "
+                f"farcall {hello.version} with protocol {hello.protocol}: use the same farcall for both, or end the "
+                "server with `farcall server stop --force`"
+            )
+            self.log.warning("%s", session.incompatible)
+        session.greeted = True
         session.send(
             messages.Welcome(
                 messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid(), self._source
@@ -194,7 +214,7 @@ class Server:
     def session_closed(self, session: Session) -> None:
         """A connection is over."""
         self._sessions.discard(session)
-        self.logs.unsubscribe(session)
+        self.logs.forget(session)
         self.spawned.forget(session)
         for listeners in self._stats_wanted.values():
             if session in listeners:
@@ -368,11 +388,15 @@ class Server:
         containers = self.worker.containers
         starting = sum(container.state in (State.STARTING, State.LOADING) for container in containers)
         making = sum(container.state is State.STARTING for container in containers)
-        if making >= STARTS_AT_ONCE or starting >= 4 * STARTS_AT_ONCE:
+        # A slow import holds up nobody else's first container.
+        if making >= STARTS_AT_ONCE or (starting >= 4 * STARTS_AT_ONCE and pool.live() > 0):
             return False
         if self.capacity.fits(pool.function, (container.function for container in containers)):
             return True
-        if pool.live() == 0 and all(container.state is not State.STOPPING for container in containers):
+        staying = [container.function for container in containers if container.state is not State.STOPPING]
+        if len(staying) < len(containers) and self.capacity.fits(pool.function, staying):
+            return False  # there will be room
+        if pool.live() == 0 and len(staying) == len(containers):
             # Callers may hold what there is while they wait for this function: without one container nobody would go
             # on.
             if not self._evict(pool):
@@ -421,10 +445,9 @@ class Server:
 
     def _tell_waiting(self, pool: Pool, now: float) -> None:
         told: set[str] = set()
-        for one in pool.waiting:
+        # There may be a million of them; those in front have waited longest.
+        for one in itertools.islice(pool.waiting, WAITING_LOOKED_AT):
             call = one.call
-            if len(told) >= 32:
-                return
             if call.session is None or call.call_id in told or now - one.waiting_since < WAITING_SECONDS:
                 continue
             told.add(call.call_id)
@@ -446,6 +469,8 @@ class Server:
         elif now - self._idle_since > self._idle_seconds:
             self.log.info("idle for %.0f s: ending", now - self._idle_since)
             self.stop()
+        for session in [one for one in self._sessions if not one.greeted and now - one.created_at > HELLO_SECONDS]:
+            session.end(f"it said nothing for {HELLO_SECONDS:g} s")
         if now >= self._expire_at:
             self._expire_at = now + EXPIRY_SECONDS
             self.spawn(self.store.expire())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from farcall import errors
-from farcall.server import failures
+from farcall.server import failures, stored
 from farcall.server.app import App
-from farcall.server.call import Call, Input
-from farcall.server.logs import Subscription
+from farcall.server.call import Call, Input, check_size
+from farcall.server.logs import UNSENT_LIMIT, Subscription, batches
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _encode = msgspec.msgpack.Encoder().encode
 _NO_BODY = b"\xc0"
 
+REFUSALS = 100  # frames that are no messages, after which a peer is given up
+UNREAD_BYTES = 256 * 2**20  # that a container may leave unread
+
 
 class Session:
     """Serves one peer. `app_id` and `container_id` are set for a container: it may touch only what belongs to its own
@@ -36,6 +40,10 @@ class Session:
         self.app_id = app_id
         self.container_id = container_id
         self.pid = 0
+        self.created_at = server.now()
+        self.greeted = False  # it has said hello
+        self.incompatible = ""  # why nothing can be done for a peer that speaks another protocol
+        self.refused = 0  # messages
         self._transport = transport
         self._calls: dict[str, Call] = {}
 
@@ -47,14 +55,20 @@ class Session:
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Sends to the peer; takes over the descriptors."""
         self._transport.send(message, fds)
+        if self.container_id and self._transport.buffered > UNREAD_BYTES:
+            self.end(f"it asks and does not read: {UNREAD_BYTES // 2**20} MiB wait for it")
 
     def handle(self, message: Any, fds: tuple[int, ...]) -> None:
         """One message of the peer. An error it causes is its answer, or the output of the inputs it carried."""
         try:
             self._handle(message, fds)
         except errors.FarcallError as error:
-            close_all(fds)
             self._refuse(message, error)
+        else:
+            return
+        self.refused += 1
+        if self.refused > REFUSALS and isinstance(message, errors.ProtocolError):
+            self.end(f"it sent {self.refused} messages that are none")
 
     def _refuse(self, message: Any, error: errors.FarcallError) -> None:
         if isinstance(message, messages.Submit):
@@ -69,22 +83,30 @@ class Session:
             self.send(messages.Failed(getattr(message, "seq", 0), failures.of(error)))
 
     def _handle(self, message: Any, fds: tuple[int, ...]) -> None:
+        if self.incompatible and not isinstance(message, messages.StopServer | messages.Hello):
+            close_all(fds)
+            raise errors.VersionError(self.incompatible)
         match message:
             case messages.Submit():
                 self._submit(message, fds)
+                return
+            case messages.Spawn():
+                self._answer_later(message, self._spawn(message, fds))
+                return
+            case messages.CreateApp():
+                self._answer_later(message, self._create_app(message, fds))
+                return
+            case _:
+                close_all(fds)  # no other message has any
+        match message:
             case messages.Credit():
                 call = self._calls.get(message.call_id)
                 if call is not None:
                     call.pool.credit(call, message.index, message.items)
             case messages.CancelCall(seq=seq):
                 self._cancel(message, seq)
-            case messages.Spawn():
-                self._answer_later(message, self._spawn(message, fds))
             case messages.GetOutput():
                 self.server.spawned.get(self, message)
-            case messages.CreateApp():
-                self._only_clients()
-                self._answer_later(message, self._create_app(message, fds))
             case messages.StopApp():
                 self._only_clients()
                 self._answer_later(message, self._stop_app(message))
@@ -145,28 +167,44 @@ class Session:
         return app
 
     def _submit(self, message: messages.Submit, fds: tuple[int, ...]) -> None:
-        call = self._calls.get(message.call_id)
+        try:
+            call = self._call_of(message)
+            known = set(call.inputs)
+            for one in message.inputs:
+                if one.index in known:
+                    raise errors.ConflictError(f"input {one.index} of {message.call_id} was submitted already")
+                check_size(one)
+                known.add(one.index)
+        except errors.FarcallError:
+            close_all(fds)
+            raise
+        inputs: list[Input] = []
+        position = 0
         now = self.server.now()
+        for one in message.inputs:
+            mine = fds[position : position + one.descriptors] if one.descriptors else ()
+            position += one.descriptors
+            new = Input(call, one.index, one.data, mine, now)
+            call.inputs[one.index] = new
+            inputs.append(new)
+        if position < len(fds):
+            close_all(fds[position:])
+        call.pool.submit(inputs)
+
+    def _call_of(self, message: messages.Submit) -> Call:
+        call = self._calls.get(message.call_id)
         if call is None:
+            if message.call_id in self.server.calls:
+                raise errors.ConflictError(f"there is another call {message.call_id}")
             pool = self._app_of(message.function_id).pool(message.function_id, message.params)
             method = pool.function.method(message.method)
             if method is None:
                 raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
-            call = Call(message.call_id, pool, method, message.kind, self, now)
+            call = Call(message.call_id, pool, method, message.kind, self, self.server.now())
             self._calls[message.call_id] = self.server.calls[message.call_id] = call
         elif call.pool.app.stopping:
             raise errors.ConflictError(f"app {call.pool.app.name} is stopping and takes no more calls")
-        inputs: list[Input] = []
-        position = 0
-        for one in message.inputs:
-            mine = fds[position : position + one.descriptors] if one.descriptors else ()
-            position += one.descriptors
-            if one.index in call.inputs:
-                raise errors.ConflictError(f"input {one.index} of {message.call_id} was submitted already")
-            new = Input(call, one.index, one.data, mine, now)
-            call.inputs[one.index] = new
-            inputs.append(new)
-        call.pool.submit(inputs)
+        return call
 
     def call_done(self, call: Call) -> None:
         """A call has no inputs left; more of a map may still come."""
@@ -188,26 +226,33 @@ class Session:
             self._answer_later(message, self.server.spawned.cancel(self, message))
 
     async def _spawn(self, message: messages.Spawn, fds: tuple[int, ...]) -> None:
-        pool = self._app_of(message.function_id).pool(message.function_id, message.params)
-        method = pool.function.method(message.method)
-        if method is None:
-            raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
-        await self.server.spawned.add(pool, method, message, fds)
+        try:
+            pool = self._app_of(message.function_id).pool(message.function_id, message.params)
+            method = pool.function.method(message.method)
+            if method is None:
+                raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
+            inputs = stored.pack_inputs(message.inputs, fds)
+        finally:
+            close_all(fds)
+        await self.server.spawned.add(pool, method, message, inputs)
 
     # --- apps
 
     async def _create_app(self, message: messages.CreateApp, fds: tuple[int, ...]) -> None:
         position = 0
         functions: list[FunctionSpec] = []
-        for function in message.app.functions:
-            if function.source.pickled == b"":
-                if position >= len(fds):
-                    raise errors.ProtocolError(f"the code of {function.name} did not come along")
-                source = msgspec.structs.replace(function.source, pickled=from_memory(fds[position]))
-                function = msgspec.structs.replace(function, source=source)
-                position += 1
-            functions.append(function)
-        close_all(fds)
+        try:
+            self._only_clients()
+            for function in message.app.functions:
+                if function.source.pickled == b"":
+                    if position >= len(fds):
+                        raise errors.ProtocolError(f"the code of {function.name} did not come along")
+                    source = msgspec.structs.replace(function.source, pickled=from_memory(fds[position]))
+                    function = msgspec.structs.replace(function, source=source)
+                    position += 1
+                functions.append(function)
+        finally:
+            close_all(fds)
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
     async def _stop_app(self, message: messages.StopApp) -> bytes:
@@ -227,7 +272,6 @@ class Session:
         if kind not in ("ap", "fc", "ta"):
             message = msgspec.structs.replace(message, ref=await self.server.app_id_of(message.ref))
         failed = await self.server.spawned.failed_calls(message.ref) if message.failed else None
-        seen = [0.0]
         pattern = _pattern(message.grep)
 
         def matches(entry: messages.LogEntry) -> bool:
@@ -235,33 +279,42 @@ class Session:
                 pattern is None or pattern.search(entry.text) is not None
             )
 
+        subscription: Subscription | None = None
         if message.follow:
-            self.server.logs.subscribe(
-                Subscription(self, message.seq, lambda entry: matches(entry) and entry.time > seen[0])
+            subscription = Subscription(self, message.seq, matches)
+            subscription.hold()  # what comes while the kept ones are read is shown after them
+            self.server.logs.subscribe(subscription)
+
+        def read() -> Iterator[list[messages.LogEntry]]:
+            return batches(
+                self.server.logs.store.read(
+                    message.ref, since=message.since, grep=message.grep or None, failed_calls=failed, tail=message.tail
+                )
             )
 
-        def read() -> list[list[messages.LogEntry]]:
-            batches: list[list[messages.LogEntry]] = [[]]
-            size = 0
-            found = self.server.logs.store.read(
-                message.ref, since=message.since, grep=message.grep or None, failed_calls=failed, tail=message.tail
-            )
-            for entry in found:
-                if batches[-1] and size + len(entry.text) > 64 * 1024:
-                    batches.append([])
-                    size = 0
-                size += len(entry.text)
-                batches[-1].append(entry)
-            return batches
-
-        for batch in await self.server.loop.run_in_executor(None, read):
-            if batch:
-                self.send(messages.LogBatch(message.seq, batch))
-                seen[0] = batch[-1].time
-        if message.follow:
+        run = self.server.loop.run_in_executor
+        found = await run(None, read)
+        last = 0.0
+        while batch := await run(None, next, found, None):
+            self.send(messages.LogBatch(message.seq, batch))
+            last = batch[-1].time
+            while not self._transport.closed:
+                if self.buffered <= UNSENT_LIMIT:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                return
+        if subscription is not None:
+            subscription.release(last)
             await self.server.over(message.ref, self)
+            self.server.logs.unsubscribe(subscription)
 
     # --- the end
+
+    def end(self, why: str) -> None:
+        """Ends a peer that does not keep to the protocol."""
+        self.server.log.warning("the connection of pid %d %s is ended: %s", self.pid, self.container_id, why)
+        self._transport.close(after_flush=True)
 
     def disconnect(self) -> None:
         """Ends the connection."""

@@ -27,14 +27,10 @@ class Spawned:
         self._store = server.store
         self._waiting: dict[tuple[str, int], list[tuple[Session, int, asyncio.TimerHandle | None]]] = {}
 
-    async def add(self, pool: Pool, method: MethodSpec, message: messages.Spawn, fds: tuple[int, ...]) -> None:
+    async def add(self, pool: Pool, method: MethodSpec, message: messages.Spawn, payloads: list[bytes]) -> None:
         """Records the call, or more inputs of it, then runs them."""
-        payloads: list[bytes] = []
-        position = 0
-        for one in message.inputs:
-            payloads.append(stored.pack(one.data, fds[position : position + one.descriptors]))
-            position += one.descriptors
-        call = self._server.calls.get(message.call_id)
+        if not message.inputs:
+            raise errors.ProtocolError("a Spawn without inputs")
         # What a restarted server must know beyond the store's own columns goes with the function's name.
         if message.inputs[0].index == 0:
             record = records.Call(
@@ -45,11 +41,14 @@ class Spawned:
             )
             await self._store.add_call(record, payloads)
         else:
+            if (await self._store.call(message.call_id)).app_id != pool.app.app_id:
+                raise errors.NotFoundError(f"app {pool.app.name} has no call {message.call_id}")
             await self._store.add_inputs(message.call_id, payloads, first_index=message.inputs[0].index)
         if pool.app.stopping:
             return
-        if call is None:
-            call = self._server.calls.get(message.call_id)
+        call = self._server.calls.get(message.call_id)
+        if call is not None and call.pool is not pool:
+            raise errors.ConflictError(f"call {message.call_id} is one of another function")
         if call is None:
             call = Call(message.call_id, pool, method, "spawned", None, self._server.now())
             self._server.calls[message.call_id] = call
@@ -94,10 +93,16 @@ class Spawned:
             self._server.spawn(self._record(call, output, mine))
 
     async def _record(self, call: Call, output: messages.Output, fds: tuple[int, ...]) -> None:
-        payload = stored.pack(output.data, fds, output.container_id)
+        status = output.status
+        try:
+            payload = stored.pack(output.data, fds, output.container_id)
+        except errors.FarcallError as error:
+            status = messages.PLATFORM_ERROR
+            failure = failures.encode(error, call_id=call.call_id, container_id=output.container_id)
+            payload = stored.pack(failure, (), output.container_id)
         while True:
             try:
-                await self._store.record_output(call.call_id, output.index, output.status, payload)
+                await self._store.record_output(call.call_id, output.index, status, payload)
                 break
             except errors.ResourceExhaustedError as error:
                 # The result is there and must not be lost for want of room: it is kept until there is some.
@@ -106,9 +111,14 @@ class Spawned:
             except errors.FarcallError as error:
                 self._server.log.error("the result of %s was not recorded: %s", call.call_id, error)
                 break
-        if not call.inputs and self._server.calls.pop(call.call_id, None) is not None:
-            call.pool.app.calls_pending -= 1
+        if not call.inputs:
+            self._forget_call(call)
         await self._tell(call.call_id, output.index)
+
+    def _forget_call(self, call: Call) -> None:
+        if self._server.calls.get(call.call_id) is call:
+            del self._server.calls[call.call_id]
+            call.pool.app.calls_pending -= 1
 
     async def _tell(self, call_id: str, index: int) -> None:
         for session, seq, timer in self._waiting.pop((call_id, index), []):
@@ -191,8 +201,7 @@ class Spawned:
         call = self._server.calls.get(message.call_id)
         if call is not None:
             call.pool.cancel(call, None, message.terminate_containers)
-            if self._server.calls.pop(message.call_id, None) is not None:
-                call.pool.app.calls_pending -= 1
+            self._forget_call(call)
         for call_id, index in [key for key in self._waiting if key[0] == message.call_id]:
             await self._tell(call_id, index)
 

@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from farcall.errors import ConnectionLostError
@@ -77,7 +77,8 @@ class Connection:
     """A stream of messages over one Unix socket.
 
     `on_message(message, fds)` is called by whichever thread or loop is reading, one message at a time, in order; it
-    owns the descriptors and must not block. `on_close(error)` is called once, when the peer is gone or `close` was
+    owns the descriptors and must not block. A message whose handling was interrupted by an exception (of a signal's
+    handler) comes again. `on_close(error)` is called once, when the peer is gone or `close` was
     called; every waiter must be set by it. A frame that is refused goes to `on_message` as a ProtocolError.
     """
 
@@ -96,13 +97,19 @@ class Connection:
         self._incoming = Incoming(messages)
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
+        # What has been read and not been handled.
+        self._received: tuple[int, descriptors.Ancillary, int, Any] | None = None
+        self._frames: Iterator[tuple[Any, tuple[int, ...]]] = iter(())
+        self._handling: tuple[Any, tuple[int, ...]] | None = None
+        self._interrupted = False  # an exception left some of it behind
         self._send_lock = threading.Lock()
         self._unsent = b""  # rest of a frame whose sending was interrupted by an exception in a signal handler
-        self._mutex = threading.Lock()  # guards the two below
+        self._mutex = threading.Lock()  # guards the followers, and who becomes the leader
         self._leading = False
         self._followers: list[Waiter] = []
         self._watchers: dict[asyncio.AbstractEventLoop, int] = {}
         self._closed: ConnectionLostError | None = None
+        self._over = False  # closed, and everyone has been told
 
     @property
     def closed(self) -> bool:
@@ -125,30 +132,31 @@ class Connection:
             frame = self._encoder.encode(message, len(fds))
             if self._closed is not None:
                 raise ConnectionLostError(str(self._closed), may_have_run=False)
+            started = False
             try:
-                if self._unsent:
-                    self._send_all(self._unsent)
-                self._unsent = frame
+                while self._unsent:
+                    self._send_bytes(self._unsent)
                 if fds:
-                    # A descriptor goes with the first byte, so an interrupted start is repeated whole.
-                    sent = self._sock.sendmsg([frame], descriptors.pack(fds))
-                    self._unsent = frame[sent:]
-                    if sent == len(frame):
-                        return
-                    frame = self._unsent
-                self._send_all(frame)
+                    # The descriptors go with the first byte.
+                    for sent in map(self._sock.sendmsg, ([frame],), (descriptors.pack(fds),)):
+                        self._unsent = frame[sent:]
+                else:
+                    self._send_bytes(frame)
+                started = True
+                while self._unsent:
+                    self._send_bytes(self._unsent)
             except OSError as error:
-                started = self._unsent is not frame
+                if error.errno is None:  # not the socket's: a signal's handler raised it
+                    raise
                 self._unsent = b""
                 self._end(f"the connection to the server broke while sending: {error}")
                 raise ConnectionLostError(str(self._closed), may_have_run=started) from error
 
-    def _send_all(self, data: bytes) -> None:
-        sent = self._sock.send(data)
-        self._unsent = data[sent:] if sent < len(data) else b""
-        while self._unsent:
-            sent = self._sock.send(self._unsent)
-            self._unsent = self._unsent[sent:]
+    def _send_bytes(self, data: bytes) -> None:
+        # A signal's handler (Ctrl-C) may raise between a call's return and the use of its result, but not between an
+        # iterator's next and its target: so it is known for certain what the kernel took, and the stream stays whole.
+        for sent in map(self._sock.send, (data,)):
+            self._unsent = data[sent:]
 
     # --- waiting
 
@@ -156,44 +164,39 @@ class Connection:
         """Blocks until the waiter is set; False where `timeout` seconds pass, or the connection ends, first. Reads the
         socket where nobody else does."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not waiter.done:
-            if self._closed is not None:
-                return waiter.done
-            wake = threading.Lock()
-            with self._mutex:
-                lead = not self._leading
+        lead = followed = False
+        wake: threading.Lock | None = None
+        try:
+            while not waiter.done and not self._over:
+                with self._mutex:
+                    if not self._leading:
+                        self._leading = lead = True
+                    else:
+                        followed = True
+                        waiter._wake = wake = threading.Lock()  # pyright: ignore[reportPrivateUsage]
+                        wake.acquire()
+                        self._followers.append(waiter)
                 if lead:
-                    self._leading = True
-                else:
-                    wake.acquire()
-                    waiter._wake = wake  # pyright: ignore[reportPrivateUsage]
-                    self._followers.append(waiter)
+                    while not waiter.done and self._read(deadline):
+                        pass
+                    break
+                assert wake is not None
+                # `set` may have come before it could see the lock.
+                if not waiter.done:
+                    remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+                    if not wake.acquire(timeout=remaining):
+                        break
+                self._unfollow(waiter)
+            return waiter.done
+        finally:
             if lead:
-                try:
-                    while not waiter.done:
-                        if not self._read(deadline):
-                            return waiter.done
-                finally:
-                    self._pass_lead()
-            else:
-                try:
-                    # `set` may have come before it could see the lock.
-                    if not waiter.done:
-                        remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-                        if not wake.acquire(timeout=remaining) and not waiter.done:
-                            return False
-                finally:
-                    with self._mutex:
-                        if waiter in self._followers:
-                            self._followers.remove(waiter)
-                            promoted = False
-                        else:
-                            promoted = True
-                    waiter._wake = None  # pyright: ignore[reportPrivateUsage]
-                    if promoted and waiter.done:
-                        # It was woken to lead and needs to no more: the lead must not be lost.
-                        self._wake_follower()
-        return True
+                self._leading = False  # here, where no handler of a signal can come in between
+                self._pass_lead()
+            elif followed:
+                # It may have been woken to lead: the lead must not be lost, however this ends.
+                waiter._wake = None  # pyright: ignore[reportPrivateUsage]
+                self._unfollow(waiter)
+                self._wake_follower()
 
     async def wait_async(self, waiter: Waiter) -> None:
         """Awaits the waiter. Many tasks and loops may wait at once, beside threads."""
@@ -237,52 +240,103 @@ class Connection:
     # --- reading
 
     def _pass_lead(self) -> None:
-        with self._mutex:
-            self._leading = False
-        self._wake_follower()
+        try:
+            self._wake_follower()
+        except BaseException:  # a signal's handler raised: that concerns the others nothing
+            self._wake_follower()
+            raise
 
     def _wake_follower(self) -> None:
         with self._mutex:
-            if self._leading or not self._followers:
-                return
-            follower = self._followers.pop()
-        follower.wake()
+            if self._followers and not self._leading:
+                self._followers[-1].wake()
+
+    def _unfollow(self, waiter: Waiter) -> None:
+        with self._mutex:
+            if waiter in self._followers:
+                self._followers.remove(waiter)
 
     def _read_without_waiting(self) -> bool:
-        with self._mutex:
-            if self._leading:
-                return False
-            self._leading = True
+        lead = False
         try:
+            with self._mutex:
+                if self._leading:
+                    return False
+                self._leading = lead = True
             return self._receive(socket.MSG_DONTWAIT)
         finally:
-            self._pass_lead()
+            if lead:
+                self._leading = False
+                self._pass_lead()
 
     def _read(self, deadline: float | None) -> bool:
-        if deadline is not None:
+        if deadline is not None and not self._interrupted:
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return False
         self._receive(0)
-        return self._closed is None
+        return not self._over
 
     def _receive(self, flags: int) -> bool:
+        if self._interrupted:
+            self._go_on()
+            return True
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into(
-                [self._buffer], descriptors.ANCILLARY_SPACE, flags | socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._end(f"the connection to the server broke: {error}")
-            return False
+            try:
+                # As in `_send_bytes`: what the kernel gave is not lost.
+                for received in map(
+                    self._sock.recvmsg_into,
+                    ((self._buffer,),),
+                    (descriptors.ANCILLARY_SPACE,),
+                    (flags | socket.MSG_CMSG_CLOEXEC,),
+                ):
+                    self._received = received
+            except OSError as error:
+                if error.errno is None:  # not the socket's: a signal's handler raised it
+                    raise
+                if not isinstance(error, BlockingIOError):
+                    self._end(f"the connection to the server broke: {error}")
+                return False
+            return self._take()
+        except BaseException:
+            # What has been read may be for others, and is handed on whatever this thread was told by a signal.
+            self._interrupted = True
+            self._go_on()
+            raise
+
+    def _take(self) -> bool:
+        received = self._received
+        assert received is not None
+        count, ancillary = received[0], received[1]
         if count == 0:
+            self._received = None
             self._end("the server closed the connection")
             return False
-        for message, fds in self._incoming.feed(self._view[:count], ancillary):
-            self._on_message(message, fds)
+        self._frames = self._incoming.feed(self._view[:count], ancillary)
+        self._received = None
+        self._hand_on()
         return True
+
+    def _hand_on(self) -> None:
+        for each in self._frames:
+            self._handling = each
+            self._on_message(*each)
+            self._handling = None
+
+    def _go_on(self) -> None:
+        """Goes on where an exception stopped the handling of what was read; the message that was being handled is
+        handled again."""
+        if self._handling is not None:
+            message, fds = self._handling
+            self._handling = None
+            self._on_message(message, fds)
+        self._hand_on()
+        self._frames = self._incoming.feed(self._view[:0], [])  # if it was the decoder that was stopped
+        self._hand_on()
+        if self._received is not None:
+            self._take()
+        self._interrupted = False
 
     # --- ending
 
@@ -294,6 +348,7 @@ class Connection:
         """After a fork, in the child: lets go of the socket without a word to the peer, which the parent goes on
         using."""
         self._closed = ConnectionLostError("the connection belongs to the parent process")
+        self._over = True
         os.close(self._sock.detach())
 
     def _end(self, reason: str) -> None:
@@ -310,4 +365,7 @@ class Connection:
         except OSError:
             pass
         self._incoming.close()
-        self._on_close(error)
+        try:
+            self._on_close(error)
+        finally:
+            self._over = True

@@ -3,7 +3,6 @@
 import array
 import os
 import socket
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from farcall.errors import ProtocolError
@@ -35,7 +34,7 @@ class DescriptorQueue:
     """
 
     def __init__(self) -> None:
-        self._fds: deque[int] = deque()
+        self._fds: list[int] = []
 
     def add(self, ancillary: Ancillary) -> None:
         """Takes over the descriptors in what `recvmsg` returned."""
@@ -44,12 +43,23 @@ class DescriptorQueue:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._fds.extend(fds)
+        if len(self._fds) > MAX_DESCRIPTORS:  # a peer that sends more than it claims
+            self.close()
 
     def take(self, count: int) -> tuple[int, ...]:
-        """The next `count` descriptors. Raises ProtocolError where the peer claimed more than it sent."""
-        if count > len(self._fds):
-            raise ProtocolError(f"a frame claims {count} descriptors and {len(self._fds)} came with it")
-        return tuple(self._fds.popleft() for _ in range(count))
+        """The `count` descriptors of a frame. Raises ProtocolError, and closes what is there, where not exactly these
+        came: a process at its limit of open files loses some of them."""
+        # The kernel ends a read behind the first byte that descriptors came with, so none of a later frame are here.
+        if count != len(self._fds):
+            found = len(self._fds)
+            self.close()
+            raise ProtocolError(
+                f"a frame claims {count} descriptors and {found} came with it; "
+                "a process that has too many open files (ulimit -n) loses them"
+            )
+        fds = tuple(self._fds)
+        self._fds.clear()
+        return fds
 
     def close(self) -> None:
         """Closes what nobody claimed."""

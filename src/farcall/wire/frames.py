@@ -83,19 +83,19 @@ class FrameDecoder:
                 if end - offset - HEADER < length:
                     break
                 body = view[offset + HEADER : offset + HEADER + length]
-                offset += HEADER + length
                 try:
                     message = self._decode(body)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
-                    yield ProtocolError(f"a frame of {length:,} bytes is no known message: {error}"), descriptors
-                    continue
+                    message = ProtocolError(f"a frame of {length:,} bytes is no known message: {error}")
                 finally:
                     body.release()
+                # Only now: where the exception of a signal's handler ends this, what is not decoded is kept.
+                offset += HEADER + length
                 yield message, descriptors
-            rest = bytes(view[offset:])
         finally:
+            rest = bytearray(view[offset:])
             view.release()
-        self._buffer = bytearray(rest)
+            self._buffer = rest
 
 
 def _refusal(length: int, descriptors: int) -> ProtocolError:

@@ -17,7 +17,8 @@ class Incoming:
 
     def feed(self, data: memoryview, ancillary: descriptors.Ancillary) -> Iterator[tuple[Any, tuple[int, ...]]]:
         """Takes what one `recvmsg` returned; yields each message, or ProtocolError, with its descriptors, which are now
-        the caller's. Consume the iterator fully before feeding more."""
+        the caller's. Consume the iterator fully before feeding more. A message whose descriptors were lost comes
+        without them, after a ProtocolError: whoever waits for it must not wait in vain."""
         if ancillary:
             self._arrived.add(ancillary)
         for message, carried in self._decoder.feed(data):
@@ -27,7 +28,6 @@ class Incoming:
                     fds = self._arrived.take(carried)
                 except ProtocolError as error:
                     yield error, ()
-                    continue
                 if isinstance(message, ProtocolError):
                     descriptors.close_all(fds)
                     fds = ()

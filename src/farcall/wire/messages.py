@@ -11,7 +11,7 @@ A value is `data` plus, where `descriptors` is 1, one sealed memory file that ri
 several values carry their descriptors in the order of the values. Only SDK and runner look into `data`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -27,6 +27,10 @@ EXCEPTION = 1  # data is an exception of user code
 PLATFORM_ERROR = 2  # data is a msgpack-encoded Failure
 GENERATOR_DONE = 3  # data is the pickled number of items that were yielded
 REVOKED = 4  # from a runner only: the input was taken back in time and has not run; it has no data
+
+
+# Of one value. Checked where a message is decoded: whoever shares out a frame's descriptors relies on it.
+DescriptorCount = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -90,7 +94,7 @@ class Input(_Message):
 
     index: int
     data: bytes
-    descriptors: int = 0
+    descriptors: DescriptorCount = 0
 
 
 class Output(_Message):
@@ -99,7 +103,7 @@ class Output(_Message):
     index: int
     status: int
     data: bytes
-    descriptors: int = 0
+    descriptors: DescriptorCount = 0
     container_id: str = ""
 
 
@@ -237,7 +241,7 @@ class Items(_Message, tag=31):
     index: int
     first: int
     items: list[bytes]
-    descriptors: list[int] = []
+    descriptors: list[DescriptorCount] = []
 
 
 class Pending(_Message, tag=32):
@@ -337,7 +341,7 @@ class RunInput(_Message):
     seq: int
     index: int
     data: bytes
-    descriptors: int = 0
+    descriptors: DescriptorCount = 0
 
 
 class Run(_Message, tag=51):
@@ -384,7 +388,7 @@ class Result(_Message):
     seq: int
     status: int
     data: bytes
-    descriptors: int = 0
+    descriptors: DescriptorCount = 0
 
 
 class Results(_Message, tag=71):
@@ -399,7 +403,7 @@ class RunnerItems(_Message, tag=72):
     seq: int
     first: int
     items: list[bytes]
-    descriptors: list[int] = []
+    descriptors: list[DescriptorCount] = []
 
 
 class Print(_Message, tag=73):

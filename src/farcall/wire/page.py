@@ -16,17 +16,17 @@ _F64 = struct.Struct("<d")
 
 
 class SharedPage:
-    """One side's view of the page. The runner writes `running` and `started_at`; the worker writes the rest.
+    """One side's view of the page. The runner writes `started`, `running` and `started_at`; the worker the rest.
 
     An input that was handed out and has not started can be cancelled or taken back. Both sides first store, then look:
-    the runner stores `running` and then looks at the input's reason to stop, the worker stores the reason and then
-    looks at `running`. So either the worker sees that the input runs, or the runner sees that it shall not, and skips
-    it.
+    the runner stores `started` and then looks at the input's reason to stop, the worker stores the reason and then
+    looks at `started`. So either the worker sees that the input has started, or the runner sees that it shall not, and
+    skips it.
 
     The reasons of at most `SLOTS` inputs are kept: no more may be handed out at once.
     """
 
-    _RUNNING: ClassVar[int] = 0
+    _STARTED: ClassVar[int] = 0  # `seq * 2`, and 1 more while it runs
     _STARTED_AT: ClassVar[int] = 8
     _REASONS: ClassVar[int] = 1024  # to the page's end: one number, `seq * 4 + reason`, for each `seq % SLOTS`
 
@@ -48,16 +48,22 @@ class SharedPage:
     def start(self, seq: int, now: float) -> None:
         """Runner: input `seq` runs from now on (`now` is CLOCK_MONOTONIC, the same in all containers of a machine)."""
         _F64.pack_into(self._map, self._STARTED_AT, now)
-        _U64.pack_into(self._map, self._RUNNING, seq)
+        _U64.pack_into(self._map, self._STARTED, seq * 2 + 1)
 
     def finish(self) -> None:
         """Runner: no input runs."""
-        _U64.pack_into(self._map, self._RUNNING, 0)
+        _U64.pack_into(self._map, self._STARTED, self.started * 2)
+
+    @property
+    def started(self) -> int:
+        """The input that started last, 0 for none. All handed out before it have ended."""
+        return _U64.unpack_from(self._map, self._STARTED)[0] >> 1
 
     @property
     def running(self) -> int:
-        """The input that runs, 0 for none. While an input runs, all handed out before it have ended."""
-        return _U64.unpack_from(self._map, self._RUNNING)[0]
+        """The input that runs, 0 for none."""
+        number = _U64.unpack_from(self._map, self._STARTED)[0]
+        return number >> 1 if number & 1 else 0
 
     @property
     def started_at(self) -> float:
@@ -74,11 +80,11 @@ class SharedPage:
         return number & 3 if number >> 2 == seq else 0
 
     def revoke(self, first: int, last: int) -> int:
-        """Worker: inputs `first` to `last` shall not start. Returns the input that runs: those after it are taken back
-        for certain, it itself will either run to its end or be answered as revoked."""
+        """Worker: inputs `first` to `last` shall not start. Returns the input that started last: those after it are
+        taken back for certain, it itself will either run to its end or be answered as revoked."""
         for seq in range(first, last + 1):
             self.cancel(seq, self.REVOKED)
-        return self.running
+        return self.started
 
     def close(self) -> None:
         """Unmaps the page."""

@@ -7,6 +7,7 @@ ready. Messages sent in one turn of the loop leave in one system call.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -61,7 +62,11 @@ class Transport:
         if self.closed:
             descriptors.close_all(fds)
             return
-        frame = self._encoder.encode(message, len(fds))
+        try:
+            frame = self._encoder.encode(message, len(fds))
+        except BaseException:
+            descriptors.close_all(fds)
+            raise
         self.buffered += len(frame)
         self._out.append((frame, tuple(fds)))
         if not self._flushing and not self._writing:
@@ -123,8 +128,12 @@ class Transport:
             for message, fds in self._incoming.feed(_read_view[:count], ancillary):
                 if self.closed:
                     descriptors.close_all(fds)
-                else:
+                    continue
+                try:
                     self._on_message(message, fds)
+                except Exception:
+                    # The messages behind it are not to be lost for it.
+                    logging.getLogger("farcall.wire").exception("a %s was not handled", type(message).__name__)
         finally:
             _corked = None
             for transport in corked:

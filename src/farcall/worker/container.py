@@ -16,6 +16,7 @@ from farcall.wire import messages
 from farcall.wire.frames import MAX_BODY
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
+from farcall.worker.limit import OutputLimit
 
 if TYPE_CHECKING:
     from farcall.worker.worker import Worker
@@ -51,12 +52,14 @@ class Assignment:
 @dataclass(frozen=True)
 class End:
     """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost`
-    says that it went with its launcher; `error` is why it could not be made."""
+    says that it went with its launcher, `severed` that it closed its connection; `error` is why it could not be
+    made."""
 
     exited: Exited | None
     reason: str
     lost: bool
     error: FarcallError | None = None
+    severed: bool = False
 
     def describe(self) -> str:
         """The end in words, for people."""
@@ -65,6 +68,8 @@ class End:
             return f"could not be made: {self.error}"
         if exited is None:
             return "was lost with its launcher"
+        if self.severed:
+            return "closed its connection to farcall"
         if exited.out_of_memory:
             return (
                 f"was ended by the kernel at its memory limit of {exited.memory_limit // 2**20} MiB "
@@ -124,6 +129,7 @@ class Container:
         self.timeline: dict[str, float] = {}
         self.notes: list[str] = []
         self.transport: Transport | None = None
+        self.prints: OutputLimit | None = None  # for what comes as messages; the pipes have their own
         self.page_fd = SharedPage.create()
         self.page = SharedPage(self.page_fd)
         self.pidfd = -1
@@ -131,12 +137,15 @@ class Container:
         self.exited: Exited | None = None
         self.error: FarcallError | None = None
         self.lost = False
+        self.severed = False  # it lives without its connection, which only its own code can have closed
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never
         self._stop_by = 0.0  # the same for its exit hooks, once it is to stop
         self._handed: dict[int, Assignment] = {}
         self._seq = 0
         self._cancelled: set[int] = set()
+        self._ending = 0  # the cancelled input that has until `kill_at` to end
+        self._final: Assignment | None = None  # the input that ran when the container ended
 
     @property
     def holds(self) -> int:
@@ -148,7 +157,9 @@ class Container:
         return [assignment.token for assignment in self._handed.values()]
 
     def running(self) -> Assignment | None:
-        """The input whose code runs now."""
+        """The input whose code runs now, or ran when the container ended."""
+        if self.state is State.GONE:
+            return self._final
         return self._handed.get(self.page.running)
 
     def running_seconds(self, now: float) -> float:
@@ -185,7 +196,8 @@ class Container:
     def answered(self, seq: int) -> Assignment | None:
         """An input has its result; None where it had one already or was taken back."""
         self._cancelled.discard(seq)
-        if self.kill_at and not self._cancelled:
+        if seq == self._ending:
+            self._ending = 0
             self.kill_at = self._stop_by
         return self._handed.pop(seq, None)
 
@@ -199,9 +211,9 @@ class Container:
         seqs = list(self._handed)[max(1, keep) :]
         if not seqs:
             return []
-        running = self.page.revoke(seqs[0], seqs[-1])
-        # Of those up to the one that runs now, the runner says itself whether it ran them (REVOKED).
-        return [self._handed.pop(seq).token for seq in seqs if seq > running]
+        started = self.page.revoke(seqs[0], seqs[-1])
+        # Of those up to the one that started last, the runner says itself whether it ran them (REVOKED).
+        return [self._handed.pop(seq).token for seq in seqs if seq > started]
 
     def cancel(self, token: Any, reason: int, now: float) -> None:
         """Stops one input it holds. An answer for it comes in any case, within `CANCEL_GRACE` or with the container's
@@ -220,6 +232,7 @@ class Container:
             self.transport.send(messages.CancelInput(seq))
         if self.page.running == seq:
             self.worker.signal(self, signal.SIGUSR1)
+            self._ending = seq
             self.kill_at = self.kill_at or now + CANCEL_GRACE
 
     def credit(self, token: Any, items: int) -> None:
@@ -255,7 +268,7 @@ class Container:
             return
         self._stop_by = self.kill_at = now + grace
         running = self.page.running
-        if running:
+        if running in self._handed:
             self._cancel(running, SharedPage.CANCELLED, now)
             self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
@@ -263,15 +276,18 @@ class Container:
     def split(self) -> tuple[list[Any], list[Any]]:
         """The tokens of the inputs it still holds: those that had started, and the others.
 
-        Inputs before the running one have run, too: a runner sends the results of short ones together, and these died
-        with it.
+        Those that had ended are among the first: a runner sends the results of short ones together, and these died with
+        it, or could not be sent any more.
         """
-        running = self.page.running
-        started = [assignment.token for seq, assignment in self._handed.items() if seq <= running]
-        return started, [assignment.token for seq, assignment in self._handed.items() if seq > running]
+        last = self.page.started
+        started = [assignment.token for seq, assignment in self._handed.items() if seq <= last]
+        return started, [assignment.token for seq, assignment in self._handed.items() if seq > last]
 
     def close(self) -> None:
         """Lets go of its descriptors."""
+        self._final = self.running()  # what it wrote last may still lie in its pipes
+        if self.prints is not None:
+            self.prints.close()
         self.state = State.GONE
         self.page.close()
         for fd in (self.pidfd, self.page_fd):

@@ -28,9 +28,13 @@ from farcall.wire.descriptors import close_all
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
 from farcall.worker.container import Container, End, Owner, State
+from farcall.worker.limit import BURST, RATE, OutputLimit
 from farcall.worker.pipes import OutputPipe
 
 TICK_SECONDS = 0.1
+HELLO_SECONDS = 60.0  # how long a container that was made may take until its runner speaks
+PRINT_COST = 1024  # bytes that a printed piece of text costs besides its length
+PRINT_MARGIN = 1.5  # runners keep to the rate themselves; those that do not are not to be told from jitter below this
 LOST_SECONDS = 2.0  # how long a container may live on without its connection, or its connection without it
 
 OnText = Callable[[Container, str, str], None]
@@ -108,38 +112,60 @@ class Worker:
     async def _start(self, container: Container) -> None:
         function = container.function
         assert function.interpreter is not None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        container.transport = Transport(
+        theirs: list[int] = []
+        try:
+            control, stdout, stderr = self._open_ends(container, theirs)
+            _check_interpreter(function)
+            launcher = await self._connected()
+            started = await launcher.start(
+                _container_spec(container, self._server_id),
+                ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
+            )
+        except (errors.FarcallError, OSError) as error:
+            container.error = (
+                error
+                if isinstance(error, errors.FarcallError)
+                else errors.ContainerStartError(f"no container could be made for {function.name}: {error}")
+            )
+            if container.transport is not None:
+                container.transport.close()
+            self._gone(container)
+            return
+        finally:
+            close_all(theirs)
+        if container.state is State.GONE:
+            close_all((started.pidfd,))
+            return
+        container.pidfd = started.pidfd
+        container.timeline = started.timeline
+        container.notes = started.notes
+        if container.state is State.STOPPING:
+            self.kill(container, container.reason)
+        elif container.state is State.STARTING:
+            container.kill_at = self._loop.time() + HELLO_SECONDS
+
+    def _open_ends(self, container: Container, theirs: list[int]) -> tuple[int, int, int]:
+        """Opens connection and pipes. The container's ends of them are returned, and put into `theirs` one by one."""
+        ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        theirs.append(control.detach())
+        container.transport = transport = Transport(
             ours,
             messages.FromRunner,
             lambda message, fds: self._message(container, message, fds),
             lambda: self._disconnected(container),
         )
-        OutputPipe(out_read, lambda text: self._on_text(container, "stdout", text), lambda: None)
-        OutputPipe(err_read, lambda text: self._on_text(container, "stderr", text), lambda: None)
-        try:
-            launcher = await self._connected()
-            started = await launcher.start(
-                _container_spec(container, self._server_id),
-                ContainerFds(control=theirs.fileno(), stdout=out_write, stderr=err_write, page=container.page_fd),
-            )
-        except errors.FarcallError as error:
-            container.error = error
-            container.transport.close()
-            self._gone(container)
-            return
-        finally:
-            theirs.close()
-            close_all((out_write, err_write))
-        container.pidfd = started.pidfd
-        container.timeline = started.timeline
-        container.notes = started.notes
-        if container.state is State.GONE:
-            close_all((started.pidfd,))
-        elif container.state is State.STOPPING:
-            self.kill(container, container.reason)
+        container.prints = OutputLimit(
+            transport.pause,
+            transport.resume,
+            lambda text: self._on_text(container, "stderr", text),
+            rate=PRINT_MARGIN * RATE,
+            burst=PRINT_MARGIN * BURST,
+        )
+        for stream in ("stdout", "stderr"):
+            read, write = os.pipe()
+            theirs.append(write)
+            OutputPipe(read, lambda text, stream=stream: self._on_text(container, stream, text), lambda: None)
+        return theirs[0], theirs[1], theirs[2]
 
     def _message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
         match message:
@@ -160,6 +186,9 @@ class Worker:
                     container.reason = "its import or enter hook failed"
                     container.kill_at = now + LOST_SECONDS
                 container.owner.on_loaded(container, error)
+            case messages.Print(text=text):
+                if container.prints is None or container.prints.admit(len(text) + PRINT_COST):
+                    container.owner.on_message(container, message, fds)
             case _:
                 container.owner.on_message(container, message, fds)
 
@@ -193,11 +222,13 @@ class Worker:
     def kill(self, container: Container, reason: str) -> None:
         """Ends a container at once; it is not blamed on its inputs."""
         container.reason = container.reason or reason
+        if container.state is not State.GONE:
+            container.state = State.STOPPING  # dying takes a moment, in which it must get no more inputs
         if container.pidfd >= 0:
             try:
                 signals.pidfd_send_signal(container.pidfd, signals.SIGKILL)
                 return
-            except (ProcessLookupError, PermissionError):
+            except OSError:
                 pass
         self.signal(container, signals.SIGKILL)
 
@@ -214,7 +245,16 @@ class Worker:
                 self.on_timeout(container, timed_out.token)
             if container.kill_at and now >= container.kill_at:
                 container.kill_at = now + LOST_SECONDS
-                if container.state is State.LOADING:
+                if container.transport is not None and container.transport.closed and not container.reason:
+                    container.severed = not container.lost
+                    self.kill(container, "")
+                    continue
+                if container.state is State.STARTING:
+                    container.error = errors.ContainerStartError(
+                        f"the Python of {container.function.name} did not come up within {HELLO_SECONDS:g} s: "
+                        f"{container.function.interpreter and container.function.interpreter.executable}"
+                    )
+                elif container.state is State.LOADING:
                     container.error = errors.StartupTimeoutError(
                         f"{container.function.name} was not ready within {container.function.startup_timeout:g} s "
                         f"(startup_timeout): importing {container.function.source.module} and its enter hooks took "
@@ -261,9 +301,9 @@ class Worker:
             return
         started, unstarted = container.split()
         reason = container.reason
-        if not reason and container.exited is not None and container.exited.killed_by_us:
+        if not reason and not container.severed and container.exited is not None and container.exited.killed_by_us:
             reason = "its launcher ended"
-        end = End(container.exited, reason, container.lost, container.error)
+        end = End(container.exited, reason, container.lost, container.error, container.severed)
         container.close()
         container.owner.on_gone(container, end, started, unstarted)
 
@@ -271,6 +311,15 @@ class Worker:
         task = self._loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _check_interpreter(function: FunctionSpec) -> None:
+    assert function.interpreter is not None
+    if not os.path.exists(function.interpreter.executable):
+        raise errors.ContainerStartError(
+            f"{function.name} runs with {function.interpreter.executable}, which is gone: its environment was "
+            "deleted or moved. Make it again, or choose another Python with --python"
+        )
 
 
 def _container_spec(container: Container, server_id: str) -> ContainerSpec:

@@ -30,7 +30,6 @@ class Client(Base):
         return self.ping.local()
 
 
-
 @app.local_entrypoint()
 def main():
     client = Client("example.com", port=8080)

@@ -12,7 +12,7 @@ from modal.exception import FunctionTimeoutError, InvalidError
 app = modal.App("failures")
 
 
-class OutOfStock(Exception):
+class OutOfStockError(Exception):
     def __init__(self, item: str, left: int):
         super().__init__(item, left)
         self.item = item
@@ -21,7 +21,7 @@ class OutOfStock(Exception):
 
 @app.function()
 def order(item: str):
-    raise OutOfStock(item, 3)
+    raise OutOfStockError(item, 3)
 
 
 @app.function(timeout=1)
@@ -43,7 +43,7 @@ def items():
 def main():
     try:
         order.remote("tea")
-    except OutOfStock as error:
+    except OutOfStockError as error:
         print("out of", error.item, error.left)
     try:
         sleepy.remote()

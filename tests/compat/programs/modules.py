@@ -7,7 +7,7 @@ import modal.exception
 import modal.gpu
 import modal.image
 import modal.volume
-from modal import App, Image, Secret, enter, gpu, is_local, method
+from modal import App, Image, Secret, enter, is_local, method
 from modal.app import App as AppToo
 from modal.functions import Function, FunctionCall
 from modal.retries import Retries

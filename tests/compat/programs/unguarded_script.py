@@ -13,7 +13,7 @@ def square(x):
     return x * x
 
 
-with modal.enable_output():
+with modal.enable_output():  # noqa: SIM117
     with app.run():
         print(square.remote(6))
         print(list(square.map(range(3))))

@@ -7,7 +7,7 @@ import modal
 
 app = modal.App("where")
 
-if modal.is_local():
+if modal.is_local():  # noqa: SIM108
     SIDE = "local"
 else:
     SIDE = "remote"

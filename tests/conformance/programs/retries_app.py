@@ -1,6 +1,7 @@
 """What the tests of retries, timeouts and cancellation call."""
 
 import asyncio
+import itertools
 import os
 import time
 import uuid
@@ -19,7 +20,7 @@ def fail_times(count: int) -> tuple[int, list[float]]:
     attempts.append(time.monotonic())
     if len(attempts) <= count:
         raise ValueError(f"attempt {len(attempts)}")
-    pauses = [after - before for before, after in zip(attempts, attempts[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
     number = len(attempts)
     attempts.clear()
     return number, pauses
@@ -38,12 +39,9 @@ def always_fail() -> None:
     raise ValueError(f"attempt {len(attempts)}")
 
 
-@app.function(retries=farcall.Retries(max_retries=1, initial_delay=0.0))
-def crash_unless(path: str) -> str:
-    """A container that the function itself brought down: each attempt is in a new one."""
-    if os.environ.get("NEVER") is None:
-        os._exit(4)
-    return path
+@app.function()
+def crash() -> None:
+    os._exit(4)
 
 
 @app.function(retries=farcall.Retries(max_retries=2, initial_delay=0.0), timeout=1, max_containers=1)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from typing import Any
@@ -91,7 +92,7 @@ def spawn_increment(x: int) -> Any:
 # --- exceptions
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Its constructor takes other arguments than it keeps."""
 
     def __init__(self, *, reason: str, code: int) -> None:
@@ -100,7 +101,7 @@ class Refused(Exception):
         self.code = code
 
 
-class Unrebuildable(Exception):
+class UnrebuildableError(Exception):
     def __reduce__(self) -> Any:
         return _not_here, (self.args,)
 
@@ -108,7 +109,7 @@ class Unrebuildable(Exception):
 def _not_here(args: Any) -> Any:
     if farcall.is_local():
         raise RuntimeError("this cannot be rebuilt outside a container")
-    return Unrebuildable(*args)
+    return UnrebuildableError(*args)
 
 
 def _deep(message: str) -> None:
@@ -122,7 +123,7 @@ def raise_lookup_error(message: str) -> None:
 
 @app.function()
 def raise_refused() -> None:
-    raise Refused(reason="too late", code=7)
+    raise RefusedError(reason="too late", code=7)
 
 
 @app.function()
@@ -132,37 +133,38 @@ def raise_chain() -> None:
             int("not a number")
         except ValueError as error:
             error.add_note("noted on the cause")
-            raise Refused(reason="chained", code=1) from error
-    except Refused:
+            raise RefusedError(reason="chained", code=1) from error
+    except RefusedError:
         raise KeyError("while handling")  # noqa: B904 - its context is what is tested
 
 
 @app.function()
 def raise_group() -> None:
-    raise ExceptionGroup("several", [ValueError("one"), Refused(reason="two", code=2)])
+    raise ExceptionGroup("several", [ValueError("one"), RefusedError(reason="two", code=2)])
 
 
 @app.function()
 def raise_local_class() -> None:
-    class OnlyThere(Exception):
+    class OnlyThereError(Exception):
         pass
 
-    raise OnlyThere("made up here")
+    raise OnlyThereError("made up here")
 
 
 @app.function()
 def raise_class_of_other_module() -> None:
-    with open("/tmp/made_there.py", "w") as file:
-        file.write("class OnlyThere(Exception): ...\n")
-    sys.path.insert(0, "/tmp")
+    folder = tempfile.mkdtemp()
+    with open(f"{folder}/made_there.py", "w") as file:
+        file.write("class OnlyThereError(Exception): ...\n")
+    sys.path.insert(0, folder)
     import made_there  # pyright: ignore[reportMissingImports]
 
-    raise made_there.OnlyThere("made up there")
+    raise made_there.OnlyThereError("made up there")
 
 
 @app.function()
 def raise_unrebuildable() -> None:
-    raise Unrebuildable("gone")
+    raise UnrebuildableError("gone")
 
 
 @app.function()
@@ -184,7 +186,7 @@ class Fragile:
 
     @farcall.method()
     def unpicklable_exception(self) -> None:
-        error = Refused(reason="it holds a lock", code=3)
+        error = RefusedError(reason="it holds a lock", code=3)
         error.lock = threading.Lock()  # type: ignore[attr-defined]
         raise error
 
