@@ -137,6 +137,7 @@ class Container:
         self.exited: Exited | None = None
         self.error: FarcallError | None = None
         self.lost = False
+        self.doomed = False  # it is to be killed, if need be as soon as it has been started
         self.severed = False  # it lives without its connection, which only its own code can have closed
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never

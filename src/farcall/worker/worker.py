@@ -139,7 +139,8 @@ class Worker:
         container.pidfd = started.pidfd
         container.timeline = started.timeline
         container.notes = started.notes
-        if container.state is State.STOPPING:
+        # It may have loaded, run and been told to stop before this answer came: then it has time to end.
+        if container.doomed:
             self.kill(container, container.reason)
         elif container.state is State.STARTING:
             container.kill_at = self._loop.time() + HELLO_SECONDS
@@ -222,6 +223,7 @@ class Worker:
     def kill(self, container: Container, reason: str) -> None:
         """Ends a container at once; it is not blamed on its inputs."""
         container.reason = container.reason or reason
+        container.doomed = True
         if container.state is not State.GONE:
             container.state = State.STOPPING  # dying takes a moment, in which it must get no more inputs
         if container.pidfd >= 0:
