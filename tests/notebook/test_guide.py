@@ -5,11 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("nbclient", reason="needs the extra `notebook`")
-
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import Installation
