@@ -26,6 +26,7 @@ class _Stream:
         self._end: tuple[messages.Output, tuple[int, ...]] | None = None
         self._error: errors.ConnectionLostError | None = None
         self._taken = 0  # since the last credit
+        self._next = 0  # the position of the item that comes next
 
     @property
     def over(self) -> bool:
@@ -36,7 +37,9 @@ class _Stream:
             position = 0
             for number, item in enumerate(message.items):
                 count = message.descriptors[number] if message.descriptors else 0
-                self._items.append((item, fds[position : position + count]))
+                if message.first + number == self._next:  # a message may come twice
+                    self._items.append((item, fds[position : position + count]))
+                    self._next += 1
                 position += count
         elif isinstance(message, messages.Outputs):
             self._end = message.outputs[0], fds
@@ -74,6 +77,7 @@ class _Stream:
             calls.abandon(self.client, self.call_id)
         for _, fds in self._items:
             descriptors.close_all(fds)
+        self._items.clear()
 
 
 def run(target: calls.Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Any]:

@@ -8,6 +8,7 @@ iterator may block, so a thread (or, for an asynchronous one, a task) reads it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ WINDOW = 1000  # inputs sent whose results have not been taken
 CHUNK_INPUTS = 64  # of one frame
 CHUNK_BYTES = 96 * 1024
 CHUNK_DESCRIPTORS = 32
-FLUSH_SECONDS = 0.005  # how long an input from a thread waits for others to share its frame
+FLUSH_SECONDS = 0.005  # how long an input from a thread waits for others to share its frame, while others run
+LOOK_SECONDS = 0.02  # how often a consumer that waits looks whether the iterator has ended
 
 # Reading one of these never blocks and never runs the user's code.
 _PASSIVE = frozenset(
@@ -127,6 +129,11 @@ class MapCall:
         """How many inputs may be sent now."""
         return WINDOW - (self._sent - self._taken)
 
+    @property
+    def outstanding(self) -> int:
+        """How many inputs have been sent and have no result."""
+        return self._sent - self._received
+
     def chunker(self) -> Chunker:
         return Chunker(self._kwargs)
 
@@ -168,7 +175,9 @@ class MapCall:
     # --- the connection's side
 
     def receive(self, message: Any, fds: tuple[int, ...]) -> None:
-        if isinstance(message, messages.Outputs):
+        if self.closed:
+            descriptors.close_all(fds)
+        elif isinstance(message, messages.Outputs):
             if self._waits:
                 self._waits = False
                 output.call_waits(self.call_id, self.target.name, None)
@@ -241,7 +250,7 @@ class MapCall:
 class _InlineFeeder:
     """Feeds from the consumer's own thread, whenever there is room for a whole chunk."""
 
-    flush_after: float | None = None
+    patience: float | None = None
 
     def __init__(self, call: MapCall, inputs: Iterator[Sequence[Any]]) -> None:
         self._call = call
@@ -266,26 +275,27 @@ class _InlineFeeder:
 
 
 class _ThreadFeeder:
-    """Feeds from a thread of its own, since the iterator may block. An input that finds no company is sent on its own
-    by the consumer after `flush_after` seconds."""
-
-    flush_after: float | None = FLUSH_SECONDS
+    """Feeds from a thread of its own, since the iterator may block. An input that finds no company is sent on its own,
+    whatever iterator and consumer do meanwhile: at once where nothing else runs, else soon, by another thread."""
 
     def __init__(self, call: MapCall, inputs: Iterator[Sequence[Any]]) -> None:
         self._call = call
         self._inputs = inputs
         self._chunker = call.chunker()
         self._lock = threading.Lock()  # guards the chunker, and the order of sends
-        # The thread must not keep a program from ending whose iterator never returns.
-        threading.Thread(target=self._run, name="farcall-map-inputs", daemon=True).start()
+        self._flushing = False
+        self._over = False
+        _start_thread("farcall-map-inputs", self._run)
 
     def feed(self) -> None:
-        if len(self._chunker):
-            try:
-                with self._lock:
-                    self._call.send(self._chunker.rest())
-            except errors.ConnectionLostError as error:
-                self._call.fail(error)
+        with self._call.room:
+            self._call.room.notify_all()
+
+    @property
+    def patience(self) -> float | None:
+        """How long the consumer may wait for results without a look at what the iterator does: while it reads the
+        socket, no thread can wake it."""
+        return None if self._over else LOOK_SECONDS
 
     def _run(self) -> None:
         call = self._call
@@ -298,21 +308,53 @@ class _ThreadFeeder:
                     return
                 with self._lock:
                     chunk = self._chunker.add(index, args)
+                    if chunk is None and call.outstanding <= 0:
+                        chunk = self._chunker.rest()
                     if chunk is not None:
                         call.send(chunk)
-                if chunk is None and len(self._chunker) == 1:
-                    call.waiter.set()  # the consumer sends it if nothing follows soon
+                    alone = len(self._chunker) == 1
+                if alone:
+                    self._flush_soon()
             with self._lock:
                 call.send(self._chunker.rest())
             call.exhaust()
         except BaseException as error:
             call.fail(error)
+        finally:
+            self._over = True
+            self.feed()
+
+    def _flush_soon(self) -> None:
+        if self._flushing:
+            self.feed()
+        else:
+            self._flushing = True
+            _start_thread("farcall-map-flush", self._flush)
+
+    def _flush(self) -> None:
+        call = self._call
+        while True:
+            with call.room:
+                while not (len(self._chunker) or self._over or call.closed):
+                    call.room.wait()
+            if self._over or call.closed:
+                return
+            time.sleep(FLUSH_SECONDS)
+            try:
+                with self._lock:
+                    call.send(self._chunker.rest())
+            except errors.ConnectionLostError as error:
+                call.fail(error)
+                return
+
+
+def _start_thread(name: str, work: Callable[[], None]) -> None:
+    # A program must be able to end though its iterator never returns.
+    threading.Thread(target=work, name=name, daemon=True).start()
 
 
 class _TaskFeeder:
     """Feeds from a task, for asynchronous iterables."""
-
-    flush_after: float | None = None
 
     def __init__(self, call: MapCall, inputs: AsyncIterator[Sequence[Any]]) -> None:
         import asyncio
@@ -389,21 +431,13 @@ def run(
             for value in call.results():
                 yield value
                 if call.free == WINDOW // 2:
-                    _let_feed(call, feeder)
+                    feeder.feed()
             if call.finished:
                 return
-            _let_feed(call, feeder)
-            call.client.connection.wait(call.waiter, feeder.flush_after)
+            feeder.feed()
+            call.client.connection.wait(call.waiter, feeder.patience)
     finally:
         call.close()
-
-
-def _let_feed(call: MapCall, feeder: _InlineFeeder | _ThreadFeeder) -> None:
-    if isinstance(feeder, _InlineFeeder):
-        feeder.feed()
-    else:
-        with call.room:
-            call.room.notify()
 
 
 async def run_async(
@@ -428,28 +462,16 @@ async def run_async(
             feeder.feed()
             for value in call.results():
                 yield value
+                if call.free == WINDOW // 2:
+                    feeder.feed()
             if call.finished:
                 return
             feeder.feed()
-            if isinstance(feeder, _ThreadFeeder):
-                with call.room:
-                    call.room.notify()
-                await _wait_at_most(call, FLUSH_SECONDS)
-            else:
-                await call.client.connection.wait_async(call.waiter)
+            await call.client.connection.wait_async(call.waiter)
     finally:
         if isinstance(feeder, _TaskFeeder):
             feeder.cancel()
         call.close()
-
-
-async def _wait_at_most(call: MapCall, seconds: float) -> None:
-    import asyncio
-
-    try:
-        await asyncio.wait_for(call.client.connection.wait_async(call.waiter), seconds)
-    except TimeoutError:
-        pass
 
 
 async def zip_async(iterables: Sequence[Any], star: bool) -> AsyncGenerator[Sequence[Any]]:

@@ -13,6 +13,11 @@ from farcall.wire import messages
 
 def decode(call_id: str, output: messages.Output, fds: tuple[int, ...]) -> Any:
     """The result of an input. Raises what its function raised, or the error of the platform."""
+    if output.descriptors > len(fds):
+        raise errors.ResourceExhaustedError(
+            f"the result of call {call_id} was lost on its way: this process has too many open files. Raise its limit "
+            "(ulimit -n), or take results one by one instead of keeping them"
+        )
     if output.status == messages.OK or output.status == messages.GENERATOR_DONE:
         return values.loads(output.data, fds)
     raise failure(call_id, output, fds)
