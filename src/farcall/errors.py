@@ -2,9 +2,9 @@
 
     FarcallError                        (Exception)
       InvalidError                      a wrong argument, declaration or use
+        ConflictError                   the object's state does not allow the operation
       NotFoundError                     no app, function, call or container by that name
       AlreadyExistsError
-      ConflictError
       AuthError
       PermissionDeniedError
       UnimplementedError                a feature that this version does not have yet
@@ -64,7 +64,7 @@ class AlreadyExistsError(FarcallError):
     code = "already-exists"
 
 
-class ConflictError(FarcallError):
+class ConflictError(InvalidError):
     """The object's state does not allow the operation."""
 
     code = "conflict"
