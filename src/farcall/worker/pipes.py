@@ -60,6 +60,8 @@ class OutputPipe:
         text = self._line + text
         end = text.rfind("\n") + 1
         whole, self._line = text[:end], text[end:]
+        if len(whole) > LINE_LIMIT:
+            whole = "\n".join(_split(line) for line in whole.split("\n"))
         while len(self._line) > LINE_LIMIT:
             whole += self._line[:LINE_LIMIT] + "\n"
             self._line = self._line[LINE_LIMIT:]
@@ -87,3 +89,7 @@ class OutputPipe:
         self._line += self._decode(b"", True)
         self._emit_line()
         self._on_end()
+
+
+def _split(line: str) -> str:
+    return "\n".join(line[start : start + LINE_LIMIT] for start in range(0, len(line), LINE_LIMIT))
