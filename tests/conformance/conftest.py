@@ -21,6 +21,18 @@ PROGRAMS = Path(__file__).parent / "programs"
 sys.path.insert(0, str(PROGRAMS))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_defects(session_server: "Installation") -> Iterator[None]:
+    """Whatever the tests do to it, the server has no error of its own to report."""
+    yield
+    for name in ("server.log", "launcher/launcher.log"):
+        log = session_server.root / "state" / name
+        text = log.read_text() if log.exists() else ""
+        assert "Traceback" not in text, text
+        # One that is started while another ends says "not serving"; its client tries again.
+        assert not [line for line in text.splitlines() if " ERROR " in line and "not serving" not in line], text
+
+
 @pytest.fixture(scope="module", autouse=True)
 def connected(session_server: "Installation") -> "Iterator[Installation]":
     """Makes this process a client of the server for the time of one module."""

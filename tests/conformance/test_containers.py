@@ -240,6 +240,7 @@ def test_requests_that_can_never_be_held() -> None:
         (containers_app.on_gpu, "gpu"),
         (containers_app.at_once, "concurrent"),
         (containers_app.in_batches, "batched"),
+        (containers_app.allocate.with_options(memory=64), "with_options"),
     ],
 )
 def test_features_that_are_not_there_yet(function: Any, feature: str) -> None:
