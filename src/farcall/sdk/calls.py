@@ -53,6 +53,7 @@ class _OneCall:
     def result(self) -> Any:
         if self.waits:
             output.call_waits(self.call_id, self.name, None)
+        output.drain()
         if self.output is None:
             raise errors.ConnectionLostError(
                 f"{self.error} while {self.name} was running; it may have run (call {self.call_id}). "
@@ -252,6 +253,7 @@ def _got(call_id: str, answer: Any, fds: tuple[int, ...], timeout: float | None)
         raise errors.TimeoutError(
             f"call {call_id} has no result yet, after {timeout:g} s" if timeout else f"call {call_id} has no result yet"
         )
+    output.drain()
     return outcomes.decode(call_id, answer.outputs[0], fds)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any
 
 from farcall import errors
-from farcall.sdk import calls, ids, outcomes, values
+from farcall.sdk import calls, ids, outcomes, output, values
 from farcall.sdk import client as clients
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
@@ -55,6 +55,7 @@ class _Stream:
         """(True, item), or (False, None) where one must be waited for. Raises StopIteration at the end, else what the
         generator raised."""
         self.waiter.clear()
+        output.drain()
         if self._items:
             data, fds = self._items.popleft()
             self._taken += 1

@@ -208,6 +208,8 @@ class MapCall:
     def results(self) -> Iterator[Any]:
         """The results that are there now. Raises the first failure, unless exceptions are to be returned."""
         ready = self._ready
+        if ready:
+            output.drain()
         while ready:
             if self._ordered:
                 found = ready.pop(self._taken, None)

@@ -7,6 +7,7 @@ for them.
 
 from __future__ import annotations
 
+import select
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ Listener = Callable[[events.Event], None]
 listener: Listener | None = None
 """Gets every event, from any thread. Must not block for long and must not raise."""
 
+_streams: list[LogStream] = []  # of the apps that run
+
 PROGRESS_SECONDS = 0.1  # least time between two progress events of one map
 
 
@@ -36,6 +39,13 @@ def emit(event: events.Event) -> None:
 def call_waits(call_id: str, function: str, reason: str | None) -> None:
     """A call has been waiting for over a second, for `reason`; None: it waits no more."""
     emit(events.CallWaiting(call_id=call_id, function=function, reason=reason))
+
+
+def drain() -> None:
+    """To be called before a result is handed out: what its function printed is shown first. The server sends a
+    container's output before the results that came after it, so it has arrived by now."""
+    for stream in _streams:
+        stream.drain()
 
 
 class MapProgressReporter:
@@ -85,20 +95,31 @@ class LogStream:
 
         self._client = clients.connect_existing()
         self._thread: threading.Thread | None = None
+        self._turn = threading.RLock()  # held while entries are read and shown
         if self._client is None:
             return
         self._client.on_entries = self._show
         self._client.request(lambda seq: messages.Subscribe(seq, app_id))
         self._thread = threading.Thread(target=self._read, name="farcall-logs", daemon=True)
         self._thread.start()
+        _streams.append(self)
 
     def _read(self) -> None:
-        from farcall.wire.connection import Waiter
-
         assert self._client is not None
-        never = Waiter()
-        while not self._client.connection.closed:
-            self._client.connection.wait(never, timeout=60)
+        connection = self._client.connection
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        while not connection.closed:
+            poll.poll()
+            with self._turn:
+                connection.poll()
+
+    def drain(self) -> None:
+        """Shows what has arrived and is not shown yet."""
+        assert self._client is not None
+        with self._turn:
+            while self._client.connection.poll():
+                pass
 
     def _show(self, message: messages.LogBatch | messages.AppStats) -> None:
         if isinstance(message, messages.AppStats):
@@ -122,6 +143,7 @@ class LogStream:
         way."""
         if self._client is None or self._thread is None:
             return
+        _streams.remove(self)
         if not self._client.connection.closed:
             # An answer on this connection comes after all logs sent before it.
             try:
