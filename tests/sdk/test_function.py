@@ -99,12 +99,28 @@ def test_the_form_must_fit(running: None) -> None:
         double.remote_gen(1)
 
 
+@pytest.mark.parametrize("rows", [[1, 2], iter([1])])
+def test_starmap_wants_sequences(running: None, rows: Any) -> None:
+    with pytest.raises(InvalidError, match=r"double\.starmap wants items that are sequences.*double\.map\(") as caught:
+        list(double.starmap(rows))
+    assert "was given" in str(caught.value)
+
+
+@pytest.mark.parametrize("kwargs", [5, [("a", 1)], {1: 2}])
+def test_kwargs_of_a_map_are_a_dict(running: None, kwargs: Any) -> None:
+    for start in (double.map, double.for_each, double.spawn_map, double.map.aio):
+        with pytest.raises(InvalidError, match=r"kwargs=.* is no dict of keyword arguments"):
+            start([1], kwargs=kwargs)
+
+
 def test_maps_need_iterables(running: None) -> None:
     async def items() -> AsyncGenerator[int, None]:
         yield 1
 
     with pytest.raises(InvalidError, match="needs an iterable"):
         double.map()
+    with pytest.raises(InvalidError, match=r"double\.map\(\[1, 2, 3\]\)"):
+        double.map.aio()
     with pytest.raises(InvalidError, match="5 is not iterable"):
         double.map(5)  # type: ignore[arg-type]
     with pytest.raises(InvalidError, match=r"write double\.map\.aio"):
@@ -425,3 +441,42 @@ def test_a_module_run_with_m_is_found_in_its_package(tmp_path: Path) -> None:
         [sys.executable, "-m", "the_package.program"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "the_package.program f False 1\n", done.stderr
+
+
+@pytest.mark.parametrize("timeout", ["5", -1, -0.5, float("nan"), [1], True])
+def test_a_timeout_that_is_none_is_refused_at_once(timeout: Any) -> None:
+    call = farcall.FunctionCall.from_id("fc-1")
+    with pytest.raises(InvalidError, match="timeout="):
+        call.get(timeout)
+    with pytest.raises(InvalidError, match="timeout="):
+        asyncio.run(call.get.aio(timeout=timeout))
+
+
+@pytest.mark.parametrize("index", [-1, "0", 0.0])
+def test_an_index_that_is_none_is_refused_at_once(index: Any) -> None:
+    with pytest.raises(InvalidError, match="index="):
+        farcall.FunctionCall.from_id("fc-1").get(index=index)
+
+
+def test_ids_and_handles_of_the_wrong_type() -> None:
+    wrong: Any = 5
+    with pytest.raises(InvalidError, match="a str that starts with fc-, not 5"):
+        farcall.FunctionCall.from_id(wrong)
+    with pytest.raises(InvalidError, match="a str that starts with fu-, not 5"):
+        Function.from_id(wrong)
+    with pytest.raises(InvalidError, match=r"gather takes the handles that .spawn returned, not 5"):
+        farcall.FunctionCall.gather(wrong)
+    calls: Any = [farcall.FunctionCall.from_id("fc-1")]
+    with pytest.raises(InvalidError, match=r"gather\(\*calls\)"):
+        asyncio.run(farcall.FunctionCall.gather.aio(calls))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_retries": "a"}, {"max_retries": 1.5}, {"max_retries": 1, "initial_delay": "1"}, {"max_retries": True}],
+)
+def test_retries_of_the_wrong_type(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidError, match=next(iter(set(wrong) - {"max_retries"}), "max_retries")):
+        farcall.Retries(**wrong)
+    with pytest.raises(InvalidError, match=r"retries='a' is no whole number.*farcall\.Retries"):
+        app.function(retries="a")(lambda: None)  # pyright: ignore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
@@ -350,6 +350,7 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable("spawn_map", False)
+        _check_kwargs(self.name, "spawn_map", kwargs)
         return FunctionCall(*calls.spawn_map(target, _blocking(self.name, "spawn_map", input_iterators), kwargs))
 
     @spawn_map.awaited
@@ -361,6 +362,7 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable("spawn_map", False)
+        _check_kwargs(self.name, "spawn_map", kwargs)
         iterables = _blocking(self.name, "spawn_map", input_iterators)
         return FunctionCall(*await asyncio.to_thread(calls.spawn_map, target, iterables, kwargs))
 
@@ -378,7 +380,11 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable(form, False)
-        return calls.map_(target, _blocking(self.name, form, iterables), kwargs, order_outputs, return_exceptions, star)
+        _check_kwargs(self.name, form, kwargs)
+        inputs = _blocking(self.name, form, iterables)
+        if star:
+            inputs = (_rows(self.name, inputs[0]),)
+        return calls.map_(target, inputs, kwargs, order_outputs, return_exceptions, star)
 
     def _amap(
         self,
@@ -392,8 +398,10 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable(form, False)
-        if not iterables:
-            raise InvalidError(f"{self.name}.{form} needs an iterable of inputs")
+        _check_kwargs(self.name, form, kwargs)
+        _check_iterables(self.name, form, iterables)
+        if star:
+            iterables = (_rows(self.name, iterables[0]),)
         return calls.map_async(target, iterables, kwargs, order_outputs, return_exceptions, star)
 
     # --- variants and handles
@@ -441,6 +449,10 @@ class Function(Generic[P, R, L]):
     @classmethod
     def from_id(cls, function_id: str, *, client: Any = None) -> Function[..., Any, Any]:
         """A handle to the function with that id; nothing is looked up before it is used."""
+        if not isinstance(function_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(
+                f"Function.from_id takes a function's id, a str that starts with fu-, not {function_id!r}"
+            )
         if not function_id.startswith("fu-"):
             raise InvalidError(f"{function_id!r} is not a function's id, which starts with fu-")
         return handle(function_id, function_id, None, ())
@@ -529,12 +541,72 @@ def not_running(name: str, app: App | None) -> InvalidError:
     )
 
 
-def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterable[Any]]:
+def _check_iterables(name: str, form: str, iterables: Sequence[Any]) -> None:
     if not iterables:
-        raise InvalidError(f"{name}.{form} needs an iterable of inputs")
+        raise InvalidError(
+            f"{name}.{form} needs an iterable of inputs, one for each argument: write {name}.{form}([1, 2, 3])"
+        )
     for iterable in iterables:
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            if hasattr(iterable, "__aiter__"):
-                raise InvalidError(f"{name}.{form} cannot read an asynchronous iterable; write {name}.{form}.aio(...)")
-            raise InvalidError(f"{name}.{form}: {iterable!r} is not iterable; give one iterable for each argument")
+        if not any(hasattr(iterable, each) for each in ("__iter__", "__getitem__", "__aiter__")):
+            raise InvalidError(
+                f"{name}.{form}: {iterable!r} is not iterable; give one iterable for each argument, "
+                f"or write {name}.remote(...) for a single input"
+            )
+
+
+def _check_kwargs(name: str, form: str, kwargs: Any) -> None:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):  # pyright: ignore[reportUnknownVariableType]
+        raise InvalidError(
+            f"{name}.{form}: kwargs={kwargs!r} is no dict of keyword arguments; write kwargs={{'name': value}}, "
+            "which every input is given"
+        )
+
+
+def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterable[Any]]:
+    _check_iterables(name, form, iterables)
+    for iterable in iterables:
+        if hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__"):
+            raise InvalidError(f"{name}.{form} cannot read an asynchronous iterable; write {name}.{form}.aio(...)")
     return iterables
+
+
+def _rows(name: str, iterable: Any) -> Any:
+    """The iterable of a starmap, whose items are checked: at once where it is a container, else as they come."""
+    if isinstance(iterable, (list, tuple, set, frozenset, range, dict, str, bytes)):
+        kinds: dict[type, Any] = {type(item): item for item in iterable}  # pyright: ignore[reportUnknownVariableType]
+        for item in kinds.values():
+            _check_row(name, item)
+        return iterable  # pyright: ignore[reportUnknownVariableType]
+    if hasattr(iterable, "__aiter__"):
+        return _checked_rows_async(name, iterable)
+    return (_SizedRows if hasattr(iterable, "__len__") else _Rows)(name, iterable)
+
+
+def _check_row(name: str, item: Any) -> None:
+    if not hasattr(item, "__iter__") and not hasattr(item, "__getitem__"):
+        raise InvalidError(
+            f"{name}.starmap wants items that are sequences of arguments, such as (1, 2), and was given {item!r}; "
+            f"write {name}.map(...) where each item is the one argument"
+        )
+
+
+class _Rows:
+    def __init__(self, name: str, iterable: Any) -> None:
+        self._name = name
+        self._iterable = iterable
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            _check_row(self._name, item)
+            yield item
+
+
+class _SizedRows(_Rows):
+    def __len__(self) -> int:
+        return len(self._iterable)
+
+
+async def _checked_rows_async(name: str, iterable: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    async for item in iterable:
+        _check_row(name, item)
+        yield item

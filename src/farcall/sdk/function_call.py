@@ -25,12 +25,14 @@ class _Gather:
         warn_if_in_loop("FunctionCall.gather", "await FunctionCall.gather.aio(...)")
         from farcall.sdk import calls
 
+        _check_calls(function_calls)
         return calls.gather([call.object_id for call in function_calls])
 
     async def aio(self, *function_calls: FunctionCall[T]) -> Sequence[T]:
         """The same, awaited."""
         import asyncio
 
+        _check_calls(function_calls)
         return await asyncio.gather(*(call.get.aio() for call in function_calls))
 
 
@@ -51,6 +53,11 @@ class FunctionCall(Generic[R]):
     @classmethod
     def from_id(cls, function_call_id: str, client: Any = None) -> FunctionCall[Any]:
         """A handle to the call with that id; nothing is looked up before it is used."""
+        if not isinstance(function_call_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(
+                f"FunctionCall.from_id takes a call's id, a str that starts with fc-, not {function_call_id!r}; "
+                "`call.object_id` is the id of a call"
+            )
         if not function_call_id.startswith("fc-"):
             raise InvalidError(f"{function_call_id!r} is not a call's id, which starts with fc-")
         return FunctionCall(function_call_id)
@@ -64,13 +71,13 @@ class FunctionCall(Generic[R]):
         """
         from farcall.sdk import calls
 
-        return calls.get_output(self._call_id, index, timeout)
+        return calls.get_output(self._call_id, _checked_index(index), _checked_timeout(timeout))
 
     @get.awaited
     async def _get(self, timeout: float | None = None, *, index: int = 0) -> R:
         from farcall.sdk import calls
 
-        return await calls.get_output_async(self._call_id, index, timeout)
+        return await calls.get_output_async(self._call_id, _checked_index(index), _checked_timeout(timeout))
 
     @twin
     def cancel(self, terminate_containers: bool = False) -> None:
@@ -146,3 +153,34 @@ class FunctionCall(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<farcall.FunctionCall {self._call_id}>"
+
+
+def _check_calls(given: Sequence[Any]) -> None:
+    for call in given:
+        if not isinstance(call, FunctionCall):
+            raise InvalidError(
+                f"FunctionCall.gather takes the handles that .spawn returned, not {call!r}; "
+                "for a list of them write FunctionCall.gather(*calls)"
+            )
+
+
+def _checked_timeout(timeout: Any) -> float | None:
+    """Seconds to wait, None without end."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
+        raise InvalidError(
+            f"FunctionCall.get: timeout={timeout!r} is no number; give seconds, 0 to only look, or None to wait"
+        )
+    seconds = float(timeout)
+    if not seconds >= 0:
+        raise InvalidError(
+            f"FunctionCall.get: timeout={timeout!r} is not 0 or more; give seconds, 0 to only look, or None to wait"
+        )
+    return None if seconds == float("inf") else seconds
+
+
+def _checked_index(index: Any) -> int:
+    if isinstance(index, bool) or not hasattr(index, "__index__") or index < 0:
+        raise InvalidError(f"FunctionCall.get: index={index!r} is not the number of an input, which counts from 0")
+    return int(index)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from farcall.errors import InvalidError
 from farcall.spec.function import RetryPolicy
 
 __all__ = ["Retries"]
 
 
-def _in_range(name: str, value: float, low: float, high: float) -> float:
+def _in_range(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidError(f"Retries: {name}={value!r} is no number; write one from {low:g} to {high:g}")
     if not low <= value <= high:
         raise InvalidError(f"Retries: {name}={value} is outside {low:g} to {high:g}")
     return value
@@ -29,12 +33,11 @@ class Retries:
         initial_delay: float = 1.0,
         max_delay: float = 60.0,
     ) -> None:
-        if max_retries < 0:
-            raise InvalidError(f"Retries: max_retries={max_retries} is below 0")
-        if not 0 < max_delay <= 60:
+        count = _count("Retries: max_retries", max_retries)
+        if _in_range("max_delay", max_delay, 0, 60) == 0:
             raise InvalidError(f"Retries: max_delay={max_delay} is not above 0 and up to 60 seconds")
         self.policy = RetryPolicy(
-            max_retries=max_retries,
+            max_retries=count,
             initial_delay=_in_range("initial_delay", initial_delay, 0, 60),
             backoff_coefficient=_in_range("backoff_coefficient", backoff_coefficient, 1, 10),
             max_delay=max_delay,
@@ -54,6 +57,13 @@ def policy_of(retries: int | Retries | None) -> RetryPolicy:
         return RetryPolicy()
     if isinstance(retries, Retries):
         return retries.policy
-    if retries < 0:
-        raise InvalidError(f"retries={retries} is below 0")
-    return RetryPolicy(max_retries=retries)
+    return RetryPolicy(max_retries=_count("retries", retries))
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        form = ", or farcall.Retries(...)" if name == "retries" else ""
+        raise InvalidError(f"{name}={value!r} is no whole number; write how often to try again, such as 3{form}")
+    if value < 0:
+        raise InvalidError(f"{name}={value} is below 0")
+    return value
