@@ -268,6 +268,39 @@ def test_a_script_mounts_its_own_file(program: Program, execute: Any, tmp_path: 
     assert lines[2] == "7"
 
 
+@pytest.mark.parametrize("name", ["v1.2.py", "my-prog.v2.py"])
+def test_a_script_with_dots_in_its_name(program: Program, execute: Any, name: str) -> None:
+    """What is no module's name is still a script's; its classes are the same on both sides."""
+    path = program(
+        """
+        import dataclasses
+        import farcall
+
+        app = farcall.App("dots")
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+
+        @app.function()
+        def move(point):
+            assert type(point) is Point
+            return Point(point.x + 1)
+
+        @app.local_entrypoint()
+        def main():
+            print(move.remote(Point(1)) == Point(2), [type(each) is Point for each in move.map([Point(1)])])
+
+        if __name__ == "__main__":
+            with app.run():
+                main()
+        """,
+        name,
+    )
+    assert execute(path).stdout == "True [True]\n"
+    assert execute("-m", "farcall", "run", path).stdout == "True [True]\n"
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder with a package of several modules, one of them a program."""

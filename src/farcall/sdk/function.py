@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
 from farcall.sdk import context, ids
@@ -573,7 +573,7 @@ def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterab
 def _rows(name: str, iterable: Any) -> Any:
     """The iterable of a starmap, whose items are checked: at once where it is a container, else as they come."""
     if isinstance(iterable, (list, tuple, set, frozenset, range, dict, str, bytes)):
-        kinds: dict[type, Any] = {type(item): item for item in iterable}  # pyright: ignore[reportUnknownVariableType]
+        kinds: dict[Any, Any] = {type(item): item for item in cast("Iterable[Any]", iterable)}
         for item in kinds.values():
             _check_row(name, item)
         return iterable  # pyright: ignore[reportUnknownVariableType]

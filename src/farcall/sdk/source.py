@@ -47,8 +47,11 @@ def is_interactive(module: str) -> bool:
 
 
 def module_name(path: str) -> str:
-    """The name under which a script is imported: its stem, unless another module has that name already."""
+    """The name under which a script is imported: its stem, unless another module has that name already, or could not
+    have it: one with a dot would be a module of a package."""
     stem = os.path.splitext(os.path.basename(path))[0]
+    if "." in stem:
+        return f"{stem.replace('.', '_')}__script"
     taken = sys.modules.get(stem)
     if stem in sys.stdlib_module_names or (
         taken is not None and taken is not sys.modules["__main__"] and getattr(taken, "__file__", None) != path
