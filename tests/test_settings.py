@@ -1,4 +1,5 @@
 import os
+import pwd
 import socket
 from pathlib import Path
 
@@ -157,3 +158,38 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidError, match="cannot make its directory"):
         _ = settings.paths({"HOME": str(tmp_path), "FARCALL_STATE_DIR": str(tmp_path / "file" / "below")}).state
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This user is not in the password database."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "relative"}, {"FARCALL_STATE_DIR": "~/state"}])
+def test_without_a_home_directory_nothing_is_guessed(homeless: None, environ: dict[str, str]) -> None:
+    with pytest.raises(
+        InvalidError, match=rf"HOME is not set and uid {os.getuid()} has no home.*set HOME or FARCALL_STATE_DIR"
+    ):
+        settings.paths(environ)
+
+
+def test_a_state_directory_is_enough_without_a_home_directory(homeless: None, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for environ in ({"FARCALL_STATE_DIR": str(state / "farcall")}, {"XDG_STATE_HOME": str(state)}):
+        found = settings.paths(environ)
+        assert (found.state, found.data, found.cache) == tuple(
+            state / "farcall" / name for name in ("", "data", "cache")
+        )
+        assert settings.load({}, tmp_path, environ).warnings == []
+
+
+def test_the_password_database_knows_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = pwd.struct_passwd(("me", "x", os.getuid(), 0, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
+    assert settings.paths({"FARCALL_STATE_DIR": "~/mine"}).state == tmp_path / "mine"
+    assert settings.paths({}).cache == tmp_path / ".cache" / "farcall"

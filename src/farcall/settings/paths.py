@@ -79,18 +79,30 @@ def paths(environ: Mapping[str, str] | None = None) -> Paths:
     """The directories that hold under `environ` (this process's environment when None).
 
     `FARCALL_STATE_DIR` moves state *and* sockets, so that two state directories never share a server; data and cache,
-    which any number of servers may share, follow `XDG_DATA_HOME` and `XDG_CACHE_HOME`.
+    which any number of servers may share, follow `XDG_DATA_HOME` and `XDG_CACHE_HOME`. A user without a home directory
+    has them, too, inside the state directory. Raises `InvalidError` where nothing says where that is.
     """
     environ = os.environ if environ is None else environ
-    home = environ.get("HOME") or os.path.expanduser("~")
+    home = _home(environ)
 
-    def base(variable: str, default: str) -> Path:
+    def base(variable: str, default: str, fallback: Path | None) -> Path:
         value = environ.get(variable, "")
-        # A relative XDG path is invalid by the specification, and to be ignored.
-        return Path(value if os.path.isabs(value) else os.path.join(home, default)) / "farcall"
+        if os.path.isabs(value):  # a relative XDG path is invalid by the specification, and to be ignored
+            return Path(value) / "farcall"
+        if home is not None:
+            return Path(home, default) / "farcall"
+        if fallback is not None:
+            return fallback
+        raise InvalidError(
+            f"HOME is not set and uid {os.getuid()} has no home directory: set HOME or FARCALL_STATE_DIR"
+        )
 
     chosen = environ.get("FARCALL_STATE_DIR", "")
-    state = Path(os.path.abspath(os.path.expanduser(chosen))) if chosen else base("XDG_STATE_HOME", ".local/state")
+    if chosen == "~" or chosen.startswith("~/"):
+        chosen = home + chosen[1:] if home is not None else ""
+    state = (
+        Path(os.path.abspath(os.path.expanduser(chosen))) if chosen else base("XDG_STATE_HOME", ".local/state", None)
+    )
     runtime = None if chosen else _session_directory(environ)
     runtime = runtime or state
     if len(os.fsencode(runtime / _SOCKET_NAME)) > MAX_SOCKET_PATH:
@@ -98,10 +110,24 @@ def paths(environ: Mapping[str, str] | None = None) -> Paths:
     return Paths(
         state=state,
         runtime=runtime,
-        data=base("XDG_DATA_HOME", ".local/share"),
-        cache=base("XDG_CACHE_HOME", ".cache"),
-        config=base("XDG_CONFIG_HOME", ".config"),
+        data=base("XDG_DATA_HOME", ".local/share", state / "data"),
+        cache=base("XDG_CACHE_HOME", ".cache", state / "cache"),
+        config=base("XDG_CONFIG_HOME", ".config", state / "config"),
     )
+
+
+def _home(environ: Mapping[str, str]) -> str | None:
+    """This user's home directory, None where neither `HOME` nor the password database names one."""
+    value = environ.get("HOME", "")
+    if os.path.isabs(value):
+        return value
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
+    return entry if os.path.isabs(entry) else None
 
 
 def _session_directory(environ: Mapping[str, str]) -> Path | None:
