@@ -235,7 +235,7 @@ def test_a_reader_that_has_gone_is_told_once() -> None:
             raise BrokenPipeError
 
     told: list[bool] = []
-    render = Renderer(Gone(), io.StringIO(), on_unread=lambda: told.append(True))
+    render = Renderer(Gone(), io.StringIO(), on_lost=lambda: told.append(True))
     for _ in range(3):
         render(LogLine(0.0, "f", "", 0, "ta-1", "stdout", "line\n"))
     assert told == [True]

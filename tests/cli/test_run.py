@@ -116,6 +116,13 @@ def spawned():
     print(slow.spawn(0.2).object_id)
 
 
+@app.function()
+def chatter() -> None:
+    while True:
+        print("more")
+        time.sleep(0.1)
+
+
 @app.local_entrypoint()
 def slowly():
     for _ in slow.map([0.25] * 16):
@@ -323,6 +330,47 @@ def test_a_run_whose_reader_has_gone_ends(server: Any, program: Path) -> None:
     assert "Traceback" not in said, said
     assert "Exception ignored" not in said, said
     assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
+@pytest.mark.parametrize("signals", [0, 2])
+def test_a_reader_that_goes_ends_the_run_whatever_signals_come(server: Any, program: Path, signals: int) -> None:
+    read, write = os.pipe()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "farcall", "run", f"{program}::chatter"],
+        env=server.environment,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        os.close(write)
+        assert os.read(read, 1) == b"m"
+        os.close(read)
+        before = time.monotonic()
+        for _ in range(signals):
+            running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=15)
+    finally:
+        running.kill()
+    assert "Traceback" not in said
+    if not signals:
+        assert time.monotonic() - before < 3
+        assert running.returncode == 141
+        assert "interrupted" not in said
+
+
+def test_a_full_disk_under_the_output_ends_the_run(server: Any, program: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "farcall", "run", f"{program}::chatter"],
+            env=server.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith("farcall: cannot write the output: No space left on device\n")
 
 
 def test_a_second_interrupt_kills(start: Start, server: Any, program: Path) -> None:

@@ -37,7 +37,8 @@ first steps:
   farcall init           write a program that works
   farcall run main.py    run it
 
-exit codes: 0 success, 1 error in the program, 2 wrong usage, 3 error of the platform, 130 interrupted
+exit codes: 0 success, 1 error in the program, 2 wrong usage, 3 error of the platform,
+  130 interrupted, 141 nobody reads the output
 """
 
 
@@ -47,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # its reader has gone; Python would try again at its exit, and complain
+        except OSError as error:  # its reader has gone; Python would try again at its exit, and complain
+            from farcall.cli.tracebacks import output_lost
+
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            status = status or USER_ERROR
+            status = status or output_lost(error)
     return status
 
 

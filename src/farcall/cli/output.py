@@ -4,7 +4,6 @@ The program's own output, and what its containers write to stdout, goes to stdou
 stderr. On a terminal the progress stands below the logs and is drawn in place; without one it is a line now and then.
 """
 
-import _thread
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TextIO
 
+from farcall.cli import signals
 from farcall.cli.terminal import SharedStream, Style
 from farcall.cli.tracebacks import is_ours
 from farcall.sdk.events import AppStats, CallWaiting, Event, LogLine, MapProgress
@@ -102,7 +102,8 @@ class Renderer:
     """Shows events; a listener for `farcall.sdk.output`, called from any thread.
 
     `clock` gives seconds and only ever grows; `width` the terminal's columns. With `quiet` only logs are shown. When a
-    stream can no longer be written to, `on_unread` is called, once: by default that interrupts the main thread.
+    stream can no longer be written to, `lost` says why, and `on_lost` is called, once, unless the app is ending
+    already: by default that interrupts the main thread.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Renderer:
         clock: Callable[[], float] = time.monotonic,
         width: Callable[[], int] | None = None,
         style: Style | None = None,
-        on_unread: Callable[[], object] = _thread.interrupt_main,
+        on_lost: Callable[[], object] = signals.interrupt_main,
     ) -> None:
         self._out = out
         self._err = err
@@ -124,8 +125,9 @@ class Renderer:
         self._style = style or Style.of(err)
         self._in_place = err.isatty() and not quiet
         self._prefixed = out.isatty()
-        self._on_unread = on_unread
-        self._unread = False
+        self._on_lost = on_lost
+        self.lost: OSError | None = None
+        self._lost_streams: set[int] = set()
         self._lock = threading.RLock()
         self._partial: dict[tuple[str, str, str], str] = {}
         self._maps: dict[str, _Map] = {}
@@ -181,12 +183,13 @@ class Renderer:
     def ending(self, grace: float, *, interrupted: bool) -> None:
         """The app is asked to stop, and its exit hooks have `grace` seconds. Says so at once after an interrupt, else
         when it takes over a second; on a terminal the seconds are counted down."""
-        if interrupted:
+        if interrupted and self.lost is None:
             stats = self._stats
             running = count(stats.containers_live, "container") if stats else "the app"
             done = f"; {count(stats.inputs_done, 'call')} had ended" if stats else ""
             self.say(f"interrupted: stopping {running}{done} (again: kill)")
-        self._ending_until = self._clock() + grace
+        with self._lock:
+            self._ending_until = self._clock() + grace
         if self._in_place:
             threading.Thread(target=self._tick, name="farcall-countdown", daemon=True).start()
 
@@ -317,14 +320,12 @@ class Renderer:
             lines[MAX_STATUS_LINES - 1 :] = [f"and {len(lines) - MAX_STATUS_LINES + 1} more"]
         width = max(self._width() - 1, 10)
         if lines:
-            self._err.write("".join(self._style.dim(line[:width]) + "\n" for line in lines))
-            self._err.flush()
+            self._put(self._err, "".join(self._style.dim(line[:width]) + "\n" for line in lines))
         self._drawn = len(lines)
 
     def _clear(self) -> None:
         if self._drawn:
-            self._err.write(f"\x1b[{self._drawn}A\r\x1b[J")
-            self._err.flush()
+            self._put(self._err, f"\x1b[{self._drawn}A\r\x1b[J")
             self._drawn = 0
 
     def _write(self, stream: TextIO, text: str) -> None:
@@ -332,17 +333,24 @@ class Renderer:
         if self._mid_line and stream.isatty():
             text = "\n" + text
             self._mid_line = False
+        self._put(stream, text)
+        self._redraw()
+
+    def _put(self, stream: TextIO, text: str) -> None:
+        if id(stream) in self._lost_streams:
+            return
         try:
             try:
                 stream.write(text)
             except UnicodeEncodeError as error:
                 stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
             stream.flush()
-        except OSError:  # who read it has gone (`| head`), or its disk is full
-            if not self._unread:
-                self._unread = True
-                self._on_unread()
-        self._redraw()
+        except OSError as error:  # who read it has gone (`| head`), or its disk is full
+            self._lost_streams.add(id(stream))
+            if self.lost is None:
+                self.lost = error
+                if self._ending_until is None:
+                    self._on_lost()
 
 
 def _waiting_line(event: CallWaiting) -> str:

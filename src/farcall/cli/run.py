@@ -10,7 +10,7 @@ from farcall import errors
 from farcall.cli import interpreter, script, signals
 from farcall.cli.arguments import Arguments, parse
 from farcall.cli.output import Renderer
-from farcall.cli.tracebacks import report
+from farcall.cli.tracebacks import output_lost, report
 from farcall.cli.usage import Parser, UsageError
 
 
@@ -111,6 +111,8 @@ class _Run:
         finally:
             output.listener = before
         self._renderer.finish()
+        if self._renderer.lost is not None:
+            return output_lost(self._renderer.lost)
         if failure is not None:
             status = report(failure, program=program)
         if self._detach and self._app_id is not None:
@@ -134,9 +136,10 @@ class _Run:
     def _ending(self, *, interrupted: bool) -> None:
         from farcall.sdk.app import EXIT_GRACE
 
+        # First this: a stream that is lost from here on interrupts nothing.
+        self._renderer.ending(EXIT_GRACE, interrupted=interrupted)
         # An interrupt from here on comes while the app's end is awaited: it has been asked to stop, and may be killed.
         signals.next_one_kills()
-        self._renderer.ending(EXIT_GRACE, interrupted=interrupted)
 
     def _kill(self) -> None:
         from farcall.sdk import client

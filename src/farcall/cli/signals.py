@@ -1,10 +1,15 @@
 """Ctrl-C, a closed terminal and `kill`: all end a run in the same orderly way, and a second one at once."""
 
+import _thread
 import os
 import signal
+import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+
+KILL_SECONDS = 5.0  # after a second interrupt the process ends within this time, whatever it waits for
 
 
 class Killed(BaseException):
@@ -23,6 +28,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         for fd in _terminals:
             os.dup2(nowhere, fd)
         os.close(nowhere)
+    for each in _OURS:  # `timeout` signals twice; a program that lives on after Ctrl-C may want more than one of those
+        _handle(each, _kill)
     raise KeyboardInterrupt
 
 
@@ -30,7 +37,15 @@ _terminals: list[int] = []  # descriptors; a terminal that has hung up no longer
 
 
 def _kill(number: int, frame: FrameType | None) -> None:
+    _all(_leave)
+    _thread.start_new_thread(_leave_later, ())
     raise Killed
+
+
+def _leave_later() -> None:
+    # What the first interrupt has left half done may keep the main thread waiting for good.
+    time.sleep(KILL_SECONDS)
+    os._exit(130)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -59,6 +74,16 @@ def next_one_kills() -> None:
 def next_one_leaves() -> None:
     """From now on an interrupt ends this process where it stands."""
     _all(_leave)
+
+
+def interrupt_main() -> None:
+    """From any thread: a KeyboardInterrupt in the main thread, which ends what it waits for."""
+    main = threading.main_thread().ident
+    if main is None or not hasattr(signal, "pthread_kill"):
+        _thread.interrupt_main()
+        return
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a shell does so to what it runs with `&`
+    signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def _all(handler: "signal._HANDLER") -> None:  # pyright: ignore[reportPrivateUsage]

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -39,7 +40,7 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
     that no line of the user's had a part in, are one message without a traceback. `FARCALL_TRACEBACK=full` shows all.
     """
     if isinstance(error, BrokenPipeError) and _stdout_is_gone():
-        return 1
+        return output_lost(error)
     out: TextIO = sys.stderr if stream is None else stream
     style = Style.of(out)
     full = os.environ.get("FARCALL_TRACEBACK") == "full"
@@ -60,6 +61,15 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
         print(style.dim(line), file=out)
     out.flush()
     return exit_code(error)
+
+
+def output_lost(error: OSError) -> int:
+    """The exit code where stdout or stderr cannot be written; that nobody reads it (`| head`) is not worth a word."""
+    if isinstance(error, BrokenPipeError):
+        return 141  # as a shell says of what SIGPIPE has ended
+    with suppress(OSError):
+        print(f"farcall: cannot write the output: {error.strerror or error}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _stdout_is_gone() -> bool:
