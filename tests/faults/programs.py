@@ -17,3 +17,14 @@ def square(x: int) -> int:
 @app.function()
 def plain(x: int) -> int:
     return x + 1
+
+
+@app.function()
+def size(data: bytes) -> int:
+    return len(data)
+
+
+@app.function()
+def grow(length: int, seconds: float = 0.0) -> bytes:
+    time.sleep(seconds)
+    return bytes(length)

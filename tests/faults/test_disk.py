@@ -1,0 +1,94 @@
+"""The disk under the state directory is full: what needs it says so, and nothing acknowledged is lost."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import farcall
+from tests.conftest import Installation
+
+MEBIBYTES = 24
+
+
+@pytest.fixture
+def small_disk(installation: Installation) -> Iterator[Path]:
+    """The installation's state directory, on a disk of its own."""
+    state = Path(installation.environment["FARCALL_STATE_DIR"])
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={MEBIBYTES}m,mode=700", "farcall-test", str(state)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield state
+    finally:
+        installation.farcall("server", "stop", "--force", check=False)
+        subprocess.run(["umount", "--lazy", str(state)], check=True)
+
+
+@pytest.fixture
+def programs(small_disk: Path, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The app of the fault tests, run by this process."""
+    for name, value in installation.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    sys.modules.pop("programs", None)
+    programs = importlib.import_module("programs")
+    with programs.app.run():
+        yield programs
+
+
+def fill(directory: Path) -> Path:
+    """Takes all room there is."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                pass
+    assert os.statvfs(directory).f_bavail == 0
+    return filler
+
+
+@pytest.mark.root("mounts a small disk")
+def test_a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing(programs: Any, small_disk: Path) -> None:
+    assert programs.plain.remote(1) == 2
+    kept = [programs.plain.spawn(x) for x in range(20)]
+    filler = fill(small_disk)
+
+    with pytest.raises(farcall.errors.ResourceExhaustedError, match=str(small_disk)):
+        for _ in range(1000):  # what the database has set aside is used up first
+            kept.append(programs.plain.spawn(len(kept)))
+    with pytest.raises(farcall.errors.ResourceExhaustedError, match=str(small_disk)):
+        programs.size.spawn(bytes(4 * 2**20))
+
+    # What needs no disk goes on, in the containers that run ...
+    assert [programs.plain.remote(x) for x in range(20)] == list(range(1, 21))
+    assert list(programs.plain.map(range(200))) == list(range(1, 201))
+    # ... and in new ones.
+    assert programs.square.remote(5) == 25
+
+    filler.unlink()
+    kept.append(programs.plain.spawn(len(kept)))
+    assert [call.get(timeout=30) for call in kept] == [x + 1 for x in range(len(kept))]
+    assert programs.size.spawn(bytes(2**20)).get(timeout=30) == 2**20
+
+
+@pytest.mark.root("mounts a small disk")
+def test_a_result_waits_until_there_is_room_for_it(programs: Any, small_disk: Path) -> None:
+    """It was computed and cannot be recorded: it is kept, and recorded later."""
+    assert programs.grow.remote(1) == b"\0"
+    call = programs.grow.spawn(4 * 2**20, 1.0)
+    filler = fill(small_disk)
+    with pytest.raises(TimeoutError):
+        call.get(timeout=3)
+    filler.unlink()
+    assert call.get(timeout=30) == bytes(4 * 2**20)
