@@ -301,6 +301,64 @@ def test_a_script_with_dots_in_its_name(program: Program, execute: Any, name: st
     assert execute("-m", "farcall", "run", path).stdout == "True [True]\n"
 
 
+def test_hints_for_what_a_container_does_not_have(program: Program, execute: Any) -> None:
+    """A file, a module, a terminal that is only here, or nowhere: the error says what to do; so does one for a result
+    that cannot be sent."""
+    path = program("""
+        import threading
+        import farcall
+
+        app = farcall.App("hints")
+
+        @app.function()
+        def read(path):
+            return open(path).read()
+
+        @app.function()
+        def use():
+            import there_is_no_such_module
+
+        @app.function()
+        def ask():
+            return input()
+
+        @app.function()
+        def debug():
+            breakpoint()
+
+        @app.function()
+        def lock():
+            return [threading.Lock()]
+
+        @app.function()
+        def nested(path):
+            return read.remote(path)
+
+        if __name__ == "__main__":
+            with app.run():
+                data = __file__ + ".data"
+                for function, *args in (
+                    (read, data), (read, "/no/such/file"), (nested, data), (use,), (ask,), (debug,), (lock,)
+                ):
+                    try:
+                        function.remote(*args)
+                    except Exception as error:
+                        print(type(error).__name__, error, getattr(error, "__notes__", []))
+        """)
+    path.with_name(path.name + ".data").write_text("")
+    lines = [line for line in execute(path).stdout.splitlines() if "Error" in line or line.startswith("BdbQuit")]
+    read, nowhere, nested, use, ask, debug, lock = lines
+    for each in (read, nested):
+        assert each.count("is on your machine") == 1
+        assert "add_local_file" in each
+    assert nowhere.endswith("[]")
+    assert "-m pip install there_is_no_such_module" in use
+    assert "no standard input" in ask
+    assert "farcall run --local FILE" in debug
+    assert lock.startswith("SerializationError result of lock[0]: cannot pickle")
+    assert "a function can return plain data" in lock
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A folder with a package of several modules, one of them a program."""

@@ -386,7 +386,9 @@ def test_a_missing_module_that_is_here_gets_a_line_to_add(module_folder: Path) -
     assert '.add_local_python_source("my_helpers")' in hint
     assert source.hint_for_missing_module("pytest") is None
     assert source.hint_for_missing_module("json") is None
-    assert source.hint_for_missing_module("there_is_no_such_module") is None
+    missing = source.hint_for_missing_module("there_is_no_such_module.deep")
+    assert missing is not None
+    assert f"`{sys.executable} -m pip install there_is_no_such_module`" in missing
 
 
 PROGRAM = """

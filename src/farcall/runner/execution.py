@@ -48,6 +48,7 @@ class Executor:
         self.output = Output(outbox, self.cancellation.check)
         self.targets: dict[str, Target] = {}
         self.name = ""  # of the function, for people
+        self.result_name = "result"  # the same of what it returns
         self.timeout = 0.0  # seconds
         self.in_child = False  # whether this is a process that user code has forked
         self.ended_by = 0  # the signal that ended the container while an input ran
@@ -223,7 +224,7 @@ class Executor:
             value = call(*args, **kwargs)
             if type(value) in _NOT_VALUES:
                 value = self._no_value(value)
-            return dumps(value, name="result")
+            return dumps(value, name=self.result_name)
         finally:
             cancellation.active = False
 

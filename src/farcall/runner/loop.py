@@ -141,7 +141,7 @@ class Loop:
     async def _call(self, each: Input, call: Callable[..., Any]) -> Outcome:
         args, kwargs = loads(each.data, each.fds)
         value = await call(*args, **kwargs)
-        return messages.OK, dumps(value, name="result")
+        return messages.OK, dumps(value, name=self._executor.result_name)
 
     async def _stream(self, each: Input, call: Callable[..., Any]) -> Outcome:
         executor = self._executor

@@ -124,6 +124,7 @@ class Runner:
         (message, fds), inbox.load = inbox.load, None
         executor = self.executor
         executor.name, executor.timeout = message.function.name, message.function.timeout
+        executor.result_name = f"result of {executor.name}"
         started = monotonic()
         try:
             self._loaded = load(message, fds)

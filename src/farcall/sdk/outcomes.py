@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
 
 from farcall import errors
-from farcall.sdk import exceptions_codec, values
+from farcall.sdk import context, exceptions_codec, values
 from farcall.wire import messages
 
 
@@ -27,8 +28,9 @@ def failure(call_id: str, output: messages.Output, fds: tuple[int, ...]) -> Base
     """The exception of an input that failed, with `farcall_call_id` and `farcall_container_id` set."""
     if output.status == messages.EXCEPTION:
         error = exceptions_codec.load_exception(output.data, fds)
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            _add_hint(error, error.name)
+        hint = _hint(error)
+        if hint:
+            error.add_note(hint)
     else:
         error = platform_error(msgspec.msgpack.decode(output.data, type=messages.Failure))
     # Not every class takes new attributes; the ids help people only.
@@ -48,9 +50,29 @@ def platform_error(failed: messages.Failure) -> errors.FarcallError:
     return error
 
 
-def _add_hint(error: ModuleNotFoundError, module: str) -> None:
-    from farcall.sdk.source import hint_for_missing_module
+def _hint(error: BaseException) -> str | None:
+    """What to do about an exception that has to do with being in a container."""
+    if context.container_app_id() is not None:
+        return None  # the caller outside says it, of files and modules that the user knows
+    if isinstance(error, ModuleNotFoundError):
+        from farcall.sdk.source import hint_for_missing_module
 
-    hint = hint_for_missing_module(module)
-    if hint:
-        error.add_note(hint)
+        return hint_for_missing_module(error.name) if error.name else None
+    if isinstance(error, FileNotFoundError):
+        name = error.filename
+        if not isinstance(name, (str, bytes)) or not name or not os.path.exists(name):
+            return None
+        return (
+            f"{os.path.abspath(os.fsdecode(name))} is on your machine, and a container does not see it: read it here "
+            "and pass its contents as an argument, or add it with farcall.Image.debian_slim().add_local_file(...) or "
+            ".add_local_dir(...)"
+        )
+    kind = type(error)
+    if (kind.__module__, kind.__name__) == ("bdb", "BdbQuit"):
+        return "a container has no terminal: for breakpoints run the functions here, with `farcall run --local FILE`"
+    # What input() says without standard input.
+    if (kind is EOFError and str(error) == "EOF when reading a line") or (
+        kind is RuntimeError and str(error).startswith("input(): lost sys.stdin")
+    ):
+        return "a container has no standard input: ask here and pass the answer, or use `farcall run --local FILE`"
+    return None

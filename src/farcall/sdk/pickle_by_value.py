@@ -122,10 +122,10 @@ def explain_unpicklable(parts: Iterable[tuple[str, Any]], modules: frozenset[str
     text = str(reason)
     if not isinstance(reason, (TypeError, pickle.PicklingError)):
         text = f"{type(reason).__name__}: {text}"
-    return (
-        f"{_shorten(path)}: {_shorten(text)}; make it inside the function instead of passing it, "
-        "or pass the data it is made from"
-    )
+    advice = "make it inside the function instead of passing it, or pass the data it is made from"
+    if parts and parts[0][0].startswith(("result", "item")):
+        advice = "a function can return plain data, such as what this is made from; what is open or locked stays there"
+    return f"{_shorten(path)}: {_shorten(text)}; {advice}"
 
 
 def _shorten(text: str) -> str:

@@ -176,8 +176,7 @@ def _library_roots() -> Iterable[str]:
 
 
 def hint_for_missing_module(name: str) -> str | None:
-    """For a `ModuleNotFoundError` from a container: the line that would fix it, None where the module is not here
-    either."""
+    """For a `ModuleNotFoundError` from a container: the line that would fix it, None where nothing is known."""
     import importlib.util
 
     top = name.partition(".")[0]
@@ -185,7 +184,12 @@ def hint_for_missing_module(name: str) -> str | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or not (spec.has_location or spec.submodule_search_locations):
+    if spec is None:
+        return (
+            f"containers use what is installed for {sys.executable}, and there is no {top!r}: "
+            f"`{sys.executable} -m pip install {top}` installs it, where its package has the same name"
+        )
+    if not (spec.has_location or spec.submodule_search_locations):
         return None
     places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
     if any(is_installed(os.path.abspath(place)) for place in places):
