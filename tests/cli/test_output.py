@@ -115,13 +115,43 @@ def test_parts_of_lines_are_put_together_by_container(show: Show) -> None:
     assert shown.out.written == "hello\nwor\n"
 
 
-def test_a_line_without_end_is_shown_in_pieces(show: Show) -> None:
+def test_a_line_without_end_is_shown_as_it_comes(show: Show) -> None:
     shown = show(terminal=False)
     for _ in range(200):
         shown.log("x" * 1024)
-    assert shown.out.written.count("\n") == 3
+    assert shown.out.written == "x" * 200 * 1024
     shown.render.finish()
-    assert len(shown.out.written.replace("\n", "")) == 200 * 1024
+    assert shown.out.written == "x" * 200 * 1024 + "\n"
+
+
+def test_an_unended_line_is_ended_for_what_others_write(show: Show) -> None:
+    shown = show(terminal=False)
+    shown.log("\r1/2", "stderr")
+    shown.log("\r2/2", "stderr")
+    shown.render.say("ours")
+    shown.log("\n", "stderr")
+    shown.log(".")
+    shown.log(".\nnext\n")
+    assert shown.err.written == "\r1/2\r2/2\nours\n"
+    assert shown.out.written == "..\nnext\n"
+
+
+def test_unended_lines_of_several_containers_wait_for_their_end(show: Show) -> None:
+    shown = show(terminal=False)
+    shown.stats(live=2)
+    shown.log("one")
+    assert not shown.out.written
+    shown.log(" line\n")
+    assert shown.out.written == "one line\n"
+
+
+def test_on_a_terminal_an_unended_line_is_drawn_in_place(show: Show) -> None:
+    shown = show(terminal=True)
+    for done in range(3):
+        shown.log(f"\r{done}/2 done", "stderr")
+        assert shown.err.seen() == [f"f | {done}/2 done"]
+    shown.log("\n", "stderr")
+    assert shown.err.seen() == ["f | 2/2 done"]
 
 
 def test_a_maps_progress_is_drawn_in_place_below_the_logs(show: Show) -> None:

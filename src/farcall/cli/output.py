@@ -33,6 +33,7 @@ _CONTROL = re.compile(
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
 _ELAPSED = re.compile(r" \(\d+ s\)$")
+_STACK_LINE_BEGIN = re.compile(r"(?: {1,2}| {2}F.*)$")
 _STACK_LINE = re.compile(r'  File "([^"]+)", line \d+ in ')
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 
@@ -51,6 +52,11 @@ def printable(line: str) -> str:
     return kept
 
 
+def _without_controls(text: str) -> str:
+    """A piece of a log line without control sequences other than colour and carriage returns."""
+    return text if text.isprintable() else "\r".join(_CONTROL.sub("", piece) for piece in text.split("\r"))
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: "0.8 s", "42 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 9.95:
@@ -66,6 +72,9 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 call", "2 calls"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_Source = tuple[str, str, str]  # container, stream, function
 
 
 class _Map:
@@ -129,7 +138,9 @@ class Renderer:
         self.lost: OSError | None = None
         self._lost_streams: set[int] = set()
         self._lock = threading.RLock()
-        self._partial: dict[tuple[str, str, str], str] = {}
+        self._partial: dict[_Source, str] = {}
+        self._open: dict[int, _Source] = {}  # whose line stands unended on a stream
+        self._cut: set[_Source] = set()  # whose line was ended for them
         self._maps: dict[str, _Map] = {}
         self._waiting: dict[str, CallWaiting] = {}
         self._told: set[tuple[str, str]] = set()
@@ -209,10 +220,11 @@ class Renderer:
     def finish(self) -> None:
         """No more logs will come: shows what is left of them and takes the progress away."""
         with self._lock:
-            for (container_id, stream, function), rest in list(self._partial.items()):
-                if rest:
-                    self._show_line(stream, function, container_id, rest)
-            self._partial.clear()
+            unended = self._partial | dict.fromkeys(self._open.values(), "")
+            self._partial = {}
+            for source, rest in unended.items():
+                if rest or source in self._open.values():
+                    self._show_line(source, rest)
             self._clear()
             self._maps.clear()
             self._waiting.clear()
@@ -241,19 +253,53 @@ class Renderer:
         while len(rest) > MAX_PARTIAL_LINE:
             lines.append(rest[:MAX_PARTIAL_LINE])
             rest = rest[MAX_PARTIAL_LINE:]
-        if rest:
-            self._partial[key] = rest
         for line in lines:
-            self._show_line(event.stream, event.function, event.container_id, line)
+            self._show_line(key, line)
+        if rest:
+            self._show_part(key, rest)
 
-    def _show_line(self, stream: str, function: str, container_id: str, line: str) -> None:
+    def _show_line(self, source: _Source, line: str) -> None:
+        container_id, stream, function = source
+        out = self._out if stream == "stdout" else self._err
+        if self._open.get(self._place(out)) == source:
+            reset = "\x1b[0m" if out.isatty() else ""
+            self._write(out, f"{_without_controls(line)}{reset}\n", source)
+            del self._open[self._place(out)]
+            return
+        if source in self._cut:
+            self._cut.remove(source)
+            if not line:
+                return
         if stream == "stderr" and self._hides(line):
             return
         if stream == "system":
             self.say(self._style.dim(f"{function or container_id}: {printable(line)}"))
             return
-        prefix = self._style.dim(f"{function} | ") if self._prefixed and function else ""
-        self._write(self._out if stream == "stdout" else self._err, f"{prefix}{printable(line)}\n")
+        self._write(out, f"{self._prefix(function)}{printable(line)}\n")
+
+    def _show_part(self, source: _Source, part: str) -> None:
+        """The beginning of a line, or more of it: drawn in place on a terminal, else written as it comes, unless that
+        would cut the lines of other containers."""
+        _, stream, function = source
+        out = self._out if stream == "stdout" else self._err
+        place = self._place(out)
+        if self._in_place and out.isatty():
+            self._partial[source] = part[part.rstrip("\r").rfind("\r") + 1 :]
+            self._redraw()
+        elif self._open.get(place) == source:
+            self._write(out, _without_controls(part), source)
+        elif stream == "system" or place in self._open or self._containers() > 1 or _STACK_LINE_BEGIN.match(part):
+            self._partial[source] = part
+        else:
+            self._write(out, self._prefix(function) + _without_controls(part), source)
+            self._open[place] = source
+
+    def _prefix(self, function: str) -> str:
+        return self._style.dim(f"{function} | ") if self._prefixed and function else ""
+
+    def _place(self, stream: TextIO) -> int:
+        """Streams of one place share its unended line."""
+        return 0 if stream.isatty() else id(stream)
 
     def _hides(self, line: str) -> bool:
         """Whether `line` is one of our own frames in a stack that faulthandler has printed."""
@@ -300,6 +346,9 @@ class Renderer:
 
     def _status(self) -> Iterable[str]:
         now = self._clock()
+        for (_, stream, function), part in self._partial.items():
+            if stream != "system" and (shown := _COLOR.sub("", printable(part))):
+                yield f"{function} | {shown}" if function else shown
         for one in self._maps.values():
             yield one.line(now, self._containers())
         for event in self._waiting.values():
@@ -328,8 +377,13 @@ class Renderer:
             self._put(self._err, f"\x1b[{self._drawn}A\r\x1b[J")
             self._drawn = 0
 
-    def _write(self, stream: TextIO, text: str) -> None:
+    def _write(self, stream: TextIO, text: str, source: _Source | None = None) -> None:
         self._clear()
+        unended = self._open.get(self._place(stream))
+        if unended is not None and unended != source:
+            text = "\n" + text
+            self._cut.add(unended)
+            del self._open[self._place(stream)]
         if self._mid_line and stream.isatty():
             text = "\n" + text
             self._mid_line = False

@@ -15,7 +15,8 @@ from typing import Any, Literal, TextIO, cast
 
 from farcall.runner.outbox import TEXT_LENGTH, Outbox
 
-GATHER = 8 * 1024  # characters after which text does not wait for the end of its line
+GATHER = 8 * 1024  # characters after which text does not wait for the end of its line,
+GATHER_SECONDS = 0.5  # and after which the next text takes along what waits for it
 URGENT_LINES = 32  # lines that are sent at once, in each span of URGENT_SECONDS; more of them travel together
 URGENT_SECONDS = 0.01
 RATE = 8 * 1024 * 1024  # characters a second
@@ -104,7 +105,7 @@ class Stream(io.TextIOBase):
         self._lock = threading.RLock()
         self._parts: list[str] = []
         self._length = 0
-        self._line_open = False
+        self._since = 0.0  # when the first of the parts came
         self._window = 0.0
         self._lines = 0
         self._direct = False
@@ -172,6 +173,10 @@ class Stream(io.TextIOBase):
                 self._length += length
                 self._output.dirty = True
                 if text[-1] == "\n" or "\n" in text or self._length >= GATHER:
+                    self._send()
+                elif self._length == length:
+                    self._since = time.monotonic()
+                elif time.monotonic() - self._since > GATHER_SECONDS:
                     self._send()
             self._output.check()
         return length
