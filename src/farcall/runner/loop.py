@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from farcall.runner.execution import leave_child
 from farcall.runner.inbox import Input
-from farcall.sdk import context
+from farcall.sdk import context, shared_memory
 from farcall.sdk.values import Payload, dumps, loads
 from farcall.wire import descriptors, messages
 
@@ -83,6 +83,10 @@ class Loop:
                 executor.rest()
                 inbox.waiter.clear()
                 if not inbox.inputs and not executor.halted:
+                    if shared_memory.kept:
+                        self._loop.call_later(
+                            shared_memory.KEEP_SECONDS, shared_memory.release_kept, shared_memory.KEEP_SECONDS
+                        )
                     await connection.wait_async(inbox.waiter)
         finally:
             connection.unwatch(self._loop)

@@ -23,6 +23,7 @@ from farcall.runner.inbox import Inbox
 from farcall.runner.loading import Loaded, load
 from farcall.runner.outbox import Outbox
 from farcall.sdk import client as clients
+from farcall.sdk import shared_memory
 from farcall.sdk.exceptions_codec import dump_exception
 from farcall.version import __version__
 from farcall.wire import messages
@@ -124,6 +125,8 @@ class Runner:
         (message, fds), inbox.load = inbox.load, None
         executor = self.executor
         executor.name, executor.timeout = message.function.name, message.function.timeout
+        if message.function.memory[1] is not None:
+            shared_memory.keep_nothing()
         started = monotonic()
         try:
             self._loaded = load(message, fds)
