@@ -15,6 +15,7 @@ socket) and no mapping left, whoever had them and however they came to an end. S
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,7 +75,7 @@ class _Kept(NamedTuple):
 
 kept: list[_Kept] = []  # each change is one step: threads and signal handlers need no lock
 _last_large = -KEEP_SECONDS  # when the last large file was made: those of a program that sends one are not kept
-_keeps = True
+_keeps = sys.platform == "linux"
 
 
 def release_kept(older_than: float = 0.0) -> None:
@@ -232,9 +233,12 @@ class SharedMemoryWriter:
             return
         os.close(self._descriptor)
         self._descriptor = descriptor
-        os.fchmod(descriptor, 0o400)  # readers that run as someone else cannot open it a second time
-        # Should anybody open it under our lease, the kernel sends a signal: one that does not end the process.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
+        try:
+            os.fchmod(descriptor, 0o400)  # readers that run as someone else cannot open it a second time
+            # Should anybody open it under our lease, the kernel sends a signal: one that does not end the process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
+        except OSError:
+            self._reusable = False
 
     def discard(self) -> None:
         """Frees what was written. Safe to call twice, and after `finish` (where it does nothing)."""
@@ -352,7 +356,6 @@ def _advise_huge_pages(view: memoryview) -> None:
     """Asks that new memory under `view` come in huge pages. Only a wish: refusals do not matter."""
     import ctypes
     import mmap
-    import sys
 
     if sys.platform != "linux":
         return
