@@ -36,7 +36,7 @@ _HUGE_PAGE_READ = 4 * 1024 * 1024
 _READ_BUFFER = 256 * 1024
 
 KEEP_SECONDS = 2.0  # how long a file is kept that is not used again
-_KEEP_FROM = 1024 * 1024  # bytes; what smaller files cost is the system calls, not the pages
+_KEEP_FROM = 256 * 1024  # bytes; what smaller files cost is the system calls, not the pages
 _KEEP_BYTES = 256 * 1024 * 1024  # of all files kept by this process
 _KEEP_FILES = 16
 
