@@ -98,10 +98,16 @@ def _take(expected: int) -> _Kept | None:
     for each in sorted(kept, key=lambda each: abs(each.size - expected)):
         if each.size > 2 * expected:
             continue  # most of its pages would have to be freed
-        if _claim(each):
-            if _is_unread(each.descriptor):
-                return each
-            kept.append(each)
+        if not _claim(each):
+            continue
+        unread = False
+        try:
+            unread = _is_unread(each.descriptor)
+        finally:
+            if not unread:
+                kept.append(each)
+        if unread:
+            return each
     return None
 
 
