@@ -37,6 +37,43 @@ def test_the_last_failure_is_raised() -> None:
         retries_app.always_fail.remote()
 
 
+@pytest.fixture
+def retry_lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The log lines that tell of retries, as this process hears of them."""
+    from farcall.sdk import output
+
+    lines: list[Any] = []
+    monkeypatch.setattr(
+        output, "listener", lambda event: lines.append(event) if "; again in" in getattr(event, "text", "") else None
+    )
+    return lines
+
+
+def test_a_retry_is_told(retry_lines: list[Any]) -> None:
+    """A failed attempt that is repeated leaves a line in the log: which of how many, and when it is repeated."""
+    told = farcall.App("told")
+    fail = told.function(retries=farcall.Retries(max_retries=2, initial_delay=0.0))(retries_app.always_fail.raw)
+    with told.run(), pytest.raises(ValueError, match="attempt"):
+        fail.remote()
+    assert [line.text for line in retry_lines] == [
+        "attempt 1 of 3 failed; again in 0 s\n",
+        "attempt 2 of 3 failed; again in 0 s\n",
+    ]
+    assert {line.stream for line in retry_lines} == {"system"}
+
+
+def test_thousands_of_retries_are_told_in_few_lines(retry_lines: list[Any]) -> None:
+    """A map whose inputs all fail does not drown the log."""
+    drowning = farcall.App("drowning")
+    policy = farcall.Retries(max_retries=1, initial_delay=0.0)
+    fail = drowning.function(retries=policy)(retries_app.fail_on.raw)
+    began = time.monotonic()
+    with drowning.run():
+        results = list(fail.map(range(1000), return_exceptions=True))
+    assert {type(result) for result in results} == {ValueError}
+    assert 1 <= len(retry_lines) <= 3 * (time.monotonic() - began + 1)
+
+
 def test_retries_of_spawned_calls_and_maps() -> None:
     """Inputs of spawned calls and of maps are retried alike."""
     with pytest.raises(ValueError, match=r"attempt \d"):

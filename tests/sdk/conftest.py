@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from farcall.sdk import exceptions_codec, values
+from farcall.sdk import exceptions_codec, shared_memory, values
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,11 @@ def peer() -> Iterator[Callable[[str, Any], Any]]:
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
     """The test leaves no descriptor behind."""
+    shared_memory.release_kept()
     before = os.listdir("/proc/self/fd")
     yield
     import gc
 
     gc.collect()
+    shared_memory.release_kept()
     assert len(os.listdir("/proc/self/fd")) <= len(before)

@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Any
 
-from farcall.sdk import exceptions_codec, values
+from farcall.sdk import exceptions_codec, shared_memory, values
 
 
 def send(connection: socket.socket, kind: bytes, payload: values.Payload) -> None:
@@ -40,6 +40,7 @@ def perform(operation: str, argument: Any) -> Any:
         spec.loader.exec_module(loaded)
         return getattr(loaded, name)()
     if operation == "open files":
+        shared_memory.release_kept()
         return len(os.listdir("/proc/self/fd"))
     raise AssertionError(operation)
 

@@ -17,7 +17,7 @@ from farcall.runner.inbox import Inbox, Input
 from farcall.runner.loading import Target
 from farcall.runner.outbox import SHORT_INPUTS, SHORT_SECONDS, Outbox
 from farcall.runner.output import Output
-from farcall.sdk import context
+from farcall.sdk import context, shared_memory
 from farcall.sdk.exceptions_codec import dump_exception
 from farcall.sdk.values import Payload, dumps, loads
 from farcall.wire import descriptors, messages
@@ -106,7 +106,9 @@ class Executor:
                 self.rest()
                 inbox.waiter.clear()
                 if not (inbox.inputs or inbox.stopping or inbox.lost):
-                    self._connection.wait(inbox.waiter)
+                    keeps = bool(shared_memory.kept)
+                    if not self._connection.wait(inbox.waiter, shared_memory.KEEP_SECONDS if keeps else None):
+                        shared_memory.release_kept()
                     self._now = self._polled = monotonic()
 
     def rest(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from farcall.runner.execution import leave_child
 from farcall.runner.inbox import Input
-from farcall.sdk import context
+from farcall.sdk import context, shared_memory
 from farcall.sdk.values import Payload, dumps, loads
 from farcall.wire import descriptors, messages
 
@@ -30,6 +30,7 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._task: asyncio.Task[Any] | None = None
+        self._releases: asyncio.TimerHandle | None = None
 
     def run(self, coroutine: Any) -> Any:
         """The result of a coroutine, from code that runs on no loop."""
@@ -83,9 +84,17 @@ class Loop:
                 executor.rest()
                 inbox.waiter.clear()
                 if not inbox.inputs and not executor.halted:
+                    if shared_memory.kept and self._releases is None:
+                        self._release_kept()
                     await connection.wait_async(inbox.waiter)
         finally:
             connection.unwatch(self._loop)
+
+    def _release_kept(self) -> None:
+        """Gives back shared memory that has not been used for a while, now and for as long as there is some."""
+        delay = shared_memory.KEEP_SECONDS
+        shared_memory.release_kept(delay)
+        self._releases = self._loop.call_later(delay, self._release_kept) if shared_memory.kept else None
 
     async def _run(
         self, each: Input, work: Callable[[Input, Any], Coroutine[Any, Any, Outcome]], call: Callable[..., Any]

@@ -23,6 +23,7 @@ from farcall.runner.inbox import Inbox
 from farcall.runner.loading import Loaded, load
 from farcall.runner.outbox import Outbox
 from farcall.sdk import client as clients
+from farcall.sdk import shared_memory
 from farcall.sdk.exceptions_codec import dump_exception
 from farcall.version import __version__
 from farcall.wire import messages
@@ -125,6 +126,8 @@ class Runner:
         executor = self.executor
         executor.name, executor.timeout = message.function.name, message.function.timeout
         executor.result_name = f"result of {executor.name}"
+        if message.function.memory[1] is not None:
+            shared_memory.keep_nothing()
         started = monotonic()
         try:
             self._loaded = load(message, fds)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from farcall import errors
+from farcall.sdk import shared_memory
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.version import __version__
 from farcall.wire import descriptors, messages
@@ -231,12 +232,14 @@ class Client:
     def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
         """Ends the app; returns when nothing of it is left. `grace` is the seconds that exit hooks get."""
         _running.pop(app_id, None)
+        shared_memory.release_kept()
         answer, _ = self.request(lambda seq: messages.StopApp(seq, app_id, grace))
         return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
 
     async def stop_app_async(self, app_id: str, grace: float) -> messages.StopReport:
         """`stop_app`, awaited."""
         _running.pop(app_id, None)
+        shared_memory.release_kept()
         answer, _ = await self.request_async(lambda seq: messages.StopApp(seq, app_id, grace))
         return msgspec.msgpack.decode(answer.body, type=messages.StopReport)
 

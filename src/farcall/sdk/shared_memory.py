@@ -1,18 +1,24 @@
 """Memory that processes hand to each other by file descriptor: how large values travel on one machine.
 
-A value is written once, front to back, into a memory file (memfd) that is then sealed: nobody can change or shrink it
-any more, so it can be mapped without fear, read by several processes, and handed to another container when the first
-one died. Nothing here uses the file's own position, because all holders of a descriptor share it.
+A value is written once, front to back, into a memory file (memfd). Nobody changes it while anybody can read it, so it
+can be mapped, read by several processes, and handed to another container when the first one died. Nothing here uses
+the file's own position, because all holders of a descriptor share it.
 
-What it costs is page faults, not copying (100 MB: 15 ms to copy, 20 ms more to allocate the file's pages, 40 ms more to
-fault in 4 KiB pages at the reader). The reader therefore asks for huge pages before it reads into new memory.
+What it costs is pages, not copying (100 MB: 10 ms to copy, 20 ms more to allocate the file's pages, 10 ms to free them,
+40 ms more to fault in 4 KiB pages at the reader). The reader therefore asks for huge pages before it reads into new
+memory, and the writer of large values keeps its files for a moment, to write the next value over one that nobody can
+read any more. Only the kernel knows which those are: others get a second, read-only opening of the file, and the writer
+is granted a write lease on its own exactly when that opening has no descriptor (in a process, or on its way in a
+socket) and no mapping left, whoever had them and however they came to an end. Smaller values go into sealed files.
 """
 
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farcall.errors import ResourceExhaustedError
 
@@ -28,6 +34,11 @@ _PROT_READ, _PROT_WRITE, _MAP_PRIVATE = 1, 2, 2
 # Below this, importing ctypes to ask for huge pages costs more than the faults it saves.
 _HUGE_PAGE_READ = 4 * 1024 * 1024
 _READ_BUFFER = 256 * 1024
+
+KEEP_SECONDS = 2.0  # how long a file is kept that is not used again
+_KEEP_FROM = 256 * 1024  # bytes; what smaller files cost is the system calls, not the pages
+_KEEP_BYTES = 256 * 1024 * 1024  # of all files kept by this process
+_KEEP_FILES = 16
 
 OUT_OF_RESOURCES = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
 
@@ -54,15 +65,117 @@ def describe_size(size: int) -> str:
     return f"{scaled / 1024:.1f} TiB"
 
 
-class SharedMemoryWriter:
-    """One memory file being written. End it with `seal` (which gives the descriptor away) or `discard`."""
+class _Kept(NamedTuple):
+    """A file that was sent and may be written again."""
 
-    def __init__(self) -> None:
+    descriptor: int
+    size: int
+    since: float
+
+
+kept: list[_Kept] = []  # each change is one step: threads and signal handlers need no lock
+_last_large = -KEEP_SECONDS  # when the last large file was made: those of a program that sends one are not kept
+_keeps = sys.platform == "linux"
+
+
+def release_kept(older_than: float = 0.0) -> None:
+    """Gives back the memory of files that have been kept for longer than that, in seconds."""
+    limit = monotonic() - older_than
+    for each in kept[:]:
+        if each.since <= limit and _claim(each):
+            os.close(each.descriptor)
+
+
+def keep_nothing() -> None:
+    """From now on this process keeps no files: its memory is limited, and all of it is the user's."""
+    global _keeps
+    _keeps = False
+    release_kept()
+
+
+def _take(expected: int) -> _Kept | None:
+    """A kept file that nobody can read any more, of about the expected size in bytes."""
+    for each in sorted(kept, key=lambda each: abs(each.size - expected)):
+        if each.size > 2 * expected:
+            continue  # most of its pages would have to be freed
+        if not _claim(each):
+            continue
+        unread = False
+        try:
+            unread = _is_unread(each.descriptor)
+        finally:
+            if not unread:
+                kept.append(each)
+        if unread:
+            return each
+    return None
+
+
+def _has_room(size: int) -> bool:
+    release_kept(KEEP_SECONDS)
+    return len(kept) < _KEEP_FILES and sum(each.size for each in kept) + size <= _KEEP_BYTES
+
+
+def _claim(each: _Kept) -> bool:
+    try:
+        kept.remove(each)
+    except ValueError:  # another thread was faster
+        return False
+    return True
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether this is the only opening of the file, as far as the kernel can say."""
+    import fcntl
+
+    granted = True
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        granted = False
+    finally:  # also where a signal handler raises: who opens a file under a lease is made to wait
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError:
+            pass  # there is none
+    return granted
+
+
+def _after_fork_in_child() -> None:
+    """The parent goes on writing to its files: they are not the child's."""
+    while kept:
+        os.close(kept.pop().descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class SharedMemoryWriter:
+    """One memory file being written. End it with `finish` (which gives a descriptor away) or `discard`.
+
+    `expected` is the size in bytes as far as it is known: where it is large, a file that was kept is written again.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        global _last_large
+        self.size = 0  # bytes written so far
+        self._former_size = 0  # bytes that the file had when it was taken
+        self._reusable = False
+        self._descriptor = -1
+        if expected >= _KEEP_FROM and _keeps:
+            now = monotonic()
+            self._reusable, _last_large = now - _last_large < KEEP_SECONDS, now
+            if kept and (former := _take(expected)):
+                self._reusable = True
+                self._descriptor, self._former_size, _ = former
+                return
         try:
             self._descriptor = _create()
         except OSError as error:
             raise exhausted(error, "making shared memory for a value") from error
-        self.size = 0  # bytes written so far
+        if self._reusable:
+            self._reopen()
 
     def write(self, data: "ReadableBuffer") -> None:
         """Appends. Raises ResourceExhaustedError where memory runs out; discard the file then."""
@@ -82,12 +195,31 @@ class SharedMemoryWriter:
 
     def align(self) -> int:
         """Moves on to the next page boundary and returns its offset. The gap reads as zeros."""
-        self.size = -(-self.size // PAGE) * PAGE
+        gap = -self.size % PAGE
+        if self.size < self._former_size:
+            self.write(bytes(gap))
+        else:
+            self.size += gap
         return self.size
 
-    def seal(self) -> int:
-        """Makes the file unchangeable and returns its descriptor, which the caller now owns."""
-        descriptor, self._descriptor = self._descriptor, -1
+    def finish(self) -> int:
+        """Ends the writing and returns a descriptor for the readers, which the caller now owns."""
+        descriptor = self._descriptor
+        if self.size < self._former_size:
+            os.ftruncate(descriptor, self.size)  # readers must not find the rest of another value
+        if self._reusable and _has_room(self.size):
+            try:
+                reader = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # no more descriptors: it is given away like a small one
+            else:
+                self._descriptor = -1
+                if _is_unread(descriptor):  # a kernel that does not see the reader
+                    os.close(descriptor)
+                else:
+                    kept.append(_Kept(descriptor, self.size, monotonic()))
+                return reader
+        self._descriptor = -1
         if hasattr(os, "memfd_create"):
             import fcntl
 
@@ -95,8 +227,27 @@ class SharedMemoryWriter:
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         return descriptor
 
+    def _reopen(self) -> None:
+        """Opens the file by its name in /proc: the kernel does not count the opening that comes with a memfd."""
+        import fcntl
+        from signal import SIGURG
+
+        try:
+            descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self._reusable = False
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        try:
+            os.fchmod(descriptor, 0o400)  # readers that run as someone else cannot open it a second time
+            # Should anybody open it under our lease, the kernel sends a signal: one that does not end the process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
+        except OSError:
+            self._reusable = False
+
     def discard(self) -> None:
-        """Frees what was written. Safe to call twice, and after `seal` (where it does nothing)."""
+        """Frees what was written. Safe to call twice, and after `finish` (where it does nothing)."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -211,7 +362,6 @@ def _advise_huge_pages(view: memoryview) -> None:
     """Asks that new memory under `view` come in huge pages. Only a wish: refusals do not matter."""
     import ctypes
     import mmap
-    import sys
 
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
 """Values: how arguments and results travel between the user's program and the container.
 
-A payload is a few bytes that go inside a message and at most one descriptor of sealed shared memory with the rest:
+A payload is a few bytes that go inside a message and at most one descriptor of a memory file with the rest:
 
     data = a pickle, protocol 5                                             (all of it; begins with b"\\x80")
     data = b"\\x01", stream length, table offset, buffer count, [pickle]     (with one descriptor)
@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from farcall.errors import DeserializationError, FarcallError, ResourceExhaustedError, SerializationError
+from farcall.sdk import shared_memory
 from farcall.sdk.shared_memory import OUT_OF_RESOURCES, SharedMemoryWriter, exhausted, map_private, open_stream, read_at
 
 if TYPE_CHECKING:
@@ -127,11 +128,14 @@ class _Sink:
             self._parts.append(part)
             return
         if self._shared is None:
-            self._shared = SharedMemoryWriter()
+            self._shared = self._share()
             for earlier in self._parts:
                 self._spill(earlier, self._shared)
             self._parts.clear()
         self._spill(part, self._shared)
+
+    def _share(self) -> SharedMemoryWriter:
+        return SharedMemoryWriter(self._size + sum(view.nbytes for view in self._buffers or ()))
 
     def _spill(self, part: bytes, shared: SharedMemoryWriter) -> None:
         if self._markers and len(part) < _LARGEST_FRAME and any(marker in part for marker in self._markers):
@@ -159,11 +163,13 @@ class _Sink:
             if marker in inline:
                 self.marked = True
         if self._shared is None and self._buffers is None:
+            if shared_memory.kept:
+                shared_memory.release_kept(shared_memory.KEEP_SECONDS)
             return _new_tuple(Payload, (inline, ()))
         return self._finish_shared(inline)
 
     def _finish_shared(self, inline: bytes) -> Payload:
-        shared = self._shared = self._shared or SharedMemoryWriter()
+        shared = self._shared = self._shared or self._share()
         stream_length = shared.size
         table: list[bytes] = []
         for view in self._buffers or ():
@@ -172,7 +178,7 @@ class _Sink:
         table_offset = shared.size
         shared.write(b"".join(table))
         header = _HEADER.pack(_SHARED, stream_length, table_offset, len(table))
-        return Payload(header + inline, (shared.seal(),))
+        return Payload(header + inline, (shared.finish(),))
 
     def discard(self) -> None:
         self._parts.clear()

@@ -27,6 +27,7 @@ PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
 PREFETCH_INPUTS = 256
 LOSSES = 8  # in a row, through no fault of the function, before an input fails
 STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
+RETRY_LINES = 3  # of log in a second, for each pool
 EXIT_GRACE = 30.0  # seconds for exit hooks
 
 
@@ -44,6 +45,9 @@ class Pool:
         self.mean_seconds: float | None = None
         self._busy_from: dict[str, float] = {}  # by container: since when it has been working on what it answers next
         self._delayed = 0  # inputs that wait for their retry's delay
+        self._retries_since = 0.0  # the second in which log lines of retries are counted
+        self._retries_told = 0
+        self._retries_untold = 0
         self._sweeping = False  # whether some that wait were cancelled
 
     @property
@@ -197,7 +201,7 @@ class Pool:
             if result.status == messages.REVOKED:
                 self._requeue([one])
                 continue
-            if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one):
+            if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one, container):
                 close_all(mine)
                 continue
             if one.call is not call:
@@ -266,8 +270,9 @@ class Pool:
             if one.call.inputs.get(one.index) is one:
                 self._deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])
 
-    def _retry(self, one: Input) -> bool:
-        """Spends one attempt of the budget on another try; False where there is none left."""
+    def _retry(self, one: Input, container: Container) -> bool:
+        """Spends one attempt of the budget on another try, as the last one failed in `container`; False where there is
+        none left."""
         policy = self.function.retries
         if one.attempts >= policy.max_retries or one.call.method.is_generator:
             return False
@@ -276,8 +281,25 @@ class Pool:
         one.timed_out = False
         one.container = None
         self._delayed += 1
-        self.server.loop.call_later(policy.delay(one.attempts), self._retry_now, one)
+        delay = policy.delay(one.attempts)
+        self.server.loop.call_later(delay, self._retry_now, one)
+        self._tell_retry(one, container, delay)
         return True
+
+    def _tell_retry(self, one: Input, container: Container, delay: float) -> None:
+        """A line of log for a retry; of those beyond a few in a second only their number, in the next line."""
+        now = self.server.now()
+        if now - self._retries_since >= 1.0:
+            self._retries_since, self._retries_told = now, 0
+        if self._retries_told >= RETRY_LINES:
+            self._retries_untold += 1
+            return
+        others = f" ({self._retries_untold} retries before it were not shown)" if self._retries_untold else ""
+        self._retries_told += 1
+        self._retries_untold = 0
+        attempts = self.function.retries.max_retries + 1
+        text = f"attempt {one.attempts} of {attempts} failed; again in {delay:g} s{others}\n"
+        self.server.logs.add(container, "system", text, one)
 
     def _retry_now(self, one: Input) -> None:
         self._delayed -= 1
@@ -341,7 +363,7 @@ class Pool:
                 f"See `farcall logs {container.container_id}`"
             )
         ours = end.lost or (end.reason and not one.timed_out)
-        if ours or not self._retry(one):
+        if ours or not self._retry(one, container):
             self.fail(one, error, container.container_id)
 
     def _start_failed(self, container: Container, end: End) -> None:

@@ -7,7 +7,7 @@ the first message of each connection; this and the previous version are understo
 Inputs are named `(call_id, index)`, ids chosen by the client. Towards the runner an input is named by `seq`, a number
 that grows by one for each input handed to that container and also stands in the page it shares with the worker.
 
-A value is `data` plus, where `descriptors` is 1, one sealed memory file that rides on the same frame. Frames with
+A value is `data` plus, where `descriptors` is 1, one memory file that rides on the same frame. Frames with
 several values carry their descriptors in the order of the values. Only SDK and runner look into `data`.
 """
 

@@ -40,6 +40,11 @@ def always_fail() -> None:
 
 
 @app.function()
+def fail_on(number: int) -> None:
+    raise ValueError(number)
+
+
+@app.function()
 def crash() -> None:
     os._exit(4)
 
