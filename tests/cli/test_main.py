@@ -364,7 +364,7 @@ def test_a_broken_venv_is_named(cli: Cli, venv: Path, hello: Path) -> None:
     python.unlink()
     python.symlink_to("/nowhere/python3")
     done = cli("run", "--local", hello)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "points to /nowhere/python3, which does not exist" in done.stderr
 
 
@@ -503,6 +503,37 @@ def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", "no/such/folder.py").returncode == 2
 
 
+def test_init_takes_names_of_python_files(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", "job").returncode == 0
+    assert (tmp_path / "job.py").exists()
+    assert cli("init", "job.txt").returncode == 2
+    assert cli("init", ".").returncode == 2
+
+
+def test_wrong_settings_are_wrong_usage(cli: Cli, tmp_path: Path, hello: Path) -> None:
+    for flags in (["--python", "/nowhere"], ["--python", "3.99"], ["--profile", "nope"]):
+        done = cli("run", *flags, hello)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    write(tmp_path, "pyproject.toml", "[tool.farcall]\ncompat = 3\n")
+    assert cli("run", hello).returncode == 2
+    write(tmp_path, "pyproject.toml", "[tool.farcall\n")
+    assert cli("run", hello).returncode == 2
+
+
+def test_a_state_directory_that_cannot_be_made_is_the_platforms(cli: Cli, hello: Path) -> None:
+    done = cli("run", f"{hello}::main", FARCALL_STATE_DIR="/proc/nowhere/state")
+    assert done.returncode == 3
+    assert "farcall: cannot make its directory /proc/nowhere/state" in done.stderr
+
+
+def test_relative_imports_of_a_file_lead_to_dash_m(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "pkg" / "sub").mkdir(parents=True)
+    write(tmp_path, "pkg/sub/job.py", "from . import other\n")
+    done = cli("run", "pkg/sub/job.py")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(" farcall run -m pkg.sub.job")
+
+
 # --- config, completion, logs
 
 
@@ -518,7 +549,10 @@ def test_config_show_has_values_and_origins(cli: Cli, tmp_path: Path) -> None:
     assert "unknown setting 'runtim'" in done.stderr
     found = json.loads(cli("config", "show", "--json").stdout)
     assert found["settings"]["quiet"] == {"value": True, "origin": str(tmp_path / "pyproject.toml")}
-    assert cli("config", "show", FARCALL_RUNTIME="docker").returncode == 1
+    wrong = cli("config", "show", FARCALL_RUNTIME="docker")
+    assert wrong.returncode == 2
+    assert re.search(r"^runtime +WRONG +runtime must be native or process, not 'docker'", wrong.stdout, re.MULTILINE)
+    assert re.search(r"^compat +true +default$", wrong.stdout, re.MULTILINE)
 
 
 def complete(tmp_path: Path, script: str, *words: str) -> list[str]:

@@ -124,6 +124,12 @@ def chatter() -> None:
 
 
 @app.local_entrypoint()
+def left_behind():
+    chatter.spawn()
+    square.remote(1)
+
+
+@app.local_entrypoint()
 def slowly():
     for _ in slow.map([0.25] * 16):
         pass
@@ -313,6 +319,20 @@ def test_an_interrupt_stops_all(
     assert "Traceback" not in running.err
     assert re.search(r"^interrupted in ", running.err.splitlines()[-1])
     assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
+def test_apps_are_listed_and_stopped(server: Any, program: Path) -> None:
+    done = server.farcall("run", "--detach", f"{program}::left_behind")
+    app = re.search(r"^to end it: farcall app stop (ap-\S+)$", done.stderr, re.MULTILINE)
+    assert app
+    assert app[1] in server.farcall("app", "list").stdout
+    assert server.farcall("app", "stop", "nope", check=False).returncode == 1
+    stopped = server.farcall("app", "stop", "program")
+    assert re.match(rf"stopped {app[1]} \(program\): \d containers?, 1 call cancelled$", stopped.stderr.strip())
+    assert app[1] not in server.farcall("app", "list").stdout
+    unknown = server.farcall("logs", "ap-nope", check=False)
+    assert unknown.returncode == 1
+    assert "nothing is kept of ap-nope" in unknown.stderr
 
 
 def test_a_run_whose_reader_has_gone_ends(server: Any, program: Path) -> None:

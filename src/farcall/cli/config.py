@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from farcall import settings
+from farcall import errors, settings
 from farcall.cli.terminal import Style
+from farcall.cli.usage import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = settings.load({"profile": options.profile}, Path.cwd())
+    wrong: dict[str, str] = {}
+    try:
+        found = settings.load({"profile": options.profile}, Path.cwd(), wrong=wrong)
+    except errors.InvalidError as error:
+        raise UsageError(str(error)) from None
     places = settings.paths()
     if options.json:
         import json
@@ -25,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
             json.dumps(
                 {
                     "settings": {name: value._asdict() for name, value in found.values.items()},
+                    "wrong": wrong,
                     "profiles": found.profiles,
                     "config_file": str(places.config_file),
                     "state": str(places.state),
@@ -34,18 +40,23 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     else:
-        _print_table(found, places)
+        _print_table(found, places, wrong)
     for warning in found.warnings:
         print(f"farcall: {warning}", file=sys.stderr)
-    return 0
+    for message in wrong.values():
+        print(f"farcall: {message}", file=sys.stderr)
+    return 2 if wrong else 0
 
 
-def _print_table(found: settings.Settings, places: settings.Paths) -> None:
+def _print_table(found: settings.Settings, places: settings.Paths, wrong: dict[str, str]) -> None:
     style = Style.of(sys.stdout)
     shown = {name: _shown(value.value) for name, value in found.values.items()}
     name_width, value_width = max(map(len, shown)), max(map(len, shown.values()))
     for setting in settings.SETTINGS:
         origin = found.values[setting.name].origin
+        if setting.name in wrong:
+            print(style.red(f"{setting.name:{name_width}}  {'WRONG':{value_width}}  {wrong[setting.name]}"))
+            continue
         line = f"{setting.name:{name_width}}  {shown[setting.name]:{value_width}}  {origin}"
         print(style.dim(line) if origin == "default" else line)
     print()

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     target = Path(options.file)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file in it: farcall init {target / 'main.py'}")
+    if not target.suffix:
+        target = target.with_name(f"{target.name}.py")
+    elif target.suffix != ".py":
+        raise UsageError(f"{target} is no name of a Python file; did you mean {target.with_suffix('.py')}?")
     content = files("farcall.cli.templates").joinpath(f"{options.template}_.py").read_text("utf-8")
     try:
         with target.open("x", encoding="utf-8") as file:
@@ -30,5 +36,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{target} exists, and is left as it is; name another file: farcall init FILE") from None
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"there is no folder {target.parent}") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
     print(f"wrote {target}: {TEMPLATES[options.template]}. Run it: farcall run {target}", file=sys.stderr)
     return 0

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from farcall import _private, settings
+from farcall import _private, errors, settings
+from farcall.cli.usage import UsageError
 from farcall.interpreters import Choice, choose, details, is_own
 
 _READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback"})
@@ -18,20 +19,26 @@ def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[sett
 
     What the SDK reads for itself becomes environment variables, wherever it was set.
     """
-    found = settings.load(options, folder)
+    try:
+        found = settings.load(options, folder)
+    except errors.InvalidError as error:
+        raise UsageError(str(error)) from None
     for setting in settings.SETTINGS:
         value = found.values[setting.name].value
         if setting.name in _READ_BY_THE_SDK and isinstance(value, str):
             os.environ[setting.variable] = value
     python = found.values["python"]
     named = python.origin.startswith(("flag", "environment"))
-    choice = choose(
-        found.python if named else None,
-        Path.cwd() if named else folder,
-        os.environ,
-        origin="--python" if python.origin.startswith("flag") else "FARCALL_PYTHON",
-        last=None if named else found.python,
-    )
+    try:
+        choice = choose(
+            found.python if named else None,
+            Path.cwd() if named else folder,
+            os.environ,
+            origin="--python" if python.origin.startswith("flag") else "FARCALL_PYTHON",
+            last=None if named else found.python,
+        )
+    except errors.InvalidError as error:
+        raise UsageError(str(error)) from None
     if not _private.active() and not is_own(choice.executable):
         if _debugged():
             if not named:

@@ -27,7 +27,10 @@ def run(options: argparse.Namespace) -> int:
     reference: str = options.ref
     since = seconds_since(options.since, time.time()) if options.since else None
 
+    from farcall import errors
+    from farcall.cli import signals
     from farcall.cli.output import Renderer
+    from farcall.cli.tracebacks import output_lost
     from farcall.sdk import client, output
     from farcall.wire import messages
 
@@ -43,18 +46,44 @@ def run(options: argparse.Namespace) -> int:
                 renderer(output.log_line(entry))
 
     connected.on_entries = show
+    known = True
     try:
-        connected.request(
-            lambda seq: messages.ReadLogs(
-                seq, reference, since, options.grep, options.failed, options.follow, options.tail
+        with signals.interruptible():
+            connected.request(
+                lambda seq: messages.ReadLogs(
+                    seq, reference, since, options.grep, options.failed, options.follow, options.tail
+                )
             )
-        )
+            if not shown and re.match("(ap|fc|ta)-", reference):
+                kept = _Count()
+                connected.on_entries = kept
+                connected.request(lambda seq: messages.ReadLogs(seq, reference, tail=1))
+                known = kept.entries > 0 or any(app.app_id == reference for app in connected.status().apps)
+    except KeyboardInterrupt:
+        if renderer.lost is None:
+            raise
     finally:
         renderer.finish()
         connected.close()
+    if renderer.lost is not None:
+        return output_lost(renderer.lost)
+    if not known:
+        raise errors.NotFoundError(
+            f"nothing is kept of {reference}: there is no such app, call or container, or it wrote nothing"
+        )
     if not shown:
         print(f"farcall: no such lines of {reference} are kept", file=sys.stderr)
     return 0
+
+
+class _Count:
+    """Counts the entries that come."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+
+    def __call__(self, message: Any) -> None:
+        self.entries += len(getattr(message, "entries", ()))
 
 
 def seconds_since(text: str, now: float) -> float:

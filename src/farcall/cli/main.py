@@ -25,6 +25,7 @@ COMMANDS = (
     Command("run", "farcall.cli.run", "run a program's entrypoint or function"),
     Command("python", "farcall.cli.python", "run a plain script in which farcall can be imported"),
     Command("logs", "farcall.cli.logs", "show the logs of an app, a call or a container"),
+    Command("app", "farcall.cli.app", "list and stop apps, detached ones too"),
     Command("config", "farcall.cli.config", "show settings and where they come from"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
     Command("doctor", "farcall.cli.doctor", "find out what this machine offers, and what it lacks"),

@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
             status = report(error, program=where.target)
             if isinstance(error, ModuleNotFoundError):
                 print(interpreter.missing_module(error, choice, settings.compat), file=sys.stderr)
+            elif isinstance(error, ImportError) and "no known parent package" in str(error) and not where.is_module:
+                print(script.relative_import_hint(where), file=sys.stderr)
             return status
         chosen = _choose(module, where, words)
         if chosen is None:
@@ -117,6 +119,7 @@ class _Run:
             status = report(failure, program=program)
         if self._detach and self._app_id is not None:
             self._renderer.say(f"{self._app_id} goes on by itself; its logs: farcall logs {self._app_id}")
+            self._renderer.say(f"to end it: farcall app stop {self._app_id}")
         self._renderer.say(self._renderer.end_line(outcome))
         return status
 

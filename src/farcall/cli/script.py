@@ -46,8 +46,11 @@ def reference(text: str, *, is_module: bool = False) -> Reference:
 def check_file(target: str) -> None:
     """Raise `UsageError`, with the nearest name there is, unless `target` is a file."""
     path = Path(target)
-    if path.is_file():
-        return
+    try:
+        if path.is_file():
+            return
+    except OSError as error:
+        raise UsageError(f"cannot read {target}: {error.strerror}") from None
     if path.is_dir():
         raise UsageError(f"{target} is a folder; name a file in it, or a package with -m")
     folder = path.parent
@@ -89,6 +92,19 @@ def load(where: Reference, arguments: list[str]) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def relative_import_hint(where: Reference) -> str:
+    """How to run the file as a module of its package, in which its relative imports work."""
+    path = Path(where.target).absolute()
+    root, names = path.parent, [path.stem]
+    here_below = path.is_relative_to(Path.cwd()) and root != Path.cwd()
+    while root != Path.cwd() if here_below else len(names) == 1 or (root / "__init__.py").exists():
+        names.insert(0, root.name)
+        root = root.parent
+    here = "" if root == Path.cwd() else f"cd {root} && "
+    name = f"::{where.name}" if where.name else ""
+    return f"farcall: relative imports work in a module of a package: {here}farcall run -m {'.'.join(names)}{name}"
 
 
 def begin_path(folder: str) -> None:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
     logs = commands.add_parser("logs", help="its own log")
     logs.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
-    logs.add_argument("--lines", "-n", type=int, default=100, metavar="N", help="how many to begin with (default 100)")
+    logs.add_argument("--tail", "-n", type=int, default=100, metavar="N", help="how many to begin with (default 100)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         return _stop(force=options.force)
     if options.command == "status":
         return _status(as_json=options.json)
-    return _logs(settings.paths().server_log, options.lines, follow=options.follow)
+    return _logs(settings.paths().server_log, options.tail, follow=options.follow)
 
 
 def _start() -> int:
@@ -78,6 +78,7 @@ def _stop(*, force: bool) -> int:
 
 
 def _status(*, as_json: bool) -> int:
+    from farcall.cli.app import app_line
     from farcall.cli.output import count, duration
     from farcall.sdk import client
 
@@ -100,10 +101,7 @@ def _status(*, as_json: bool) -> int:
         f"{count(report.running, 'input')} running, {report.pending:,} waiting"
     )
     for app in report.apps:
-        print(
-            f"  {app.app_id}  {app.state:12} {app.name}: {count(app.functions, 'function')}, "
-            f"{count(app.containers, 'container')}, {app.running:,} running, {app.pending:,} waiting"
-        )
+        print(app_line(app))
     return 0
 
 

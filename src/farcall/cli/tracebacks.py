@@ -10,6 +10,7 @@ from typing import TextIO
 
 from farcall import errors
 from farcall.cli.terminal import Style
+from farcall.settings.paths import UnusableDirectoryError
 
 _PLATFORM = (
     errors.ConnectionError,
@@ -30,7 +31,7 @@ def exit_code(error: BaseException) -> int:
     """3 for what is not the program's doing, 130 for an interrupt, else 1."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 3 if isinstance(error, _PLATFORM) else 1
+    return 3 if isinstance(error, (*_PLATFORM, UnusableDirectoryError)) else 1
 
 
 def report(error: BaseException, *, stream: TextIO | None = None, program: str | None = None) -> int:
@@ -50,7 +51,7 @@ def report(error: BaseException, *, stream: TextIO | None = None, program: str |
     elif full or (_has_user_frames(error) and not isinstance(error, _PLATFORM)):
         print(format_error(error, full=full), file=out, end="")
     elif isinstance(error, errors.FarcallError):
-        print(f"{style.red('farcall:')} {error}", file=out)
+        print(f"{style.red('farcall:')} {str(error).removeprefix('farcall ')}", file=out)
     elif program is not None or isinstance(error, (OSError, ImportError)):
         print(style.red(f"{type(error).__name__}: {error}"), file=out)
     else:  # a defect of ours

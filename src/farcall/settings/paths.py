@@ -60,15 +60,19 @@ class Paths:
         return self.config / "config.toml"
 
 
+class UnusableDirectoryError(InvalidError):
+    """A directory of farcall's own is missing and cannot be made."""
+
+
 def private_directory(path: Path) -> Path:
-    """Make `path` with mode 0700 where it is missing, and return it. Raises `InvalidError` where that is impossible."""
+    """Make `path` with mode 0700 where it is missing, and return it. Raises `UnusableDirectoryError`."""
     if path.is_dir():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise InvalidError(
+        raise UnusableDirectoryError(
             f"farcall cannot make its directory {path}: {error.strerror}. "
             "Set FARCALL_STATE_DIR (or XDG_STATE_HOME, XDG_DATA_HOME, XDG_CACHE_HOME) to a directory you may write to."
         ) from error

@@ -88,12 +88,14 @@ def load(
     flags: Mapping[str, bool | str | None] | None = None,
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    wrong: dict[str, str] | None = None,
 ) -> Settings:
     """Resolve all settings.
 
     `flags` are those of the command line, None where not given; `folder` is where the search for pyproject.toml begins,
     upward (default: the current one). Raises `InvalidError`, naming the place, for a value of the wrong kind, a profile
-    that does not exist and a file that is not TOML.
+    that does not exist and a file that is not TOML. Into `wrong`, where it is given, go what the first two would have
+    raised, by the setting's name; such a setting then has its default.
     """
     environ = os.environ if environ is None else environ
     flags = flags or {}
@@ -108,26 +110,39 @@ def load(
     values: dict[str, Value] = {}
     table: Table = {}
     place = ""
+
+    def valued(setting: Setting, value: object, place: str, origin: str) -> Value:
+        try:
+            return Value(_checked(setting, value, place), origin)
+        except InvalidError as error:
+            if wrong is None:
+                raise
+            wrong[setting.name] = str(error)
+            return Value(setting.default, "default")
+
     for setting in SETTINGS:  # the profile first: it decides where the others are looked for
         name = setting.name
         flag = flags.get(name)
         if flag is not None:
             origin = f"flag --{'' if flag else 'no-'}{name}"
-            values[name] = Value(_checked(setting, flag, origin), origin)
+            values[name] = valued(setting, flag, origin, origin)
         elif environ.get(setting.variable):
             origin = f"environment {setting.variable}"
-            values[name] = Value(_checked(setting, _parsed(setting, environ[setting.variable]), origin), origin)
+            values[name] = valued(setting, _parsed(setting, environ[setting.variable]), origin, origin)
         elif name in project:
-            values[name] = Value(
-                _checked(setting, project[name], f"[tool.farcall] of {project_file}"), str(project_file)
-            )
+            values[name] = valued(setting, project[name], f"[tool.farcall] of {project_file}", str(project_file))
         elif name in table:
-            values[name] = Value(_checked(setting, table[name], place), place)
+            values[name] = valued(setting, table[name], place, place)
         else:
             values[name] = Value(setting.default, "default")
         if name == "profile" and values[name].value is not None:
             chosen = str(values[name].value)
-            table = _profile(config, chosen, config_file, values[name].origin)
+            try:
+                table = _profile(config, chosen, config_file, values[name].origin)
+            except InvalidError as error:
+                if wrong is None:
+                    raise
+                wrong[name] = str(error)
             place = f"[profiles.{chosen}] of {config_file}"
             _warn_unknown_keys(table, place, warnings)
     return Settings(values, warnings, sorted(_profiles(config)))
