@@ -32,9 +32,10 @@ def test_max_delay_caps() -> None:
 
 
 def test_the_last_failure_is_raised() -> None:
-    """When the budget is spent, the last attempt's exception is raised."""
-    with pytest.raises(ValueError, match="attempt 4"):
+    """When the budget is spent, the last attempt's exception is raised, and says how many there were."""
+    with pytest.raises(ValueError, match="attempt 4") as caught:
         retries_app.always_fail.remote()
+    assert caught.value.__notes__ == ["after 4 attempts"]
 
 
 @pytest.fixture

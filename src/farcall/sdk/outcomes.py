@@ -33,6 +33,8 @@ def failure(call_id: str, output: messages.Output, fds: tuple[int, ...]) -> Base
             error.add_note(hint)
     else:
         error = platform_error(msgspec.msgpack.decode(output.data, type=messages.Failure))
+    if output.attempts > 1:
+        error.add_note(f"after {output.attempts} attempts")
     # Not every class takes new attributes; the ids help people only.
     for name, value in (("farcall_call_id", call_id), ("farcall_container_id", output.container_id)):
         try:

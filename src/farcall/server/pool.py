@@ -218,6 +218,7 @@ class Pool:
                     result.data,
                     result.descriptors,
                     "" if succeeded else container.container_id,
+                    1 if succeeded else one.attempts + 1,
                 )
             )
             output_fds.extend(mine)
@@ -262,7 +263,9 @@ class Pool:
     def fail(self, one: Input, error: errors.FarcallError, container_id: str = "") -> None:
         """Ends one input with an error of the platform."""
         data = failures.encode(error, call_id=one.call.call_id, container_id=container_id)
-        self._deliver(one.call, [messages.Output(one.index, messages.PLATFORM_ERROR, data, 0, container_id)], [])
+        attempts = one.attempts + 1 if container_id else 1  # without a container, no attempt ended like this
+        output = messages.Output(one.index, messages.PLATFORM_ERROR, data, 0, container_id, attempts)
+        self._deliver(one.call, [output], [])
 
     def _fail_waiting(self, status: int, data: bytes, container_id: str) -> None:
         waiting, self.waiting = self.waiting, deque()

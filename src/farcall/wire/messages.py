@@ -98,13 +98,14 @@ class Input(_Message):
 
 
 class Output(_Message):
-    """How one input ended. `status` is one of the numbers above."""
+    """How one input ended. `status` is one of the numbers above; `attempts` counts those of a failure."""
 
     index: int
     status: int
     data: bytes
     descriptors: DescriptorCount = 0
     container_id: str = ""
+    attempts: int = 1
 
 
 class CreateApp(_Message, tag=10):
