@@ -1,6 +1,9 @@
 import os
 import pwd
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -193,3 +196,22 @@ def test_the_password_database_knows_the_home_directory(monkeypatch: pytest.Monk
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
     assert settings.paths({"FARCALL_STATE_DIR": "~/mine"}).state == tmp_path / "mine"
     assert settings.paths({}).cache == tmp_path / ".cache" / "farcall"
+
+
+@pytest.mark.root("gives a directory away")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_state_directory_of_another_user_is_named(mode: int) -> None:
+    program = (
+        "import os, sys; from farcall import settings; os.setuid(12345)\n"
+        "try: settings.paths({'FARCALL_STATE_DIR': sys.argv[1]}).server_socket\n"
+        "except settings.paths.__globals__['InvalidError'] as error: print(error)"
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, mode)
+        done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+        assert f"uid 12345 may not use farcall's directory {folder}: it belongs to uid 0." in done.stdout
+        assert "Set FARCALL_STATE_DIR to a directory of your own" in done.stdout
+        done = subprocess.run(
+            [sys.executable, "-c", program, f"{folder}/below"], capture_output=True, text=True, check=True
+        )
+        assert f"cannot make its directory {folder}/below: Permission denied" in done.stdout

@@ -288,7 +288,10 @@ class Instance:
             if state.cls.marks and not state.cls.shape.methods:  # not looked up: it may be a method
                 unknown: Function[..., Any, Any] = Function(name, instance=self, unimplemented=state.cls.marks)
                 return unknown
-            raise AttributeError(f"{state.cls.name} is a handle: it has no method {name!r}")
+            known = ", ".join(state.cls.shape.methods)
+            raise AttributeError(
+                f"{state.cls.name} is a handle: it has no method {name!r}; it has {known}", name=name, obj=self
+            )
         return getattr(state.object(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -373,7 +376,10 @@ def _method(state: _State, instance: Instance, name: str) -> Function[..., Any, 
     if found is None:
         info = state.cls.shape.methods.get(name)
         if info is None:
-            raise AttributeError(f"{state.cls.name} has no remote method {name!r}")
+            known = ", ".join(state.cls.shape.methods)
+            raise AttributeError(
+                f"{state.cls.name} has no remote method {name!r}; it has {known}", name=name, obj=instance
+            )
         found = state.methods[name] = Function(f"{state.cls.name}.{name}", info=info, instance=instance)
     return found
 

@@ -27,11 +27,11 @@ class Paths:
 
     @property
     def state(self) -> Path:
-        return private_directory(self._state)
+        return _usable(self._state)
 
     @property
     def runtime(self) -> Path:
-        return private_directory(self._runtime)
+        return _usable(self._runtime)
 
     @property
     def data(self) -> Path:
@@ -66,7 +66,7 @@ class UnusableDirectoryError(InvalidError):
 
 def private_directory(path: Path) -> Path:
     """Make `path` with mode 0700 where it is missing, and return it. Raises `UnusableDirectoryError`."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,19 @@ def private_directory(path: Path) -> Path:
             "Set FARCALL_STATE_DIR (or XDG_STATE_HOME, XDG_DATA_HOME, XDG_CACHE_HOME) to a directory you may write to."
         ) from error
     return path
+
+
+def _usable(path: Path) -> Path:
+    """`private_directory`, and the user may write to it."""
+    private_directory(path)
+    if os.access(path, os.W_OK | os.X_OK):
+        return path
+    owner = os.stat(path).st_uid
+    reason = f"it belongs to uid {owner}" if owner != os.getuid() else "its mode or its file system forbids it"
+    raise InvalidError(
+        f"uid {os.getuid()} may not use farcall's directory {path}: {reason}. Set FARCALL_STATE_DIR to a directory of "
+        "your own, or unset it"
+    )
 
 
 def paths(environ: Mapping[str, str] | None = None) -> Paths:
