@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import farcall
+from farcall.sdk import client
 from tests.conftest import Installation
 
 MEBIBYTES = 24
@@ -38,6 +39,7 @@ def programs(small_disk: Path, installation: Installation, monkeypatch: pytest.M
     for name, value in installation.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    monkeypatch.setattr(client, "_current", None)  # another test's server is not to be used
     sys.modules.pop("programs", None)
     programs = importlib.import_module("programs")
     with programs.app.run():

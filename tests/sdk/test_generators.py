@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from farcall.sdk import client
 from farcall.wire.messages import GENERATOR_WINDOW
 from tests.conftest import Installation
 
@@ -45,12 +46,11 @@ def app(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for name, value in server.environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.setattr(client, "_current", None)  # another test's server is not to be used
         sys.modules.pop("generated", None)
         generated = importlib.import_module("generated")
         with generated.app.run():
             yield generated.Source()
-        from farcall.sdk import client
-
         client.current().close()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from farcall.sdk import client
 from farcall.sdk.maps import WINDOW
 from tests.conftest import Installation
 
@@ -38,13 +39,12 @@ def app(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for name, value in server.environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.setattr(client, "_current", None)  # another test's server is not to be used
         sys.modules.pop("mapped", None)
         mapped = importlib.import_module("mapped")
         with mapped.app.run():
             mapped.double.remote(0)
             yield mapped
-        from farcall.sdk import client
-
         client.current().close()
 
 
@@ -197,7 +197,5 @@ def test_an_asynchronous_map_can_be_left(app: Any) -> None:
 
 
 def test_a_finished_map_leaves_nothing_open(app: Any) -> None:
-    from farcall.sdk import client
-
     list(app.large.map(range(10)))
     assert not client.current()._calls  # pyright: ignore[reportPrivateUsage]
