@@ -15,7 +15,7 @@ import pytest
 import farcall
 from farcall.errors import AsyncUsageWarning, ExecutionError, InvalidError, UnimplementedError
 from farcall.sdk import context, source, twin
-from farcall.sdk.function import Function, registry
+from farcall.sdk.function import Function, checked_rows, registry
 
 app = farcall.App("functions")
 
@@ -99,11 +99,27 @@ def test_the_form_must_fit(running: None) -> None:
         double.remote_gen(1)
 
 
-@pytest.mark.parametrize("rows", [[1, 2], iter([1])])
-def test_starmap_wants_sequences(running: None, rows: Any) -> None:
-    with pytest.raises(InvalidError, match=r"double\.starmap wants items that are sequences.*double\.map\(") as caught:
-        list(double.starmap(rows))
-    assert "was given" in str(caught.value)
+def test_starmap_wants_sequences(running: None) -> None:
+    wanted = r"double\.starmap wants items that are sequences.*was given 2; write double\.map\("
+    rows: Any = [(1,), 2]
+    for start in (double.starmap, double.starmap.aio):
+        with pytest.raises(InvalidError, match=wanted):
+            start(rows)
+    with pytest.raises(InvalidError, match=wanted):
+        list(checked_rows("double", iter(rows)))
+    sized = {"a": 1}.values()
+    assert len(checked_rows("double", sized)) == 1
+
+    async def arrive() -> AsyncGenerator[Any, None]:
+        for row in rows:
+            yield row
+
+    async def read() -> None:
+        async for _ in checked_rows("double", arrive()):
+            pass
+
+    with pytest.raises(InvalidError, match=wanted):
+        asyncio.run(read())
 
 
 @pytest.mark.parametrize("kwargs", [5, [("a", 1)], {1: 2}])

@@ -383,7 +383,7 @@ class Function(Generic[P, R, L]):
         _check_kwargs(self.name, form, kwargs)
         inputs = _blocking(self.name, form, iterables)
         if star:
-            inputs = (_rows(self.name, inputs[0]),)
+            inputs = (checked_rows(self.name, inputs[0]),)
         return calls.map_(target, inputs, kwargs, order_outputs, return_exceptions, star)
 
     def _amap(
@@ -401,7 +401,7 @@ class Function(Generic[P, R, L]):
         _check_kwargs(self.name, form, kwargs)
         _check_iterables(self.name, form, iterables)
         if star:
-            iterables = (_rows(self.name, iterables[0]),)
+            iterables = (checked_rows(self.name, iterables[0]),)
         return calls.map_async(target, iterables, kwargs, order_outputs, return_exceptions, star)
 
     # --- variants and handles
@@ -570,7 +570,7 @@ def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterab
     return iterables
 
 
-def _rows(name: str, iterable: Any) -> Any:
+def checked_rows(name: str, iterable: Any) -> Any:
     """The iterable of a starmap, whose items are checked: at once where it is a container, else as they come."""
     if isinstance(iterable, (list, tuple, set, frozenset, range, dict, str, bytes)):
         kinds: dict[Any, Any] = {type(item): item for item in cast("Iterable[Any]", iterable)}
