@@ -22,7 +22,8 @@ import farcall
 from farcall.sdk import exceptions_codec, values
 from farcall.spec.function import FunctionSpec, MethodSpec, Source
 from farcall.wire import descriptors, messages
-from farcall.wire.frames import FrameDecoder, FrameEncoder
+from farcall.wire.frames import FrameEncoder
+from farcall.wire.incoming import Incoming
 from farcall.wire.page import SharedPage
 
 M = TypeVar("M")
@@ -40,8 +41,7 @@ class Worker:
         self.sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.encoder = FrameEncoder()
-        self.decoder = FrameDecoder(messages.FromRunner)
-        self.arrived = descriptors.DescriptorQueue()
+        self.incoming = Incoming(messages.FromRunner)
         self.inbox: deque[tuple[Any, tuple[int, ...], float]] = deque()
         self.prints: list[messages.Print] = []
         self.results: dict[int, tuple[messages.Result, tuple[int, ...], float]] = {}
@@ -96,15 +96,15 @@ class Worker:
         if not select.select([self.sock], [], [], timeout)[0]:
             return False
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(1 << 18, descriptors.ANCILLARY_SPACE)
+            data, ancillary, flags, _ = self.sock.recvmsg(1 << 18, descriptors.ANCILLARY_SPACE)
         except ConnectionResetError:  # it ended with something unread
             return False
         if not data:
             return False
         now = time.monotonic()
-        self.arrived.add(ancillary)
-        for message, count in self.decoder.feed(data):
-            fds = self.arrived.take(count)
+        self.incoming.add(memoryview(data), ancillary, flags)
+        while (taken := self.incoming.take()) is not None:
+            message, fds = taken
             assert not isinstance(message, Exception), message
             if isinstance(message, messages.Print):
                 self.prints.append(message)

@@ -36,7 +36,9 @@ class Peer:
             data, ancillary, _, _ = self.sock.recvmsg(65536, descriptors.ANCILLARY_SPACE)
             if not data:
                 raise EOFError
-            for message, fds in self._incoming.feed(memoryview(data), ancillary):
+            self._incoming.add(memoryview(data), ancillary)
+            while (taken := self._incoming.take()) is not None:
+                message, fds = taken
                 descriptors.close_all(fds)
                 self._messages.append(message)
         return self._messages.pop(0)

@@ -1,5 +1,6 @@
 """The frame decoder: whatever arrives, in whatever pieces, it yields messages or typed errors and goes on."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -18,13 +19,20 @@ def frame(body: bytes, descriptors: int = 0) -> bytes:
     return (len(body) | descriptors << 24).to_bytes(HEADER, "little") + body
 
 
+def feed(decoder: FrameDecoder, data: bytes) -> Iterator[tuple[Any, int]]:
+    """What comes out when this data arrives."""
+    decoder.add(data)
+    while (taken := decoder.take()) is not None:
+        yield taken
+
+
 def decode(decoder: FrameDecoder, data: bytes, pieces: list[int]) -> list[Any]:
     """All that comes out when the data arrives in pieces of these lengths, then the rest at once."""
     out: list[Any] = []
     for length in pieces:
-        out += [message for message, _ in decoder.feed(data[:length])]
+        out += [message for message, _ in feed(decoder, data[:length])]
         data = data[length:]
-    return out + [message for message, _ in decoder.feed(data)]
+    return out + [message for message, _ in feed(decoder, data)]
 
 
 inputs = st.builds(messages.Input, st.integers(0, 2**40), st.binary(max_size=200), st.integers(0, 1))
@@ -59,7 +67,7 @@ def test_an_oversized_frame_is_skipped_without_being_held(length: int, parts: in
     step = len(data) // parts + 1
     got: list[Any] = []
     for start in range(0, len(data), step):
-        got += [message for message, _ in decoder.feed(data[start : start + step])]
+        got += [message for message, _ in feed(decoder, data[start : start + step])]
         assert decoder.pending <= MAX_BODY + HEADER
     assert isinstance(got[0], ProtocolError)
     assert str(MAX_BODY // 1024) in str(got[0]) or f"{MAX_BODY:,}" in str(got[0])
@@ -69,14 +77,14 @@ def test_an_oversized_frame_is_skipped_without_being_held(length: int, parts: in
 @given(st.binary(max_size=2000))
 def test_noise_never_raises(noise: bytes) -> None:
     decoder = FrameDecoder(messages.FromRunner)
-    for message, descriptors in decoder.feed(noise):
+    for message, descriptors in feed(decoder, noise):
         assert isinstance(message, ProtocolError | msgspec.Struct)
         assert 0 <= descriptors <= 255
 
 
 def test_too_many_descriptors_are_refused() -> None:
     data = frame(msgspec.msgpack.encode(GOOD), MAX_DESCRIPTORS + 1) + FrameEncoder().encode(GOOD)
-    first, second = [message for message, _ in FrameDecoder(messages.FromClient).feed(data)]
+    first, second = [message for message, _ in feed(FrameDecoder(messages.FromClient), data)]
     assert isinstance(first, ProtocolError)
     assert "descriptors" in str(first)
     assert second == GOOD
@@ -86,13 +94,13 @@ def test_a_message_for_the_other_side_is_refused() -> None:
     """A runner may not say Welcome, nor a client Loaded."""
     encoder = FrameEncoder()
     data = encoder.encode(messages.Loaded(1.0))
-    assert isinstance(next(FrameDecoder(messages.FromClient).feed(data))[0], ProtocolError)
-    assert next(FrameDecoder(messages.FromRunner).feed(data))[0] == messages.Loaded(1.0)
+    assert isinstance(next(feed(FrameDecoder(messages.FromClient), data))[0], ProtocolError)
+    assert next(feed(FrameDecoder(messages.FromRunner), data))[0] == messages.Loaded(1.0)
 
 
 def test_a_frame_from_a_later_version_with_more_fields_is_read() -> None:
     body = msgspec.msgpack.encode([19, 5, "a field this version does not know", {"more": 1}])
-    assert next(FrameDecoder(messages.FromClient).feed(frame(body)))[0] == messages.ServerStatus(5)
+    assert next(feed(FrameDecoder(messages.FromClient), frame(body)))[0] == messages.ServerStatus(5)
 
 
 def test_a_message_too_large_for_a_frame_is_refused_where_it_is_sent() -> None:

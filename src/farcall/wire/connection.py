@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from farcall.errors import ConnectionLostError
@@ -99,7 +99,6 @@ class Connection:
         self._view = memoryview(self._buffer)
         # What has been read and not been handled.
         self._received: tuple[int, descriptors.Ancillary, int, Any] | None = None
-        self._frames: Iterator[tuple[Any, tuple[int, ...]]] = iter(())
         self._handling: tuple[Any, tuple[int, ...]] | None = None
         self._interrupted = False  # an exception left some of it behind
         self._send_lock = threading.Lock()
@@ -308,18 +307,18 @@ class Connection:
     def _take(self) -> bool:
         received = self._received
         assert received is not None
-        count, ancillary = received[0], received[1]
+        count, ancillary, flags, _ = received
         if count == 0:
             self._received = None
             self._end("the server closed the connection")
             return False
-        self._frames = self._incoming.feed(self._view[:count], ancillary)
+        self._incoming.add(self._view[:count], ancillary, flags)
         self._received = None
         self._hand_on()
         return True
 
     def _hand_on(self) -> None:
-        for each in self._frames:
+        while (each := self._incoming.take()) is not None:
             self._handling = each
             self._on_message(*each)
             self._handling = None
@@ -331,8 +330,6 @@ class Connection:
             message, fds = self._handling
             self._handling = None
             self._on_message(message, fds)
-        self._hand_on()
-        self._frames = self._incoming.feed(self._view[:0], [])  # if it was the decoder that was stopped
         self._hand_on()
         if self._received is not None:
             self._take()

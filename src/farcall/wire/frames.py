@@ -7,7 +7,6 @@ The decoder does no I/O. A frame that is too long is skipped whole and reported,
 reported, and in both cases decoding goes on with the next frame: a length is always believed, so framing is never lost.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -41,61 +40,55 @@ class FrameEncoder:
 
 
 class FrameDecoder:
-    """Turns a byte stream into messages of one union type.
+    """Turns a byte stream into messages of one union type: `add` what arrives, then `take` until there is no more.
 
-    `feed` yields, in order, `(message, number of descriptors)` for each whole frame, or `(ProtocolError, number)` for
-    one that was refused.
+    All state is in the object, and changes only where no call can come between: the exception of a signal's handler,
+    which Python may raise at any call, neither loses a message nor gives one twice.
     """
 
     def __init__(self, messages: Any) -> None:
         self._decode = msgspec.msgpack.Decoder(messages).decode
         self._buffer = bytearray()
+        self._offset = 0  # what lies before it has been taken
         self._skip = 0  # bytes of a refused frame still to come
 
     @property
     def pending(self) -> int:
-        """Bytes held of a frame that is not whole yet; at most `MAX_BODY` + `HEADER`."""
-        return len(self._buffer)
+        """Bytes that have not been taken; once `take` gave None, those of a frame that is not whole yet, at most
+        `MAX_BODY` + `HEADER`."""
+        return len(self._buffer) - self._offset
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[tuple[Any, int]]:
-        """Takes the next bytes of the stream. Consume the iterator fully before feeding more."""
+    def add(self, data: bytes | memoryview) -> None:
+        """The next bytes of the stream."""
+        self._buffer = self._buffer[self._offset :] + data
+        self._offset = 0
+
+    def take(self) -> tuple[Any, int] | None:
+        """The next whole frame: its message and number of descriptors, or ProtocolError and that number where it was
+        refused. None where there is none."""
         if self._skip:
-            dropped = min(self._skip, len(data))
-            self._skip -= dropped
-            data = memoryview(data)[dropped:]
-        # Most reads hold whole frames only, so the common path decodes straight from what was read.
-        if self._buffer:
-            self._buffer += data
-            view = memoryview(self._buffer)
-        else:
-            view = memoryview(data)
-        offset, end = 0, len(view)
+            skipped = min(self._skip, self.pending)
+            self._offset += skipped
+            self._skip -= skipped
+        offset, available = self._offset, self.pending - HEADER
+        if available < 0 or self._skip:
+            return None
+        header = int.from_bytes(self._buffer[offset : offset + HEADER], "little")
+        offset += HEADER
+        length, descriptors = header & _LENGTH_MASK, header >> 24
+        if length > MAX_BODY or descriptors > MAX_DESCRIPTORS:
+            refusal = _refusal(length, descriptors)
+            self._offset, self._skip = offset, length
+            return refusal, descriptors
+        if available < length:
+            return None
+        end = offset + length
         try:
-            while end - offset >= HEADER:
-                header = int.from_bytes(view[offset : offset + HEADER], "little")
-                length, descriptors = header & _LENGTH_MASK, header >> 24
-                if length > MAX_BODY or descriptors > MAX_DESCRIPTORS:
-                    available = end - offset - HEADER
-                    self._skip = max(0, length - available)
-                    offset += HEADER + min(length, available)
-                    yield _refusal(length, descriptors), descriptors
-                    continue
-                if end - offset - HEADER < length:
-                    break
-                body = view[offset + HEADER : offset + HEADER + length]
-                try:
-                    message = self._decode(body)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
-                    message = ProtocolError(f"a frame of {length:,} bytes is no known message: {error}")
-                finally:
-                    body.release()
-                # Only now: where the exception of a signal's handler ends this, what is not decoded is kept.
-                offset += HEADER + length
-                yield message, descriptors
-        finally:
-            rest = bytearray(view[offset:])
-            view.release()
-            self._buffer = rest
+            message = self._decode(self._buffer[offset:end])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+            message = ProtocolError(f"a frame of {length:,} bytes is no known message: {error}")
+        self._offset = end
+        return message, descriptors
 
 
 def _refusal(length: int, descriptors: int) -> ProtocolError:

@@ -111,13 +111,13 @@ class Transport:
 
     def _readable(self) -> None:
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into(
+            count, ancillary, flags, _ = self._sock.recvmsg_into(
                 [_read_buffer], descriptors.ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            count, ancillary = 0, []
+            count, ancillary, flags = 0, [], 0
         if count == 0:
             self.close()
             return
@@ -125,7 +125,9 @@ class Transport:
         corked: list[Transport] = []
         _corked = corked
         try:
-            for message, fds in self._incoming.feed(_read_view[:count], ancillary):
+            self._incoming.add(_read_view[:count], ancillary, flags)
+            while (taken := self._incoming.take()) is not None:
+                message, fds = taken
                 if self.closed:
                     descriptors.close_all(fds)
                     continue
