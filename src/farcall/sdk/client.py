@@ -27,6 +27,7 @@ from farcall.wire.memory import INLINE_LIMIT, to_memory
 
 __all__ = ["Client"]
 
+QUIET_SECONDS = 0.05  # after which a call looks first whether the server is still there
 CONNECT_TIMEOUT = 20.0  # seconds, for a server that is starting
 
 
@@ -303,7 +304,8 @@ def current() -> Client:
     client = _current
     if client is not None:
         # The server may have ended since the last call: with a look now nothing is sent that could not arrive.
-        client.connection.poll()
+        if time.monotonic() - client.connection.read_at > QUIET_SECONDS:
+            client.connection.poll()
         if not client.connection.closed:
             return client
     with _lock:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024  # bytes, of one read
 
+_DONT_WAIT = int(socket.MSG_DONTWAIT)
+
 
 class Waiter:
     """Something a thread or a task waits for. The connection's handler calls `set` when it is there; once set it stays
@@ -95,6 +97,7 @@ class Connection:
         self._on_close = on_close
         self._encoder = FrameEncoder()
         self._incoming = Incoming(messages)
+        self.read_at = time.monotonic()  # when something last came
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         # What has been read and not been handled.
@@ -262,7 +265,7 @@ class Connection:
                 if self._leading:
                     return False
                 self._leading = lead = True
-            return self._receive(socket.MSG_DONTWAIT)
+            return self._receive(_DONT_WAIT)
         finally:
             if lead:
                 self._leading = False
@@ -288,7 +291,7 @@ class Connection:
                     self._sock.recvmsg_into,
                     ((self._buffer,),),
                     (descriptors.ANCILLARY_SPACE,),
-                    (flags | socket.MSG_CMSG_CLOEXEC,),
+                    (flags | descriptors.CLOSE_ON_EXEC,),
                 ):
                     self._received = received
             except OSError as error:
@@ -312,6 +315,7 @@ class Connection:
             self._received = None
             self._end("the server closed the connection")
             return False
+        self.read_at = time.monotonic()
         self._incoming.add(self._view[:count], ancillary, flags)
         self._received = None
         self._hand_on()

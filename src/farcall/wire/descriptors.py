@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from farcall.wire.frames import MAX_DESCRIPTORS
 
+# Plain numbers: arithmetic with the socket module's enums takes a microsecond each.
+CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+TRUNCATED = int(socket.MSG_CTRUNC)
+
 ANCILLARY_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -33,4 +37,4 @@ def unpack(ancillary: Ancillary, flags: int) -> list[int] | None:
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             group.frombytes(data[: len(data) - len(data) % group.itemsize])
-    return list(group) if group or flags & socket.MSG_CTRUNC else None
+    return list(group) if group or flags & TRUNCATED else None

@@ -24,7 +24,7 @@ class Incoming:
 
     def add(self, data: memoryview, ancillary: descriptors.Ancillary, flags: int = 0) -> None:
         """What one `recvmsg` returned. All messages of an earlier one must have been taken."""
-        group = descriptors.unpack(ancillary, flags) if ancillary or flags else None
+        group = descriptors.unpack(ancillary, flags) if ancillary or flags & descriptors.TRUNCATED else None
         started_before = self._decoder.pending > 0
         self._decoder.add(data)
         self._group, self._started_before = group, started_before

@@ -112,7 +112,7 @@ class Transport:
     def _readable(self) -> None:
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into(
-                [_read_buffer], descriptors.ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
+                [_read_buffer], descriptors.ANCILLARY_SPACE, descriptors.CLOSE_ON_EXEC
             )
         except (BlockingIOError, InterruptedError):
             return
