@@ -537,6 +537,7 @@ def venv(tmp_path: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
     [packages] = made.glob("lib/python*/site-packages")
     theirs = [entry for entry in sys.path if entry.endswith("site-packages")]
+    theirs.append(str(Path(farcall.__file__).parent.parent))  # an editable installation is in no site-packages
     (packages / "tests.pth").write_text("\n".join(theirs) + "\n")
     (packages / "thing.py").write_text("VERSION = 1\n")
     return made
