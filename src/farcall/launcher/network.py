@@ -144,6 +144,10 @@ class NetworkPool:
             self._journal.unlink()
         except OSError:
             return  # it started nothing, or cleaned up itself
+        self._kill_named()
+
+    def _kill_named(self) -> None:
+        """Ends every slirp4netns of this state directory, by its name."""
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
                 with suppress(OSError), open(f"/proc/{entry.name}/cmdline", "rb") as stream:
@@ -165,6 +169,9 @@ class NetworkPool:
         while self._closed and time.monotonic() < deadline:
             self._collect()
             time.sleep(0.001)
+        if self._recipe is not None:
+            # While it starts, slirp4netns has a child of its own, which outlives it when it is killed just then.
+            self._kill_named()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
