@@ -27,7 +27,6 @@ from farcall.wire.memory import INLINE_LIMIT, to_memory
 
 __all__ = ["Client"]
 
-QUIET_SECONDS = 0.05  # after which a call looks first whether the server is still there
 CONNECT_TIMEOUT = 20.0  # seconds, for a server that is starting
 
 
@@ -82,6 +81,7 @@ class Client:
         """Says hello over a fresh socket. Raises VersionError where the server does not understand this version."""
         client = cls()
         client.connection = Connection(sock, messages.ToClient, client.handle, client.lose)
+        client.connection.spins = (os.cpu_count() or 1) > 1
         welcome = _Reply()
         client._replies[0] = welcome
         client.connection.send(messages.Hello(messages.PROTOCOL_VERSION, __version__, "client", os.getpid()))
@@ -304,8 +304,7 @@ def current() -> Client:
     client = _current
     if client is not None:
         # The server may have ended since the last call: with a look now nothing is sent that could not arrive.
-        if time.monotonic() - client.connection.read_at > QUIET_SECONDS:
-            client.connection.poll()
+        client.connection.poll()
         if not client.connection.closed:
             return client
     with _lock:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024  # bytes, of one read
 
+SPIN_SECONDS = 150e-6
+SLEEPING_READS = 32  # after a spin in vain
+
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
 
 
@@ -97,7 +100,10 @@ class Connection:
         self._on_close = on_close
         self._encoder = FrameEncoder()
         self._incoming = Incoming(messages)
-        self.read_at = time.monotonic()  # when something last came
+        self.spins = False  # whether a wait looks for a while before it sleeps
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._sleep_reads = 0  # how many reads are to sleep at once
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         # What has been read and not been handled.
@@ -273,12 +279,24 @@ class Connection:
 
     def _read(self, deadline: float | None) -> bool:
         if deadline is not None and not self._interrupted:
-            poll = select.poll()
-            poll.register(self._sock, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return False
+        elif self.spins and not self._interrupted:
+            self._spin()
         self._receive(0)
         return not self._over
+
+    def _spin(self) -> None:
+        """Looks for an answer for as long as a short call takes. To sleep and be woken costs as much as all the rest of
+        such a call; where calls are not that short, only every so many waits try it."""
+        if self._sleep_reads:
+            self._sleep_reads -= 1
+            return
+        until = time.monotonic() + SPIN_SECONDS
+        while time.monotonic() < until:
+            if self._poll.poll(0):
+                return
+        self._sleep_reads = SLEEPING_READS
 
     def _receive(self, flags: int) -> bool:
         if self._interrupted:
@@ -315,7 +333,6 @@ class Connection:
             self._received = None
             self._end("the server closed the connection")
             return False
-        self.read_at = time.monotonic()
         self._incoming.add(self._view[:count], ancillary, flags)
         self._received = None
         self._hand_on()
