@@ -98,21 +98,23 @@ class Launcher:
     def run(self) -> None:
         """Serve until a Shutdown, or until idle for long enough."""
         refilling = False
-        while not self._ended:
-            busy = self._loop.turn(_SOON if self._closing or refilling else _HOUSEKEEPING)
-            self._finish_closing()
-            self._reap_intermediates()
-            # After anything that happened a network may be missing from stock.
-            refilling = busy or self._network.refill()
-            if not busy:
-                self._templates.end_idle()
-            if self._shutdown_seq is not None and not self._containers and not self._closing:
-                self._ended = True
-            elif self._link.connected or self._containers or self._closing:
-                self._idle_since = time.monotonic()
-            elif time.monotonic() - self._idle_since > self._idle_seconds:
-                self._ended = True
-        self._close()
+        try:
+            while not self._ended:
+                busy = self._loop.turn(_SOON if self._closing or refilling else _HOUSEKEEPING)
+                self._finish_closing()
+                self._reap_intermediates()
+                # After anything that happened a network may be missing from stock.
+                refilling = busy or self._network.refill()
+                if not busy:
+                    self._templates.end_idle()
+                if self._shutdown_seq is not None and not self._containers and not self._closing:
+                    self._ended = True
+                elif self._link.connected or self._containers or self._closing:
+                    self._idle_since = time.monotonic()
+                elif time.monotonic() - self._idle_since > self._idle_seconds:
+                    self._ended = True
+        finally:
+            self._close()
 
     def _close(self) -> None:
         self._link.stop_listening()
