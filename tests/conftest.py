@@ -191,8 +191,11 @@ class Snapshot:
     interfaces: frozenset[str]
 
 
-def descendants() -> dict[int, str]:
-    """The live processes below this one: pid to command line. Zombies do not count: they hold nothing."""
+def descendants(besides: frozenset[int] = frozenset()) -> dict[int, str]:
+    """The live processes below this one: pid to command line. Zombies do not count: they hold nothing.
+
+    Those in `besides` are left out with all below them: another test's server may start what it needs at any time.
+    """
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -205,7 +208,7 @@ def descendants() -> dict[int, str]:
     found: dict[int, str] = {}
     for pid in parents:
         above = pid
-        while above in parents and above != os.getpid():
+        while above in parents and above != os.getpid() and above not in besides:
             above = parents[above]
         if above == os.getpid() and pid != above:
             try:
@@ -236,8 +239,7 @@ def leftovers(root: Path, before: Snapshot, within: float = SETTLE_SECONDS) -> l
     deadline = time.monotonic() + within
     while True:
         now = snapshot(root)
-        commands = descendants()
-        left = [f"process {pid}: {commands.get(pid, '')}" for pid in sorted(now.processes - before.processes)]
+        left = [f"process {pid}: {command}" for pid, command in sorted(descendants(before.processes).items())]
         left += [f"mount: {mount}" for mount in sorted(now.mounts - before.mounts)]
         left += [f"cgroup: {directory}" for directory in sorted(now.cgroups - before.cgroups)]
         left += [f"network interface: {name}" for name in sorted(now.interfaces - before.interfaces)]
