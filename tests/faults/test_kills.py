@@ -77,6 +77,17 @@ def kill(target: str, root: Path) -> bool:
     return False
 
 
+def fetch(call: Any) -> Any:
+    """The result of a spawned call, asked for again where only the question was lost: the call is durable."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call.get(timeout=PATIENCE)
+        except farcall.errors.ConnectionLostError:
+            if time.monotonic() > deadline:
+                raise
+
+
 class Callers:
     """Threads that call without pause, and what came of it."""
 
@@ -115,16 +126,8 @@ class Callers:
             call = self._programs.square.spawn(number)
         except farcall.errors.ConnectionLostError:
             return "spawn not acknowledged"
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                result = call.get(timeout=PATIENCE)
-                break
-            except farcall.errors.ConnectionLostError:
-                # Only the question was lost; the call is durable.
-                if time.monotonic() > deadline:
-                    raise
-        if result != number * number or call.get() != result:
+        result = fetch(call)
+        if result != number * number or fetch(call) != result:
             self.wrong.append(f"spawn({number}) = {result}")
         return "spawn"
 
