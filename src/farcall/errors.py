@@ -25,6 +25,7 @@
           DiskQuotaError                it wrote more than its disk quota
         ContainerStartError             the container could not be made, or its import or enter hook failed
         InputCancelledError             the input was cancelled
+      ImageBuildError                   a step of an image failed
       ResourceExhaustedError            a request nothing here can hold, a disk that is full, a queue that is full
       InternalError                     a defect of farcall
     InputCancellation                   (BaseException) raised inside a cancelled input
@@ -200,6 +201,18 @@ class InputCancelledError(RemoteError):
     """The input was cancelled before it had a result."""
 
     code = "input-cancelled"
+
+
+class ImageBuildError(FarcallError):
+    """A step of an image failed. `step` is its title, `command` what was run, where something was; the message has both
+    and the last lines that it printed."""
+
+    code = "image-build"
+
+    def __init__(self, message: str, *, step: str = "", command: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+        self.command = command
 
 
 class ResourceExhaustedError(FarcallError):

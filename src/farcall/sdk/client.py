@@ -205,6 +205,8 @@ class Client:
             error = errors.from_code(failure.code, failure.message)
             if isinstance(error, errors.ConnectionLostError):
                 error.may_have_run = failure.may_have_run
+            elif isinstance(error, errors.ImageBuildError):
+                error.step, error.command = failure.step, failure.command
             raise error
         if isinstance(message, errors.ConnectionLostError):
             raise errors.ConnectionLostError(f"{message}; see `farcall server logs`")

@@ -15,4 +15,12 @@ def encode(error: FarcallError, *, call_id: str = "", container_id: str = "") ->
 
 def of(error: FarcallError, *, call_id: str = "", container_id: str = "") -> messages.Failure:
     """The error as a message."""
-    return messages.Failure(error.code, str(error), call_id, container_id, getattr(error, "may_have_run", True))
+    return messages.Failure(
+        error.code,
+        str(error),
+        call_id,
+        container_id,
+        getattr(error, "may_have_run", True),
+        getattr(error, "step", ""),
+        getattr(error, "command", ""),
+    )

@@ -54,6 +54,15 @@ class Source(msgspec.Struct, frozen=True):
     is_main: bool = False
 
 
+class TreeRef(msgspec.Struct, frozen=True):
+    """A tree of the content store that containers see, read-only, at `target`: all of it, or what is at `path` in it,
+    a folder or a file."""
+
+    tree_id: str
+    target: str
+    path: str = ""
+
+
 class FunctionSpec(msgspec.Struct, frozen=True):
     """One function or class of an app, complete: server, worker and runner need nothing else to run it."""
 
@@ -77,6 +86,9 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     compat: Literal["", "modal"] = ""
     runtime: Runtime = "native"
     unimplemented: tuple[str, ...] = ()  # features declared that this version cannot do
+    image_id: str = ""  # "im-...", an image that is built; "": the host's own system and interpreter
+    trees: tuple[TreeRef, ...] = ()  # the user's source and other local files
+    workdir: str = ""  # where it starts; "": the image's, or /root
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, None where there is none."""

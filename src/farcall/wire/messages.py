@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from farcall.spec.function import AppSpec, FunctionSpec
+from farcall.spec.image import ImageConfig
 
 PROTOCOL_VERSION = 1
 
@@ -45,6 +46,8 @@ class Failure(_Message):
     call_id: str = ""
     container_id: str = ""
     may_have_run: bool = True
+    step: str = ""  # of an image-build error, as `command`
+    command: str = ""
 
 
 # --- both directions -------------------------------------------------------------------------------------------------
@@ -224,6 +227,37 @@ class Lookup(_Message, tag=21):
     function_id: str
 
 
+class BuildImage(_Message, tag=22):
+    """Build an image, or find it built. Answer: BuildEvent messages, then Done, body a BuiltImage.
+
+    `image` is a msgpack-encoded ImageSpec; where `descriptors` is 1 it is b"" and rides along as a memory file.
+    `secrets` are the values by the handles that the image uses. With `force` no step is taken from the cache.
+    The build ends with the connection, or by CancelBuild, unless somebody else waits for the same steps.
+    """
+
+    seq: int
+    image: bytes
+    secrets: dict[str, str] = {}
+    force: bool = False
+    descriptors: DescriptorCount = 0
+
+
+class CancelBuild(_Message, tag=23):
+    """Nobody waits for the BuildImage of number `build` any more: it is answered Failed. Answer: Done."""
+
+    seq: int
+    build: int
+
+
+class PublishImage(_Message, tag=24):
+    """Give an image a name ("name" or "name:tag"), by which BuiltBase finds it; another image of that name loses it.
+    Answer: Done."""
+
+    seq: int
+    image_id: str
+    name: str
+
+
 # --- server to client ------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +322,29 @@ class AppStats(_Message, tag=35):
     inputs_failed: int
     start_seconds: float
     run_seconds: float
+
+
+class BuildEvent(_Message, tag=36):
+    """How the BuildImage of that `seq` goes on: a step has come to another state, is further on, or has printed `text`
+    (whole lines, at most 64 KiB). A step is "queued" also while it waits for the same step of another build."""
+
+    seq: int
+    step: int  # from 1
+    steps: int
+    title: str
+    state: Literal["queued", "cached", "running", "done", "failed"]
+    text: str = ""
+    progress: str = ""  # for people, to be overwritten by the next: "120 of 340 MiB"
+    seconds: float = 0.0  # since it began to run
+    key: str = ""  # the same for the same step of two images
+
+
+class BuiltImage(msgspec.Struct):
+    """Body of the answer to BuildImage. `python` is the version of the image's Python, "" where it has none."""
+
+    image_id: str
+    config: ImageConfig
+    python: str = ""  # "3.12.4"
 
 
 class StopReport(msgspec.Struct):
@@ -436,8 +493,11 @@ Client = (
     | ServerStatus
     | StopServer
     | Lookup
+    | BuildImage
+    | CancelBuild
+    | PublishImage
 )
 FromClient = Hello | Client
-ToClient = Welcome | Done | Failed | Outputs | Items | Pending | CallWaiting | LogBatch | AppStats
+ToClient = Welcome | Done | Failed | Outputs | Items | Pending | CallWaiting | LogBatch | AppStats | BuildEvent
 FromRunner = Hello | Client | Loaded | Results | RunnerItems | Print | Parked
 ToRunner = ToClient | Load | Run | RunnerCredit | CancelInput | Stop
