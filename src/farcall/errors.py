@@ -26,6 +26,8 @@
         ContainerStartError             the container could not be made, or its import or enter hook failed
         InputCancelledError             the input was cancelled
       ImageBuildError                   a step of an image failed
+      ContentError                      a file, directory or archive that cannot be taken in or handed out
+        CorruptedError                  an object, tree or archive that is truncated, or not what its digest says
       ResourceExhaustedError            a request nothing here can hold, a disk that is full, a queue that is full
       InternalError                     a defect of farcall
     InputCancellation                   (BaseException) raised inside a cancelled input
@@ -213,6 +215,18 @@ class ImageBuildError(FarcallError):
         super().__init__(message)
         self.step = step
         self.command = command
+
+
+class ContentError(FarcallError):
+    """A file, directory or archive that cannot be taken into the content store, or handed out of it as asked."""
+
+    code = "content"
+
+
+class CorruptedError(ContentError):
+    """An object, a tree or an archive that is truncated or damaged, or that is not what its digest says."""
+
+    code = "corrupted"
 
 
 class ResourceExhaustedError(FarcallError):
