@@ -152,6 +152,7 @@ class Rig:
         spec.setdefault("container_id", f"ta-{os.getpid()}-{self._count}")
         spec.setdefault("limits", Limits())
         spec.setdefault("block_network", True)
+        spec.setdefault("interpreter", self.interpreter)
         spec["env"] = {**spec.get("env", {}), "CODE": code}
         ours, theirs = socket.socketpair()
         stdout, stdout_far = os.pipe()
@@ -159,7 +160,7 @@ class Rig:
         os.ftruncate(page, 4096)
         try:
             fds = ContainerFds(theirs.fileno(), stdout_far, stdout_far, page)
-            started = await self.client.start(ContainerSpec(interpreter=self.interpreter, **spec), fds)
+            started = await self.client.start(ContainerSpec(**spec), fds)
         except BaseException:
             ours.close()
             os.close(stdout)

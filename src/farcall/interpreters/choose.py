@@ -95,7 +95,7 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
             raise InvalidError(
                 f"Python {value} is too old ({origin}): farcall needs {MINIMUM[0]}.{MINIMUM[1]} or newer"
             )
-        for candidate in _installed(version[1], environ):
+        for candidate in installed(version[1], environ):
             found = _works(candidate)
             if found and (found == version[1] + version[2] if version[2] else found.startswith(version[1] + ".")):
                 return candidate
@@ -120,7 +120,7 @@ def _named(value: str, folder: Path, environ: Mapping[str, str], origin: str) ->
     )
 
 
-def _installed(version: str, environ: Mapping[str, str]) -> Iterator[str]:
+def installed(version: str, environ: Mapping[str, str]) -> Iterator[str]:
     """Executables that may be Python `version` ("3.12"), the likeliest first."""
     for folder in environ.get("PATH", "").split(os.pathsep):
         candidate = os.path.join(folder, f"python{version}")

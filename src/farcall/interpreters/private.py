@@ -45,6 +45,18 @@ sys.modules["farcall"] = _module
 _spec.loader.exec_module(_module)
 '''
 
+# Compiles what has not been compiled below the folder that is its argument. "Unchecked", because these files never
+# change: an import then does not even look at the source.
+COMPILE = """\
+import glob, os, py_compile, sys
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        compiled = os.path.join(folder, "__pycache__", name[:-3] + ".*.pyc")
+        if name.endswith(".py") and not glob.glob(compiled):
+            py_compile.compile(os.path.join(folder, name), doraise=True, invalidation_mode=mode)
+"""
+
 _MSGSPEC_IMPORT = re.compile(rb"^([ \t]*)import msgspec[ \t]*(#.*)?$", re.MULTILINE)
 _OWN_IMPORTS = frozenset({"_private.py", "_cloudpickle.py"})  # they say how ours are found, and are copied as they are
 
@@ -65,10 +77,9 @@ def runner_path(interpreter: Details) -> Path:
         )
         if tag == interpreter.tag:
             return Path(here)
-        family = os.path.join(root, stamp)
+        found = os.path.join(root, stamp, interpreter.tag)
     else:
-        family = os.path.join(paths().data, "runner", f"{__version__}-{_source_stamp(package):08x}")
-    found = os.path.join(family, interpreter.tag)
+        found = str(_place(paths().data / "runner", package, interpreter.tag))
     try:
         used = os.stat(found).st_mtime
     except FileNotFoundError:
@@ -77,6 +88,69 @@ def runner_path(interpreter: Details) -> Path:
         if time.time() - used > _TOUCH:
             os.utime(found)
     return Path(found)
+
+
+def assemble(interpreter: Details) -> Path:
+    """A runner directory in the making, for an interpreter that cannot be run here, such as an image's: all but what is
+    compiled. `COMPILE`, run by that interpreter with the folder as its argument, compiles it; then `publish`
+    gives it its name.
+
+    Raises `InvalidError` where farcall's dependencies for that Python cannot be fetched.
+    """
+    root, package = _root_and_package()
+    work = _work_folder(root)
+    try:
+        dependency = _msgspec_for(interpreter, root, foreign=True)
+        _fill(work, Path(package), dependency, _latest(root, interpreter.tag))
+        _open_to_read(work)
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+    return work
+
+
+def publish(work: Path, interpreter: Details) -> Path:
+    """Give a compiled runner directory its name; another process may have made the same one meanwhile."""
+    import shutil
+
+    root, package = _root_and_package()
+    target = _place(root, package, interpreter.tag)
+    private_directory(target.parent)
+    try:
+        _rename(work, target)
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _sweep(root, target)
+    return target
+
+
+def existing(interpreter: Details) -> Path | None:
+    """The runner directory for `interpreter`, None where it is still to be made."""
+    root, package = _root_and_package()
+    found = _place(root, package, interpreter.tag)
+    try:
+        os.utime(found)
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _root_and_package() -> tuple[Path, str]:
+    """Where runner directories are, and the farcall package that they are made from: this one, which is installed."""
+    return private_directory(paths().data / "runner"), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _place(root: Path, package: str, tag: str) -> Path:
+    return root / f"{__version__}-{_source_stamp(package):08x}" / tag
+
+
+def _rename(work: Path, target: Path) -> None:
+    try:
+        os.rename(work, target)
+    except OSError:
+        if not target.is_dir():  # else another process made the same one first
+            raise
 
 
 def source() -> str:
@@ -127,27 +201,28 @@ def _build(package: str, target: Path, interpreter: Details) -> None:
     previous = _latest(root, interpreter.tag)
     work = _work_folder(root)
     try:
-        _copy_farcall(Path(package), work / "farcall", previous)
-        shutil.copytree(
-            _private.package_directory("cloudpickle"),
-            work / "cloudpickle",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        shutil.copytree(dependency, work / "msgspec", copy_function=_link)
-        (work / "path" / "farcall").mkdir(parents=True)
-        (work / "path" / "farcall" / "__init__.py").write_text(_ENTRANCE)
+        _fill(work, Path(package), dependency, previous)
         _compile(work, interpreter)
         _open_to_read(work)
-        try:
-            os.rename(work, target)
-        except OSError:
-            if not target.is_dir():  # else another process made the same one first
-                raise
+        _rename(work, target)
     except OSError as error:
         raise _cannot_write(root, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _sweep(root, target)
+
+
+def _fill(work: Path, package: Path, dependency: Path, previous: Path | None) -> None:
+    """Put all files of a runner directory into the empty folder `work`, but for what is compiled."""
+    import shutil
+
+    _copy_farcall(package, work / "farcall", previous)
+    shutil.copytree(
+        _private.package_directory("cloudpickle"), work / "cloudpickle", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(dependency, work / "msgspec", copy_function=_link)
+    (work / "path" / "farcall").mkdir(parents=True)
+    (work / "path" / "farcall" / "__init__.py").write_text(_ENTRANCE)
 
 
 def _work_folder(root: Path) -> Path:
@@ -227,18 +302,33 @@ def _compile(folder: Path, interpreter: Details) -> None:
         return
     import subprocess
 
-    program = (
-        "import py_compile, sys\n"
-        "for path in sys.stdin.read().split('\\0'):\n"
-        "    py_compile.compile(path, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)\n"
-    )
     done = subprocess.run(
-        [interpreter.executable, "-I", "-S", "-c", program], input="\0".join(missing), text=True, capture_output=True
+        [interpreter.executable, "-I", "-S", "-c", COMPILE, str(folder)], text=True, capture_output=True
     )
     if done.returncode != 0:
         raise InternalError(
             f"{interpreter.executable} could not compile farcall's files in {folder}: {done.stderr.strip()}"
         )
+
+
+def _uv_platform(interpreter: Details) -> str:
+    """uv's word for the interpreter's machine and C library."""
+    machine = "aarch64" if "aarch64" in interpreter.tag else "x86_64"
+    return f"{machine}-unknown-linux-{'musl' if interpreter.tag.endswith('musl') else 'gnu'}"
+
+
+def uv_executable() -> str | None:
+    """uv: the one installed with farcall, else the one on PATH."""
+    import shutil
+
+    try:
+        from uv import find_uv_bin
+    except ImportError:
+        return shutil.which("uv")
+    try:
+        return str(find_uv_bin())
+    except FileNotFoundError:
+        return shutil.which("uv")
 
 
 def _open_to_read(folder: Path) -> None:
@@ -271,8 +361,9 @@ def _sweep(root: Path, keep: Path) -> None:
             continue
 
 
-def _msgspec_for(interpreter: Details, root: Path) -> Path:
-    """A folder with msgspec, built for `interpreter`: our own, the one it has installed, or one fetched for it."""
+def _msgspec_for(interpreter: Details, root: Path, *, foreign: bool = False) -> Path:
+    """A folder with msgspec, built for `interpreter`: our own, the one it has installed, or one fetched for it. For a
+    `foreign` interpreter, which cannot be run here, nothing is compiled."""
     import shutil
 
     ours = _private.msgspec.__version__
@@ -283,11 +374,12 @@ def _msgspec_for(interpreter: Details, root: Path) -> Path:
     try:
         found = (
             _own_msgspec(interpreter)
-            or _installed_msgspec(interpreter)
-            or _fetch_msgspec(interpreter, ours, work / "fetched")
+            or (None if foreign else _installed_msgspec(interpreter))
+            or _fetch_msgspec(interpreter, ours, work / "fetched", foreign=foreign)
         )
         shutil.copytree(found, work / "place" / "msgspec", ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
-        _compile(work / "place", interpreter)
+        if not foreign:
+            _compile(work / "place", interpreter)
         _open_to_read(work / "place")
         try:
             os.rename(work / "place", target.parent)
@@ -326,19 +418,22 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
-def _fetch_msgspec(interpreter: Details, version: str, target: Path) -> Path:
+def _fetch_msgspec(interpreter: Details, version: str, target: Path, *, foreign: bool) -> Path:
     import subprocess
-    from shutil import which
 
     wanted = f"msgspec=={version}"
     common = ["--quiet", "--no-deps", "--only-binary=:all:", "--target", str(target)]
+    minor = ".".join(interpreter.version.split(".")[:2])
     attempts: list[list[str]] = []
-    if uv := which("uv"):
-        attempts.append([uv, "pip", "install", "--python", interpreter.executable, "--no-deps", "--only-binary=:all:"])
-        attempts[-1] += ["--target", str(target), wanted]
-    attempts.append([interpreter.executable, "-m", "pip", "install", *common, wanted])
+    if uv := uv_executable():
+        which_python = ["--python", interpreter.executable]
+        if foreign:
+            which_python = ["--python", sys.executable, "--python-version", minor]
+            which_python += ["--python-platform", _uv_platform(interpreter)]
+        attempts.append([uv, "pip", "install", *which_python, *common, wanted])
+    if not foreign:
+        attempts.append([interpreter.executable, "-m", "pip", "install", *common, wanted])
     if find_spec("pip"):
-        minor = ".".join(interpreter.version.split(".")[:2])
         attempts.append([sys.executable, "-m", "pip", "install", *common, "--python-version", minor, wanted])
     said = ""
     for command in attempts:

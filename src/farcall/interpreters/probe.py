@@ -77,7 +77,7 @@ def details(executable: str) -> Details:
     if os.path.realpath(report["executable"]) != os.path.realpath(executable):
         # A script that picks a Python, as pyenv's shims do, may pick another one tomorrow or in another folder.
         return details(report["executable"])
-    found = _details(executable, report)
+    found = _details(executable, report, *_needed(executable, report))
     watched: list[str] = [executable, os.path.join(found.prefix, "pyvenv.cfg"), *report["path"], *report["watch"]]
     path: list[str] = report["path"]
     for folder in path:
@@ -113,16 +113,26 @@ def _stamp(path: str) -> list[int] | None:
     return [found.st_mtime_ns, found.st_ino]
 
 
+def program() -> str:
+    """What an interpreter runs with -c to tell about itself; `report_in` finds its word in what it prints."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "report.py")
+    with open(script, encoding="utf-8") as file:
+        return file.read()
+
+
+def report_in(output: str) -> dict[str, Any] | None:
+    """What the interpreter said, None where it did not get that far."""
+    marked = [line for line in output.splitlines() if line.startswith("farcall-interpreter:")]
+    return json.loads(marked[-1].partition(":")[2]) if marked else None
+
+
 def _run(executable: str, environment: dict[str, str]) -> dict[str, Any]:
     import subprocess
 
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "report.py")
-    with open(script, encoding="utf-8") as file:
-        source = file.read()
     remedy = "Make its environment again, or name another interpreter with --python."
     try:
         result = subprocess.run(
-            [executable, "-c", source],
+            [executable, "-c", program()],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -132,16 +142,11 @@ def _run(executable: str, environment: dict[str, str]) -> dict[str, Any]:
         raise InvalidError(f"the Python at {executable} cannot be run: {error.strerror}. {remedy}") from error
     except subprocess.TimeoutExpired as error:
         raise InvalidError(f"the Python at {executable} did not answer within {_TIMEOUT:.0f} s. {remedy}") from error
-    marked = [
-        line
-        for line in result.stdout.decode("utf-8", "replace").splitlines()
-        if line.startswith("farcall-interpreter:")
-    ]
-    if not marked:
+    report = report_in(result.stdout.decode("utf-8", "replace"))
+    if report is None:
         said = result.stderr.decode("utf-8", "replace").strip().splitlines()
         reason = said[-1][-200:] if said else f"it ended with status {result.returncode} and said nothing"
         raise InvalidError(f"the Python at {executable} does not work: {reason}. {remedy}")
-    report: dict[str, Any] = json.loads(marked[-1].partition(":")[2])
     version = tuple(int(part) for part in report["version"].split("."))
     if version < MINIMUM:
         raise InvalidError(
@@ -153,11 +158,15 @@ def _run(executable: str, environment: dict[str, str]) -> dict[str, Any]:
     return report
 
 
-def _details(executable: str, report: dict[str, Any]) -> Details:
+def details_of(report: dict[str, Any]) -> Details:
+    """An interpreter that is no file of this machine, such as an image's, from the report it gave."""
+    return _details(report["executable"], report, (), ())
+
+
+def _details(executable: str, report: dict[str, Any], chosen: tuple[str, ...], warnings: tuple[str, ...]) -> Details:
     soabi: str = report["soabi"]  # "cpython-311-x86_64-linux-gnu", "cpython-313t-..." without the GIL
     abi = soabi.split("-")[1] if soabi.count("-") else "".join(report["version"].split(".")[:2])
     tag = f"cp{abi}-{report['platform'].replace('-', '_').replace('.', '_')}-{report['libc']}"
-    chosen, warnings = _needed(executable, report)
     return Details(
         executable=executable,
         version=report["version"],

@@ -98,3 +98,4 @@ def make_mount_point(path: str, is_directory: bool, owner: Owner) -> None:
         os.chown(parent, *owner)
     if not is_directory:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        os.chown(path, *owner)

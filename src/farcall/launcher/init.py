@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from farcall.launcher import descriptors, sandbox, seccomp, syscalls
+from farcall.launcher import command, descriptors, sandbox, seccomp, syscalls
 from farcall.launcher.plan import Born, Broken, Ended, Plan, PlanFds, Report, Running, decode_signal, encode
 from farcall.spec.container import ContainerSpec
 
@@ -276,9 +276,12 @@ def _limit_resources(plan: Plan) -> None:
 
 def runner_environment(spec: ContainerSpec) -> dict[str, str]:
     """The whole environment of a container: a plain one, and over it what the spec says."""
-    directory = os.path.dirname(spec.interpreter.executable)
-    system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    path = system if directory in system.split(":") else f"{directory}:{system}"
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    own: dict[str, str] = {}
+    if spec.interpreter is not None:
+        directory = os.path.dirname(spec.interpreter.executable)
+        path = path if directory in path.split(":") else f"{directory}:{path}"
+        own["FARCALL_RUNNER_PATH"] = spec.interpreter.runner_path
     return {
         "PATH": path,
         "HOME": "/root",
@@ -286,19 +289,23 @@ def runner_environment(spec: ContainerSpec) -> dict[str, str]:
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
         **spec.env,
-        "FARCALL_RUNNER_PATH": spec.interpreter.runner_path,
+        **own,
     }
 
 
 def bootstrap_path(spec: ContainerSpec) -> str:
     """The script that an exec'd runner starts with."""
+    assert spec.interpreter is not None  # a command has no runner
     return os.path.join(spec.interpreter.runner_path, "farcall/runner/bootstrap.py")
 
 
 def exec_runner(spec: ContainerSpec) -> NoReturn:
-    """Replace the process by the interpreter running the runner's bootstrap script."""
-    executable = spec.interpreter.executable
-    os.execve(executable, [executable, bootstrap_path(spec)], dict(os.environ))
+    """Replace the process by the interpreter running the runner's bootstrap script, or by the command."""
+    if spec.command:
+        command.enter(spec)
+    assert spec.interpreter is not None
+    arguments = [*spec.entrypoint, spec.interpreter.executable, bootstrap_path(spec)]
+    os.execvpe(arguments[0], arguments, dict(os.environ))
 
 
 def catch_signals() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from farcall.spec.container import Bind, ContainerSpec, Interpreter, Limits
+from farcall.spec.container import Bind, ContainerSpec, Interpreter, Limits, TreeMount
 
 IdMap = list[tuple[int, int, int]]  # (first id inside, first id outside, count)
 
@@ -28,6 +28,7 @@ class Plan(msgspec.Struct):
     resolv_conf: str
     hosts: str
     has_idmap: bool  # PlanFds carries a user namespace with the maps above, for idmapped mounts
+    own_userns: bool  # the launcher is in a user namespace of its own: overlays keep their marks in user attributes
     has_netns: bool  # PlanFds carries a network namespace to join; otherwise a fresh one, loopback only
     data_limit: int | None  # bytes, RLIMIT_DATA of the runner: stands in for a memory cgroup
     process_limit: int | None  # RLIMIT_NPROC of the runner: stands in for a pids cgroup
@@ -86,7 +87,18 @@ class SendSignal(msgspec.Struct, tag=True):
 def fingerprint() -> bytes:
     """Of all that a plan is made of: launcher and template understand each other when theirs are equal. A launcher may
     meet a runner directory of a farcall installed before or after its own."""
-    kinds: list[type[msgspec.Struct]] = [Plan, ContainerSpec, Bind, Interpreter, Limits, Born, Running, Broken, Ended]
+    kinds: list[type[msgspec.Struct]] = [
+        Plan,
+        ContainerSpec,
+        Bind,
+        Interpreter,
+        Limits,
+        TreeMount,
+        Born,
+        Running,
+        Broken,
+        Ended,
+    ]
     fields = [(kind.__name__, kind.__struct_fields__) for kind in kinds]
     return b"%08x" % zlib.crc32(repr((fields, PlanFds._fields)).encode())
 

@@ -220,7 +220,8 @@ class Launcher:
             raise _StartError("container-start", self._place.refusal)
         if not native and (why := process_runtime.unsupported(spec)):
             raise _StartError("container-start", why)
-        area, made = self._areas.take(_binds(spec) if native else ())
+        # The root of an image is put together by init: there is nothing to be made ahead.
+        area, made = self._areas.take(_binds(spec) if native and not spec.root else ())
         cgroup = self._cgroups.of(name)
         try:
             if cgroup:
@@ -247,6 +248,7 @@ class Launcher:
             resolv_conf=lease.resolv_conf if lease else "",
             hosts=f"{lease.hosts}127.0.1.1\t{name}\n" if lease else "",
             has_idmap=native and self._place.idmap_fd is not None,
+            own_userns=not syscalls.is_initial_user_namespace(),
             has_netns=lease is not None and lease.netns_fd is not None,
             data_limit=limit * _MIB if limit and not has_memory else None,
             process_limit=spec.limits.pids if not has_pids and native and _counts_by_namespace() else None,
@@ -275,7 +277,7 @@ class Launcher:
 
     def _launch(self, container: Container) -> None:
         spec = container.plan.spec
-        if spec.start == "exec" or spec.runtime == "process":
+        if spec.start == "exec" or spec.runtime == "process" or spec.root or spec.interpreter is None:
             self._fork_here(container)
             return
         variable = template.needs_exec(spec.env)
@@ -431,8 +433,9 @@ class Launcher:
         assert container.pid is not None
         paths = container.cgroup.paths if container.cgroup else []
         self._journal.write(container.id, container.plan.area, paths, [container.pid])
-        self._areas.watch(container.id, container.plan.area, container.plan.spec.limits.disk * _MIB)
-        if container.plan.spec.runtime == "native":
+        spec = container.plan.spec
+        self._areas.watch(container.id, spec.upper or container.plan.area, spec.limits.disk * _MIB)
+        if spec.runtime == "native" and not spec.root:
             self._areas.restock(_binds(container.plan.spec), (self._place.uid_map[0][1], self._place.gid_map[0][1]))
 
     def _discard(self, name: str, area: str, cgroup: cgroups.Cgroup | None) -> None:

@@ -105,6 +105,7 @@ def _restrict_files(plan: Plan, root: str) -> None:
     handled = _BY_ABI[min(abi, 3)]
     ruleset = syscalls.landlock_create(handled)
     spec = plan.spec
+    assert spec.interpreter is not None  # see `unsupported`
     readable = [*_READABLE, *spec.interpreter.paths, spec.interpreter.runner_path, os.path.realpath("/etc/resolv.conf")]
     writable = [root, *_WRITABLE]
     for bind in spec.binds:

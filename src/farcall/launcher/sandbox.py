@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 
-from farcall.launcher import syscalls
+from farcall.launcher import image_root, syscalls
 from farcall.launcher.area import OWN_FILES, SYSTEM, Owner, make_mount_point, make_skeleton
 from farcall.launcher.plan import Plan
 from farcall.spec.container import Bind, ContainerSpec
@@ -76,15 +76,18 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
         opened = _open_bind(bind, idmap_fd)
         if opened is not None:
             detached.append(opened)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    detached += [image_root.open_mount(tree, plan, idmap_fd) for tree in plan.spec.trees]
     devices = [(syscalls.open_tree(f"/dev/{name}", recursive=False), name) for name in _DEVICES]
 
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     tree = syscalls.open_tree(root, recursive=False)
     syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, recursive=False)
     syscalls.move_mount(tree, root)
     os.close(tree)
     os.chdir(root)
-    if not plan.area_made:
+    if plan.spec.root is not None:
+        image_root.make_stage(".")
+    elif not plan.area_made:
         make_skeleton(".", owner)
     os.umask(0)
     _make_own_files(plan, owner)
@@ -94,6 +97,8 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     _make_dev(devices, owner)
     if not _open_low_ports():
         notes.append("ports below 1024 cannot be bound: net.ipv4.ip_unprivileged_port_start is not writable")
+    if plan.spec.root is not None:
+        detached = image_root.enter(plan.spec.root, plan, idmap_fd) + detached
     syscalls.pivot_root(".", ".")
     syscalls.umount(".")
     os.chdir("/")
@@ -106,10 +111,13 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
 
 def all_binds(spec: ContainerSpec) -> list[Bind]:
     """What of the host a container sees, in the order of mounting."""
-    binds = [Bind(path, path, optional=True) for path in SYSTEM if not os.path.islink(path)]
-    binds += [Bind(path, path, optional=True) for path in _ETC]
+    binds: list[Bind] = []
+    if spec.root is None:
+        binds = [Bind(path, path, optional=True) for path in SYSTEM if not os.path.islink(path)]
+        binds += [Bind(path, path, optional=True) for path in _ETC]
     interpreter = spec.interpreter
-    for path in sorted({*interpreter.paths, interpreter.runner_path}):
+    paths = {*interpreter.paths, interpreter.runner_path} if interpreter is not None else ()
+    for path in sorted(paths):
         if not any(_is_below(path, bind.target) for bind in binds if bind.source == bind.target):
             binds.append(Bind(path, path, optional=True))
     # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
@@ -139,8 +147,10 @@ def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None
 
 def _attach(fd: int, target: str, is_directory: bool, owner: Owner) -> None:
     try:
-        make_mount_point(target, is_directory, owner)
-        syscalls.move_mount(fd, target)
+        # An image may have a symlink there, also one that leads to nothing yet.
+        place = os.path.realpath(target)
+        make_mount_point(place, is_directory, owner)
+        syscalls.move_mount(fd, place)
     except OSError as error:
         raise BindError(f"cannot mount at {target}: {os.strerror(error.errno or 0)}") from error
     os.close(fd)

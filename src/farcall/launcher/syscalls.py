@@ -38,6 +38,8 @@ PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of the kernel
+
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -138,6 +140,11 @@ def open_tree(path: str, *, recursive: bool = True) -> int:
     """A detached copy of the mount at `path` (with the mounts below it), as a descriptor."""
     flags = _OPEN_TREE_CLONE | _O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     return _syscall(f"open_tree {path}", _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def is_initial_user_namespace() -> bool:
+    """Whether this process is in the system's own user namespace, in which all file systems can be mounted."""
+    return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
 
 
 def mount_setattr(fd: int, attributes: int, *, userns_fd: int | None = None, recursive: bool = True) -> None:

@@ -87,6 +87,7 @@ def _enter_runner(spec: "ContainerSpec") -> NoReturn:
     sys.orig_argv = [sys.executable, script]
     init.syscalls.set_command_line(sys.orig_argv)
     python_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    assert spec.interpreter is not None  # or it would have been started by exec
     runner_path = spec.interpreter.runner_path
     # As the site module does, leave out what a .pth file names and the container does not have.
     own = [path for path in sys.path if path != runner_path and (path.endswith(".zip") or os.path.exists(path))]

@@ -21,7 +21,7 @@ _CONTAINER_ID = "FARCALL_CONTAINER_ID"
 
 def main() -> None:
     """Runs this process as the runner of a container. Does not return."""
-    _hide(os.environ.get(_RUNNER_PATH, ""))
+    hide(os.environ.get(_RUNNER_PATH, ""))
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write("farcall-runner")
     runner = Runner(os.environ.get(_CONTAINER_ID, ""))
@@ -33,7 +33,7 @@ def main() -> None:
     runner.finish(status)
 
 
-def _hide(runner_path: str) -> None:
+def hide(runner_path: str) -> None:
     """Takes farcall's private directory off `sys.path`: user code must find its own packages, or none."""
     if runner_path:
         while runner_path in sys.path:

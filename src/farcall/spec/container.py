@@ -45,11 +45,31 @@ class Interpreter(msgspec.Struct, frozen=True):
     runner_path: str
 
 
+class TreeMount(msgspec.Struct, frozen=True):
+    """A tree of the content store that is ready to be mounted; what containers see of it is read-only.
+
+    It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
+    `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root.
+    """
+
+    kind: Literal["directory", "erofs"]
+    path: str
+    objects: str = ""
+    target: str = "/"
+    subpath: str = ""
+
+
 class ContainerSpec(msgspec.Struct, frozen=True):
-    """One container, complete: a launcher makes it from this and four file descriptors, knowing nothing else."""
+    """One container, complete: a launcher makes it from this and four file descriptors, knowing nothing else.
+
+    Without `root` the container sees an allowlist of the host's system. With it, `root` is its file system, under a
+    writable area; `interpreter` is then one of that file system's, with no paths of the host. `upper` is a
+    directory of the caller's that takes what the container writes, as the overlay's upper/, and outlives it.
+    With `command`, that runs in place of the runner, as `user`: a name or id[:group] of the container's own.
+    """
 
     container_id: str  # "ta-..."
-    interpreter: Interpreter
+    interpreter: Interpreter | None
     limits: Limits
     binds: tuple[Bind, ...] = ()
     env: dict[str, str] = {}
@@ -57,3 +77,9 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     runtime: Runtime = "native"
     block_network: bool = False
     start: Literal["fork", "exec"] = "fork"
+    root: TreeMount | None = None
+    trees: tuple[TreeMount, ...] = ()
+    upper: str = ""
+    entrypoint: tuple[str, ...] = ()  # a program, with arguments, that is given the runner's command line to start
+    command: tuple[str, ...] = ()
+    user: str = ""

@@ -27,6 +27,7 @@ from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
+from farcall.worker.command import Commands
 from farcall.worker.container import Container, End, Owner, State
 from farcall.worker.limit import BURST, RATE, OutputLimit
 from farcall.worker.pipes import OutputPipe
@@ -50,6 +51,7 @@ class Worker:
         self._launcher: LauncherClient | None = None
         self._connecting = asyncio.Lock()
         self._containers: dict[str, Container] = {}
+        self._commands = Commands()
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -74,7 +76,7 @@ class Worker:
                 # An earlier worker's containers hold inputs that this one knows nothing of.
                 left, _ = await launcher.list()
                 for live in left:
-                    if live.container_id not in self._containers:
+                    if live.container_id not in self._containers and live.container_id not in self._commands:
                         signals.pidfd_send_signal(live.pidfd, signals.SIGKILL)
                     os.close(live.pidfd)
                 self._launcher = launcher
@@ -98,6 +100,10 @@ class Worker:
                 await (await self._connected()).prepare(interpreter)
 
         self._spawn(prepare())
+
+    async def run(self, spec: ContainerSpec, on_text: Callable[[str], None]) -> Exited:
+        """Runs a container that is a command, to its end: see `Commands.run`."""
+        return await self._commands.run(await self._connected(), spec, on_text)
 
     # --- starting
 
@@ -271,6 +277,7 @@ class Worker:
     def _exited(self, exited: Exited) -> None:
         container = self._containers.get(exited.container_id)
         if container is None:
+            self._commands.exited(exited)
             return
         container.exited = exited
         if container.transport is None or container.transport.closed:
@@ -288,6 +295,7 @@ class Worker:
     def _launcher_lost(self) -> None:
         """The launcher died, and its containers with it or soon after it."""
         self._launcher = None
+        self._commands.lost()
         for container in self.containers:
             container.lost = True
             if container.pidfd >= 0:
