@@ -103,9 +103,10 @@ def test_symlinks_of_the_image_lead_nowhere_outside(rig: Rig, image: Path, tmp_p
     shutil.copytree(image, evil, symlinks=True)
     (evil / "proc").symlink_to(outside)
     shutil.rmtree(evil / "etc")
-    (evil / "etc").symlink_to(outside)
+    (evil / "etc").symlink_to(tmp_path / "elsewhere")
     output(rig, evil, "cat /proc/self/comm; cat /etc/hosts")
     assert os.listdir(outside) == []
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_trees_are_seen_read_only(rig: Rig, image: Path, tmp_path: Path) -> None:

@@ -97,11 +97,13 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     _make_dev(devices, owner)
     if not _open_low_ports():
         notes.append("ports below 1024 cannot be bound: net.ipv4.ip_unprivileged_port_start is not writable")
-    if plan.spec.root is not None:
-        detached = image_root.enter(plan.spec.root, plan, idmap_fd) + detached
+    stage = [] if plan.spec.root is None else image_root.enter(plan.spec.root, plan, idmap_fd)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".")
     os.chdir("/")
+    for fd, target, is_directory in stage:
+        # Where the image has a symlink it is followed, within the image, also one that leads to nothing yet.
+        _attach(fd, os.path.realpath(target), is_directory, owner)
     for fd, target, is_directory in detached:
         _attach(fd, target, is_directory, owner)
     os.makedirs(plan.spec.cwd, exist_ok=True)
@@ -147,10 +149,8 @@ def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None
 
 def _attach(fd: int, target: str, is_directory: bool, owner: Owner) -> None:
     try:
-        # An image may have a symlink there, also one that leads to nothing yet.
-        place = os.path.realpath(target)
-        make_mount_point(place, is_directory, owner)
-        syscalls.move_mount(fd, place)
+        make_mount_point(target, is_directory, owner)
+        syscalls.move_mount(fd, target)
     except OSError as error:
         raise BindError(f"cannot mount at {target}: {os.strerror(error.errno or 0)}") from error
     os.close(fd)
