@@ -49,8 +49,18 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "local": "default",
         "quiet": str(project),
         "traceback": "environment FARCALL_TRACEBACK",
+        "registry": "default",
+        "insecure_registries": "default",
     }
     assert (found.profile, found.runtime, found.compat, found.quiet) == ("box", "process", True, False)
+
+
+def test_registries(tmp_path: Path, environ: dict[str, str]) -> None:
+    found = settings.load({}, tmp_path, environ)
+    assert (found.registry, found.insecure_registries) == ("docker.io", ())
+    set_to = {"FARCALL_REGISTRY": "mirror.example/hub", "FARCALL_INSECURE_REGISTRIES": "a.example, b.example:5000,"}
+    found = settings.load({}, tmp_path, environ | set_to)
+    assert (found.registry, found.insecure_registries) == ("mirror.example/hub", ("a.example", "b.example:5000"))
 
 
 def test_the_profile_can_come_from_the_environment(tmp_path: Path, environ: dict[str, str]) -> None:

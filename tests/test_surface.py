@@ -11,7 +11,7 @@ import pytest
 import farcall
 import farcall.sdk
 
-LATE = ["asyncio", "pickle", "cloudpickle", "msgspec", "uvloop", "sqlite3", "subprocess", "socket"]
+LATE = ["asyncio", "pickle", "cloudpickle", "msgspec", "uvloop", "sqlite3", "subprocess", "socket", "httpx"]
 
 
 def sdk_names() -> dict[str, str]:

@@ -28,6 +28,7 @@
       ImageBuildError                   a step of an image failed
       ContentError                      a file, directory or archive that cannot be taken in or handed out
         CorruptedError                  an object, tree or archive that is truncated, or not what its digest says
+      RegistryError                     an image registry failed, or its answer is not what its protocol says
       ResourceExhaustedError            a request nothing here can hold, a disk that is full, a queue that is full
       InternalError                     a defect of farcall
     InputCancellation                   (BaseException) raised inside a cancelled input
@@ -227,6 +228,12 @@ class CorruptedError(ContentError):
     """An object, a tree or an archive that is truncated or damaged, or that is not what its digest says."""
 
     code = "corrupted"
+
+
+class RegistryError(FarcallError):
+    """An image registry failed, limits how often it is asked, or answered what its protocol does not allow."""
+
+    code = "registry"
 
 
 class ResourceExhaustedError(FarcallError):

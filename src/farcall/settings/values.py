@@ -34,6 +34,8 @@ SETTINGS = (
     Setting("local", bool, False, "whether functions run in the script's own process"),
     Setting("quiet", bool, False, "whether only the program's own output and errors are shown"),
     Setting("traceback", ("short", "full"), "short", "whether tracebacks show farcall's own frames"),
+    Setting("registry", str, "docker.io", "what stands in for docker.io: a mirror or a cache, as host[:port][/path]"),
+    Setting("insecure_registries", str, "", "registries that may be asked without TLS, with commas between"),
 )
 
 # Variables that are no settings: they say where the settings and all else are.
@@ -82,6 +84,15 @@ class Settings:
     @property
     def traceback(self) -> Literal["short", "full"]:
         return cast("Literal['short', 'full']", self.values["traceback"].value)
+
+    @property
+    def registry(self) -> str:
+        return cast(str, self.values["registry"].value)
+
+    @property
+    def insecure_registries(self) -> tuple[str, ...]:
+        words = cast(str, self.values["insecure_registries"].value).split(",")
+        return tuple(word.strip() for word in words if word.strip())
 
 
 def load(

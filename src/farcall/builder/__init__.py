@@ -1,0 +1,1 @@
+"""Images: what they are built from, and how."""
