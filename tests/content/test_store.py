@@ -107,7 +107,7 @@ def test_what_is_no_file_is_refused_at_once(lease: Lease, tmp_path: Path, kind: 
     elif kind == "directory":
         path.mkdir()
     elif kind == "symlink":
-        path.symlink_to("/etc/passwd")
+        path.symlink_to(tmp_path)
     else:
         path = Path("/dev/null")
     with pytest.raises(ContentError, match=f"{path} is no regular file"):

@@ -4,14 +4,14 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
-from errno import EXDEV
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from farcall.content.disk import disk_error, finish_file, write_all, write_file
-from farcall.content.files import ATTEMPTS, CHUNK_BYTES, changing, copy_file, has_changed, hash_file, open_file
+from farcall.content.disk import disk_error, finish_file, printable, write_all, write_file
+from farcall.content.files import CHUNK_BYTES
 from farcall.content.tree import Entry, Tree, shown
 from farcall.errors import InvalidError, NotFoundError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # A lease file is lines of a letter and 64 hex digits. A full disk can tear one: readers find the next again.
 OBJECT, TREE = "o", "t"
 
-SMALL_FILE_BYTES = 128 * 1024  # up to this a file is read in one go, and written only if it is new
 OBJECT_MODE = 0o444
 
 
@@ -29,6 +28,27 @@ class Readable(Protocol):
     """What content is read from: a file, a response."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class NewFile:
+    """A file of `Lease.new_file`: write to `fd`, then publish."""
+
+    def __init__(self, lease: "Lease", path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.is_published = False
+        self._lease = lease
+
+    def publish(self, digest: bytes, size: int) -> None:
+        """Make it the object `digest`, which is believed, unless that is in the store already."""
+        if not self._lease.keep_objects({digest: size}):
+            return
+        path = self._lease.store.object_path(digest)
+        try:
+            os.rename(self.path, path)
+        except OSError as error:
+            raise disk_error(error, "writing", path) from error
+        self.is_published = True
 
 
 class Lease:
@@ -114,82 +134,91 @@ class Lease:
             self._scratch = path
         return self._scratch
 
-    def keep_tree(self, tree_id: str) -> None:
-        """Keep a tree with all that it names. Raises `NotFoundError` where it is not in the store (any more)."""
+    def keep_tree(self, tree_id: str, digests: Iterable[bytes] = ()) -> None:
+        """Keep a tree with all that it names. Raises `NotFoundError` where it is not in the store (any more).
+
+        `digests` are objects that it is known to name: they need not be looked for when another tree names them, too.
+        """
         self._note(TREE, [tree_id])
         if not self.store.tree_path(tree_id).exists():
             raise NotFoundError(f"the content store {self.store.root} has no tree {tree_id}")
+        self._present.update(digests)
 
-    def keep_objects(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Keep objects; returns those that are not in the store. They are kept, too, once somebody adds them."""
-        wanted = set(digests) - self._present
+    def keep_objects(self, sizes: Mapping[bytes, int]) -> set[bytes]:
+        """Keep objects, given their sizes; returns those that are not in the store, or of another size there.
+
+        They are kept, too, once somebody adds them.
+        """
+        wanted = [digest for digest in sizes if digest and digest not in self._present]
         self._note_objects(wanted)
-        missing = {digest for digest in wanted if not self.store.has(digest)}
-        self._present |= wanted - missing
+        missing = {digest for digest in wanted if not _is_whole(self.store.object_path(digest), sizes[digest])}
+        self._present.update(digest for digest in wanted if digest not in missing)
         return missing
 
     def add_bytes(self, data: bytes, *, mode: int = OBJECT_MODE, mtime_ns: int = 0) -> bytes:
         """Add an object; returns its digest. `mode` and `mtime_ns` are its inode's, where the object is new."""
-        if not data:
-            return b""
-        digest = hashlib.sha256(data).digest()
-        path = self.store.object_path(digest)
-        if not self._has(digest, path, len(data)):
-            self._write(path, data, mode, mtime_ns)
+        digest = hashlib.sha256(data).digest() if data else b""
+        if self.keep_objects({digest: len(data)}):
+            self.write_object(digest, data, mode, mtime_ns)
         return digest
 
     def add_stream(self, reader: Readable, *, mode: int = OBJECT_MODE, mtime_ns: int = 0) -> tuple[bytes, int]:
         """Add what `reader` yields up to its end; returns digest and size. Memory stays flat."""
-        made = self._temporary()
         hasher = hashlib.sha256()
         size = 0
-        try:
-            fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with self.new_file() as new:
             try:
                 while chunk := reader.read(CHUNK_BYTES):
                     hasher.update(chunk)
-                    write_all(fd, chunk)
+                    write_all(new.fd, chunk)
                     size += len(chunk)
-                finish_file(fd, mode, mtime_ns)
-            finally:
-                os.close(fd)
+                finish_file(new.fd, mode, mtime_ns)
+            except OSError as error:
+                raise disk_error(error, "writing", new.path) from error
             digest = hasher.digest() if size else b""
-            self._publish(made, digest, size)
-        except BaseException as error:
-            _discard(made)
-            if isinstance(error, OSError):
-                raise disk_error(error, "writing", made) from error
-            raise
+            new.publish(digest, size)
         return digest, size
 
     def add_file(
         self, path: str | bytes | Path, *, move: bool = False, mode: int = OBJECT_MODE, mtime_ns: int = 0
     ) -> tuple[bytes, int]:
-        """Add a regular file's bytes; returns digest and size.
+        """Add a regular file's bytes, as `add_files` does; returns digest and size. Raises `NotFoundError`, too."""
+        from farcall.content.adding import FileToAdd, add_files
 
-        A file that is written to while it is read is read again, up to `ATTEMPTS` times, then `ContentError`. With
-        `move` the file is nobody's any more and may become the object itself, where that is possible without a copy.
-        Raises `ContentError` for what is no regular file.
-        """
-        path = os.fspath(path)
-        fd = open_file(path)
+        def inode(_: os.stat_result) -> tuple[int, int]:
+            return mode, mtime_ns
+
+        [added] = add_files(self, [FileToAdd(os.fsencode(path), 0, inode)], move=move)
+        if added is None:
+            raise NotFoundError(f"{printable(path)} does not exist")
+        return added.digest, added.status.st_size
+
+    def write_object(self, digest: bytes, data: bytes, mode: int, mtime_ns: int) -> None:
+        """Put an object into the store that `keep_objects` did not find. `digest` is believed."""
+        self._write(self.store.object_path(digest), data, mode, mtime_ns)
+        self._present.add(digest)
+
+    @contextmanager
+    def new_file(self) -> Generator["NewFile"]:
+        """A file to be written, that becomes an object when it is published, and goes at the end if it is not."""
+        path = self._temporary()
         try:
-            for _ in range(ATTEMPTS):
-                before = os.fstat(fd)
-                if move:
-                    return self._add_by_moving(path, fd, before, mode, mtime_ns)
-                digest = self._add_open_file(path, fd, before, mode, mtime_ns)
-                if digest is not None:
-                    return digest, before.st_size
-            raise changing(path)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(error, "writing", path) from error
+        new = NewFile(self, path, fd)
+        try:
+            yield new
         finally:
             os.close(fd)
+            if not new.is_published:
+                os.unlink(path)
 
     def add_tree(self, tree: Tree | Iterable[Entry]) -> str:
         """Add a tree; returns its id. Raises `NotFoundError` where an object that it names is not in the store."""
         if not isinstance(tree, Tree):
             tree = Tree.of(tree)
-        if missing := self.keep_objects(tree.digests()):
+        if missing := self.keep_objects({entry.digest: entry.size for entry in tree}):
             entry = next(entry for entry in tree if entry.digest in missing)
             raise NotFoundError(
                 f"{len(missing)} objects of a tree are not in the content store {self.store.root}, "
@@ -201,70 +230,6 @@ class Lease:
             self._write(path, tree.encoded, OBJECT_MODE, 0)
         return tree.id
 
-    def _add_open_file(
-        self, path: str | bytes, fd: int, before: os.stat_result, mode: int, mtime_ns: int
-    ) -> bytes | None:
-        """The digest; None where the file changed meanwhile."""
-        size = before.st_size
-        if size <= SMALL_FILE_BYTES:
-            try:
-                data = os.pread(fd, size + 1, 0)
-                after = os.fstat(fd)
-            except OSError as error:
-                raise disk_error(error, "reading", path) from error
-            if len(data) != size or has_changed(before, after):
-                return None
-            return self.add_bytes(data, mode=mode, mtime_ns=mtime_ns)
-        made = self._temporary()
-        try:
-            target = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                digest = copy_file(fd, target, size)
-                if has_changed(before, os.fstat(fd)):
-                    _discard(made)
-                    return None
-                finish_file(target, mode, mtime_ns)
-            finally:
-                os.close(target)
-            self._publish(made, digest, size)
-        except BaseException as error:
-            _discard(made)
-            if isinstance(error, OSError):
-                raise disk_error(error, "copying", path) from error
-            raise
-        return digest
-
-    def _add_by_moving(
-        self, path: str | bytes, fd: int, before: os.stat_result, mode: int, mtime_ns: int
-    ) -> tuple[bytes, int]:
-        try:
-            if before.st_size == 0:
-                return b"", 0
-            digest = hash_file(fd, before.st_size)
-            if self._has(digest, self.store.object_path(digest), before.st_size):
-                return digest, before.st_size
-            if before.st_uid != os.geteuid() or before.st_gid != os.getegid():
-                os.fchown(fd, os.geteuid(), os.getegid())
-            for name in os.listxattr(fd):
-                os.removexattr(fd, name)
-            finish_file(fd, mode, mtime_ns)
-            try:
-                os.rename(path, self.store.object_path(digest))
-            except OSError as error:
-                if error.errno != EXDEV:
-                    raise
-                return self.add_file(path, mode=mode, mtime_ns=mtime_ns)
-        except OSError as error:
-            raise disk_error(error, "moving", path) from error
-        return digest, before.st_size
-
-    def _publish(self, made: str, digest: bytes, size: int) -> None:
-        path = self.store.object_path(digest)
-        if not digest or self._has(digest, path, size):
-            _discard(made)
-        else:
-            os.rename(made, path)
-
     def _write(self, path: str, data: bytes, mode: int, mtime_ns: int) -> None:
         made = self._temporary()
         try:
@@ -272,13 +237,6 @@ class Lease:
             os.rename(made, path)
         except OSError as error:
             raise disk_error(error, "writing", path) from error
-
-    def _has(self, digest: bytes, path: str, size: int) -> bool:
-        """Keep the object; whether it is here, whole as far as its size tells. If not, the caller adds it."""
-        if digest not in self._noted:
-            self._note_objects([digest])
-        self._present.add(digest)
-        return _is_whole(path, size)
 
     def _note_objects(self, digests: Iterable[bytes]) -> None:
         new = [digest for digest in digests if digest not in self._noted]
@@ -307,10 +265,3 @@ def _is_whole(path: str, size: int) -> bool:
         return os.stat(path).st_size == size
     except FileNotFoundError:
         return False
-
-
-def _discard(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
