@@ -55,7 +55,7 @@ def hash_file(fd: int, size: int) -> bytes:
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for start, end, is_data in _extents(fd, size):
         if not is_data:
-            _hash_zeros(hasher, end - start)
+            hash_zeros(hasher, end - start)
         while is_data and start < end:
             count = os.preadv(fd, [buffer[: end - start]], start)
             if count == 0:
@@ -72,7 +72,7 @@ def copy_file(source: int, target: int, size: int) -> bytes:
     os.ftruncate(target, size)
     for start, end, is_data in _extents(source, size):
         if not is_data:
-            _hash_zeros(hasher, end - start)
+            hash_zeros(hasher, end - start)
             continue
         os.lseek(target, start, os.SEEK_SET)
         while start < end:
@@ -85,11 +85,14 @@ def copy_file(source: int, target: int, size: int) -> bytes:
     return hasher.digest()
 
 
-class _Hasher(Protocol):
+class Hasher(Protocol):
+    """What takes bytes one after the other."""
+
     def update(self, data: bytes, /) -> None: ...
 
 
-def _hash_zeros(hasher: _Hasher, count: int) -> None:
+def hash_zeros(hasher: Hasher, count: int) -> None:
+    """Go on with `count` bytes of zeros."""
     while count > 0:
         hasher.update(_ZEROS if count >= CHUNK_BYTES else _ZEROS[:count])
         count -= CHUNK_BYTES
