@@ -39,11 +39,34 @@ def enter() -> Place:
 
 
 def _as_root() -> Place:
+    uid_map, gid_map = id_maps()
+    shifted = uid_map == [(0, _CONTAINER_BASE, _CONTAINER_IDS)]
+    return Place(False, uid_map, gid_map, _user_namespace(uid_map) if shifted else None, None)
+
+
+def id_maps() -> tuple[IdMap, IdMap]:
+    """The ids of containers as they are seen from here, where the launcher is: those of users, and of groups."""
     if _is_mapped(_CONTAINER_BASE, _CONTAINER_IDS):
         id_map: IdMap = [(0, _CONTAINER_BASE, _CONTAINER_IDS)]
-        return Place(False, id_map, id_map, _user_namespace(id_map), None)
-    # Root of some user namespace already (a rootless container, say): containers map what there is, onto itself.
-    return Place(False, _own_ids("uid"), _own_ids("gid"), None, None)
+        return id_map, id_map
+    # Root of some user namespace (a rootless launcher's, say): containers map what there is, onto itself.
+    return _own_ids("uid"), _own_ids("gid")
+
+
+def join(launcher_pid: int) -> None:
+    """Come to where the launcher is: for an ordinary user that is a user namespace, in which files of subordinate ids
+    can be read and made. Another process of root's is there already. The caller must be single-threaded. Raises
+    OSError.
+    """
+    ours, theirs = "/proc/self/ns/user", f"/proc/{launcher_pid}/ns/user"
+    if os.stat(ours).st_ino == os.stat(theirs).st_ino:
+        return
+    namespaces = [os.open(f"/proc/{launcher_pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "mnt")]
+    for fd, kind in zip(namespaces, (syscalls.NEWUSER, syscalls.NEWNS), strict=True):
+        syscalls.setns(fd, kind)
+        os.close(fd)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def _as_user() -> Place:

@@ -38,6 +38,11 @@ class Paths:
         return private_directory(self._data)
 
     @property
+    def content(self) -> Path:
+        """The content store: images, source, volumes. One for each workspace; embedded there is one, "local"."""
+        return self.data / "content" / "local"
+
+    @property
     def cache(self) -> Path:
         return private_directory(self._cache)
 
