@@ -39,13 +39,17 @@ def other_server() -> Iterator[Server]:
 
 @dataclass
 class Patience:
-    """A Timing whose pauses are noted, not waited for."""
+    """A Timing whose pauses are noted, not waited for. `hasty` is one that soon takes silence for a hang."""
 
     slept: list[float] = field(default_factory=list[float])
 
     @property
     def timing(self) -> Timing:
-        return Timing(connect=2, read=0.3, sleep=lambda stop, seconds: self.slept.append(seconds), random=lambda: 1.0)
+        return Timing(sleep=lambda stop, seconds: self.slept.append(seconds), random=lambda: 1.0)
+
+    @property
+    def hasty(self) -> Timing:
+        return self.timing._replace(read=0.2)
 
 
 @pytest.fixture

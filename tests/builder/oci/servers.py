@@ -35,7 +35,8 @@ class Asked:
 
 @dataclass
 class Answer:
-    """What a server answers. `then` is what it does after `sent` bytes of the body: "cut" the connection, or "hang"."""
+    """What a server answers. `then` is what it does after `sent` bytes of the body: "cut" the connection, "hang", or
+    "trickle" 20 bytes a second."""
 
     status: int = 200
     body: bytes = b""
@@ -136,6 +137,8 @@ class Server:
         handler.wfile.flush()
         if answer.then == "hang":
             self._released.wait()
+        while answer.then == "trickle" and not self._released.wait(0.05):
+            handler.wfile.write(answer.body[answer.sent : answer.sent + 1])
         handler.close_connection = True
         with contextlib.suppress(OSError):
             handler.connection.shutdown(socket.SHUT_RDWR)

@@ -225,7 +225,6 @@ def test_a_token_that_is_refused_ends_it(server: Server, patience: Patience) -> 
         (Answer(404), errors.RegistryError, "answered 404"),
         (Answer(403, b'{"errors": [{"code": "DENIED"}]}'), errors.PermissionDeniedError, "no token .403.*DENIED"),
         (Answer(503), errors.RegistryError, "503.*5 attempts"),
-        (Answer(then="hang"), errors.TimeoutError, "sent nothing"),
     ],
 )
 def test_a_token_server_that_fails(
@@ -235,6 +234,16 @@ def test_a_token_server_that_fails(
     server.on("/token", answer)
     with pytest.raises(error, match=said):
         fetch(server, patience)
+
+
+def test_a_token_server_that_hangs(server: Server, patience: Patience) -> None:
+    server.on(MANIFEST, with_token("right", GOOD, f'Bearer realm="{server.url}/token"'))
+    server.on("/token", Answer(then="hang"))
+    with (
+        Repository(parse(f"{server.host}/name"), timing=patience.hasty) as repository,
+        pytest.raises(errors.TimeoutError, match="sent nothing"),
+    ):
+        repository.document("latest")
 
 
 @pytest.mark.parametrize("realm", ["http://192.0.2.1/token", "ftp://x/token", "", "token"])

@@ -73,13 +73,13 @@ def test_a_retry_after_that_nobody_waits_for_is_an_error_at_once(server: Server,
 
 def test_a_hang_before_the_answer(server: Server, patience: Patience) -> None:
     server.on(MANIFEST, Answer(then="hang"))
-    with pytest.raises(errors.TimeoutError, match=r"sent nothing for 0\.3 s \(3 attempts"):
-        fetch(server, patience.timing)
+    with pytest.raises(errors.TimeoutError, match=r"sent nothing for 0\.2 s \(3 attempts"):
+        fetch(server, patience.hasty)
 
 
 def test_a_hang_in_the_middle_of_the_answer_and_then_none(server: Server, patience: Patience) -> None:
     server.on(MANIFEST, Answer(200, GOOD.body, then="hang", sent=10), GOOD)
-    assert fetch(server, patience.timing) == GOOD.body
+    assert fetch(server, patience.hasty) == GOOD.body
 
 
 def test_a_connection_that_breaks(server: Server, patience: Patience) -> None:

@@ -1,7 +1,7 @@
 """Blobs from a registry into files: verified while they arrive, and gone on with where they broke off.
 
-A download lies in a folder under the blob's digest from its first byte on, locked by who is at it. What is left of one
-that failed is what the next one begins with, in whichever process.
+A download lies in a folder under the blob's digest from its first byte on. What is left of one that failed is what the
+next one begins with, in whichever process.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -20,47 +21,41 @@ from farcall.builder.oci.manifest import Descriptor
 from farcall.builder.oci.registry import Repository
 from farcall.builder.oci.transport import chunks
 from farcall.content.disk import disk_error, write_all
-from farcall.errors import CorruptedError
+from farcall.errors import CorruptedError, FarcallError
 
 KEEP = 7 * 86400.0  # seconds that what is left of a failed download waits for the next attempt
 _POLL = 0.2  # seconds between two looks whether another process is done with a download
+_PROGRESS_BYTES = 64 * 1024  # that an attempt must get further to count as one; else a trickle would have no end
 _READ_BYTES = 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 
-def download(
-    repository: Repository,
-    blob: Descriptor,
-    folder: Path,
-    progress: Callable[[int], None],
-    is_wanted: Callable[[], bool] = lambda: True,
-) -> FileIO | None:
-    """The blob as an open file, at its beginning, verified. Closing it lets others in; `discard` removes it as well.
+def download(repository: Repository, blob: Descriptor, folder: Path, progress: Callable[[int], None]) -> FileIO:
+    """The blob as an open file, at its beginning, verified. It stays in `folder` until somebody calls `discard`.
 
-    `progress` gets how many bytes are there, now and then. While another process downloads the same blob, this waits
-    for it; None where then, or at first, `is_wanted` says no. Raises what `Repository` does and what `disk_error` says.
+    While another process downloads the same blob, this waits for it. `progress` gets how many bytes are there, now and
+    then. Raises what `Repository` does, what `disk_error` says, and StoppedError.
     """
     path = folder / blob.digest.replace(":", "-")
-    while is_wanted():
-        file = _locked(repository, path)
-        if file is None:
-            continue  # another process has discarded it meanwhile
-        try:
+    file, is_ours = _locked(repository, path)
+    try:
+        if is_ours:
             _Transfer(repository, blob, file, progress).run()
-            file.seek(0)
-        except OSError as error:
-            file.close()
+            fcntl.flock(file, fcntl.LOCK_SH)
+        file.seek(0)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError) and not isinstance(error, FarcallError):
             raise disk_error(error, "writing", path) from error
-        except BaseException:
-            file.close()
-            raise
-        return file
-    return None
+        raise
+    progress(blob.size)
+    return file
 
 
 def discard(file: FileIO) -> None:
-    """Removes a download and closes it."""
-    os.unlink(file.name)
+    """Removes a download and closes it. Others who have it open keep what they have."""
+    with suppress(FileNotFoundError):
+        os.unlink(file.name)
     file.close()
 
 
@@ -125,10 +120,10 @@ class _Transfer:
             write_all(self._file.fileno(), chunk)
             self._hasher.update(chunk)
             self._done += len(chunk)
-            if self._done > self._furthest:
+            self._progress(self._done)
+            if self._done >= self._furthest + _PROGRESS_BYTES:
                 self._furthest = self._done
                 attempts.progressed()
-                self._progress(self._done)
 
     def _continues(self, response: httpx.Response) -> bool:
         """Whether an answer is what follows what is there."""
@@ -158,32 +153,32 @@ class _Transfer:
         self._done = 0
 
 
-def _locked(repository: Repository, path: Path) -> FileIO | None:
-    """The file at `path`, ours alone; None where it went away while another process was at it. StoppedError."""
+def _locked(repository: Repository, path: Path) -> tuple[FileIO, bool]:
+    """The file at `path`, and whether it is ours alone, to be written; else it is whole and verified.
+
+    Who writes holds the lock alone, who reads shares it: so nobody waits for anything but a transfer under way.
+    """
     stop, timing = repository.transport.stop, repository.transport.timing
-    file = None
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        file = FileIO(path, "r+", opener=lambda name, flags: os.open(name, flags | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        while not _try_lock(file):
-            timing.sleep(stop, _POLL)
-            if stop.is_set():
-                raise StoppedError
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()
-    except BaseException as error:
-        if file is not None:
-            file.close()
-        if isinstance(error, OSError):
+    while not stop.is_set():
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            file = FileIO(path, "r+", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o600))
+        except OSError as error:
             raise disk_error(error, "making", path) from error
-        raise
-    return None
+        if _try_lock(file, fcntl.LOCK_EX):
+            if os.fstat(file.fileno()).st_nlink:
+                return file, True
+        elif _try_lock(file, fcntl.LOCK_SH):
+            return file, False
+        else:
+            timing.sleep(stop, _POLL)
+        file.close()  # somebody writes it, or has discarded it between our opening and our lock
+    raise StoppedError
 
 
-def _try_lock(file: FileIO) -> bool:
+def _try_lock(file: FileIO, kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

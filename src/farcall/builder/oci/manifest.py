@@ -33,6 +33,8 @@ _LAYERS = tuple(
 )
 _MAX_LAYERS = 1024
 
+MAX_DOCUMENT_BYTES = 8 * 2**20  # of manifests and configurations, which are held in memory; registries allow 4 MiB
+
 
 class _PlatformFields(msgspec.Struct):
     os: str = ""
@@ -47,7 +49,7 @@ class Descriptor(msgspec.Struct, rename="camel", frozen=True):
     size: int
     media_type: str = ""
     platform: _PlatformFields | None = None
-    annotations: dict[str, str] | None = None
+    annotations: dict[str, str] = {}
 
     @property
     def named_platform(self) -> Platform:
@@ -153,14 +155,14 @@ def read_document(data: bytes, name: str, media_type: str = "") -> Index | Manif
     return Manifest(document.config, document.layers)
 
 
-def read_configuration(data: bytes, manifest: Manifest, name: str) -> Configuration:
-    """The configuration that `manifest` names. Raises ContentError where it is none, or does not fit the manifest."""
+def read_configuration(data: bytes, layers: int, name: str) -> Configuration:
+    """The configuration of an image with so many layers. Raises ContentError where it is none, or of another number."""
     found = _decoded(data, _ConfigurationFields, f"the configuration of {name}")
     diff_ids = (found.rootfs and found.rootfs.diff_ids) or ()
-    if len(diff_ids) != len(manifest.layers) or not all(map(is_digest, diff_ids)):
+    if len(diff_ids) != layers or not all(map(is_digest, diff_ids)):
         raise ContentError(
-            f"the configuration of {name} has digests for {len(diff_ids)} layers, its manifest has "
-            f"{len(manifest.layers)}: the image is damaged"
+            f"the configuration of {name} has digests for {len(diff_ids)} layers, its manifest has {layers}: the image "
+            "is damaged"
         )
     run = found.config or _Run()
     env = dict(variable.split("=", 1) for variable in run.env or () if "=" in variable)

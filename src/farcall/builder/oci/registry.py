@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import NamedTuple
 from urllib.parse import urljoin
 
 import httpx
@@ -15,10 +14,10 @@ from farcall.builder.oci import aws, credentials
 from farcall.builder.oci.attempts import PATIENT, Timing, TransientError
 from farcall.builder.oci.authentication import Authenticator, refused
 from farcall.builder.oci.endpoint import DIRECTLY, Access, endpoint_of
-from farcall.builder.oci.manifest import ACCEPTED
+from farcall.builder.oci.image import Document
+from farcall.builder.oci.manifest import ACCEPTED, MAX_DOCUMENT_BYTES
 from farcall.builder.oci.reference import Reference
 from farcall.builder.oci.transport import (
-    MAX_DOCUMENT_BYTES,
     NoTlsError,
     Transport,
     check_transient,
@@ -32,14 +31,6 @@ from farcall.errors import ConnectionError, CorruptedError, FarcallError, NotFou
 _TAG_PAGES = 20  # of 1,000 tags each, that are looked at for near ones
 _NEAR_TAGS = 5
 _REACHABLE_SECONDS = 2.0
-
-
-class Document(NamedTuple):
-    """A manifest or an index as the registry has it, verified against its digest."""
-
-    data: bytes
-    media_type: str
-    digest: str
 
 
 class Repository:

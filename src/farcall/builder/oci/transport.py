@@ -17,10 +17,10 @@ import msgspec
 
 from farcall.builder.oci.attempts import Attempts, StoppedError, Timing, TransientError
 from farcall.builder.oci.endpoint import is_loopback, may_be_http
+from farcall.builder.oci.manifest import MAX_DOCUMENT_BYTES
 from farcall.errors import ConnectionError, RegistryError, TimeoutError
 from farcall.version import __version__
 
-MAX_DOCUMENT_BYTES = 8 * 2**20  # of manifests and configurations, which are held in memory; registries allow 4 MiB
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
