@@ -41,8 +41,8 @@ class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
 
 class RegistryBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="registry"):
     """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none. `credentials` are
-    the variables of a secret that opens the registry (REGISTRY_USERNAME and REGISTRY_PASSWORD, or those of a cloud) and,
-    for each, a handle."""
+    the variables of a secret that opens the registry (REGISTRY_USERNAME and REGISTRY_PASSWORD, or those of a cloud),
+    and, for each, a handle."""
 
     reference: str
     add_python: str = ""
