@@ -146,7 +146,8 @@ class _Layout:
         index = formats.read_document(data, f"{INDEX_FILE} of {self.archive.name}", formats.OCI_INDEX)
         if not isinstance(index, Index):
             raise ContentError(f"{INDEX_FILE} of {self.archive.name} is no index of images")
-        names = [[entry.annotations[key] for key in _NAMES if key in entry.annotations] for entry in index.manifests]
+        notes = [entry.annotations or {} for entry in index.manifests]
+        names = [[note[key] for key in _NAMES if key in note] for note in notes]
         chosen = _called(self._wanted, names, self.archive.name)
         data = msgspec.json.encode({"schemaVersion": 2, "manifests": [index.manifests[place] for place in chosen]})
         return Document(data, formats.OCI_INDEX, "")
