@@ -75,7 +75,7 @@ class App:
                     f"{function.name} needs {', '.join(function.unimplemented)}, "
                     "which this version of farcall does not have yet"
                 )
-            if function.interpreter is None:
+            if function.interpreter is None and not function.image_id:
                 raise errors.InvalidError(f"{function.name} names no interpreter")
             self.server.capacity.check(function)
             pool = self.pools[key] = Pool(self.server, self, function, params)

@@ -17,10 +17,14 @@ from typing import Any
 import msgspec
 
 from farcall import errors
+from farcall.builder.builder import Builder
+from farcall.builder.containers import StepContainers
+from farcall.content.store import Store
 from farcall.interpreters import private
 from farcall.server.app import App
 from farcall.server.call import Call
 from farcall.server.capacity import Capacity
+from farcall.server.images import ImageBuilds
 from farcall.server.logs import Logs
 from farcall.server.pool import EXIT_GRACE, Pool
 from farcall.server.session import Session, process_exists
@@ -34,6 +38,7 @@ from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.transport import Transport
 from farcall.worker.container import Container, State
+from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
 
 STARTS_AT_ONCE = 4  # more would only share the cores
@@ -60,7 +65,11 @@ class Server:
         self.capacity = Capacity.of_this_machine()
         self.logs = Logs(paths.state / "logs", self.loop)
         self.spawned = Spawned(self)
-        self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw)
+        content = Store(paths.content)
+        self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw, Filesystems(content))
+        builds = paths.cache / "builds"
+        self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
+        self.worker.find_root = self.images.root
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
         self.worker.on_tick = self._tick
         self.apps: dict[str, App] = {}
@@ -137,6 +146,7 @@ class Server:
                 app.stopping = True
         for session in list(self._sessions):
             session.disconnect()
+        await self.images.close()
         await self.worker.close()
         if self._background:
             await asyncio.wait(self._background, timeout=5)
@@ -231,6 +241,7 @@ class Server:
         """Makes an app's functions callable. One that is known gets its owner and further functions."""
         app = self.apps.get(spec.app_id)
         new = app is None
+        self.images.keep(spec.app_id, spec.functions)
         if app is None:
             app = App(self, spec.app_id, spec.name, spec.mode, session)
             self.apps[spec.app_id] = app
@@ -279,6 +290,7 @@ class Server:
         for function_id in app.functions:
             self.functions.pop(function_id, None)
         self.apps.pop(app_id, None)
+        self.images.forget(app_id)
         self._send_stats(app)
         self._stats_wanted.pop(app_id, None)
         self._stats_sent.pop(app_id, None)
@@ -329,6 +341,7 @@ class Server:
             self.spawn(self.spawned.resume(app))
             if mode == "ephemeral":
                 self.loop.call_later(ADOPTION_SECONDS, self._end_orphan, app)
+        self.images.forget_all_but(self.apps)
 
     def _end_orphan(self, app: App) -> None:
         if app.owner is None and self.apps.get(app.app_id) is app:

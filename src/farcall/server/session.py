@@ -96,6 +96,9 @@ class Session:
             case messages.CreateApp():
                 self._answer_later(message, self._create_app(message, fds))
                 return
+            case messages.BuildImage():
+                self._answer_later(message, self._build_image(message, fds))
+                return
             case _:
                 close_all(fds)  # no other message has any
         match message:
@@ -117,6 +120,14 @@ class Session:
                 self.server.subscribe_stats(message.app_id, self)
                 app_id = message.app_id
                 self.server.logs.subscribe(Subscription(self, 0, lambda entry: entry.app_id == app_id))
+                self.send(messages.Done(seq))
+            case messages.CancelBuild(seq=seq):
+                self._only_clients()
+                self.server.images.cancel(self, message.build)
+                self.send(messages.Done(seq))
+            case messages.PublishImage(seq=seq):
+                self._only_clients()
+                self.server.images.publish(message)
                 self.send(messages.Done(seq))
             case messages.ReadLogs():
                 self._only_clients()
@@ -255,6 +266,14 @@ class Session:
             close_all(fds)
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
+    async def _build_image(self, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
+        try:
+            self._only_clients()
+        except errors.FarcallError:
+            close_all(fds)
+            raise
+        return await self.server.images.build(self, message, fds)
+
     async def _stop_app(self, message: messages.StopApp) -> bytes:
         return _encode(await self.server.stop_app(message.app_id, message.grace))
 
@@ -326,6 +345,7 @@ class Session:
             call.pool.cancel(call, None, False)
             self.server.calls.pop(call.call_id, None)
         self._calls.clear()
+        self.server.images.session_closed(self)
         self.server.session_closed(self)
 
 

@@ -32,6 +32,13 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- bases
 
 
+class Credentials(msgspec.Struct, frozen=True):
+    """Handles of the secret values that open a registry."""
+
+    username: str
+    password: str
+
+
 class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
     """Debian slim with the Python `python` ("3.12" or "3.12.4"), pip and uv."""
 
@@ -40,13 +47,11 @@ class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
 
 
 class RegistryBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="registry"):
-    """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none. `credentials` are
-    the variables of a secret that opens the registry (REGISTRY_USERNAME and REGISTRY_PASSWORD, or those of a cloud),
-    and, for each, a handle."""
+    """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none."""
 
     reference: str
     add_python: str = ""
-    credentials: dict[str, str] = {}
+    credentials: Credentials | None = None
     force: bool = False
 
 
@@ -224,7 +229,7 @@ def identity(part: Base | Step) -> bytes:
     if hasattr(part, "force"):
         changes["force"] = False
     if isinstance(part, RegistryBase):
-        changes["credentials"] = {}
+        changes["credentials"] = None
     if isinstance(part, Run | Pip | UvSync | Apt | Call):
         changes["secrets"] = dict.fromkeys(part.secrets, "")
     if isinstance(part, Run):

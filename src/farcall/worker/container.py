@@ -16,6 +16,7 @@ from farcall.wire import messages
 from farcall.wire.frames import MAX_BODY
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
+from farcall.worker.filesystems import Mounted
 from farcall.worker.limit import OutputLimit
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Container:
         self.prints: OutputLimit | None = None  # for what comes as messages; the pipes have their own
         self.page_fd = SharedPage.create()
         self.page = SharedPage(self.page_fd)
+        self.mounted: Mounted | None = None  # the trees it is made from
         self.pidfd = -1
         self.reason = ""  # why farcall ends it
         self.exited: Exited | None = None

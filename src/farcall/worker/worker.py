@@ -29,6 +29,7 @@ from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
 from farcall.worker.command import Commands
 from farcall.worker.container import Container, End, Owner, State
+from farcall.worker.filesystems import Filesystems, Root
 from farcall.worker.limit import BURST, RATE, OutputLimit
 from farcall.worker.pipes import OutputPipe
 
@@ -44,10 +45,11 @@ OnText = Callable[[Container, str, str], None]
 class Worker:
     """Makes containers and keeps them. One event loop."""
 
-    def __init__(self, launcher_state: Path, server_id: str, on_text: OnText) -> None:
+    def __init__(self, launcher_state: Path, server_id: str, on_text: OnText, filesystems: Filesystems) -> None:
         self._launcher_state = launcher_state
         self._server_id = server_id
         self._on_text = on_text
+        self._filesystems = filesystems
         self._launcher: LauncherClient | None = None
         self._connecting = asyncio.Lock()
         self._containers: dict[str, Container] = {}
@@ -55,6 +57,7 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.find_root: Callable[[str], Root] = _no_images
         self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
         self.on_tick: Callable[[], None] = lambda: None
 
@@ -62,6 +65,11 @@ class Worker:
     def containers(self) -> list[Container]:
         """All containers that are not gone."""
         return list(self._containers.values())
+
+    @property
+    def launcher_pid(self) -> int:
+        """The launcher's process, 0 while there is none."""
+        return 0 if self._launcher is None else self._launcher.launcher_pid
 
     async def open(self) -> None:
         """Connects to the launcher, starting it where none runs, and ends what an earlier worker left behind."""
@@ -117,14 +125,16 @@ class Worker:
 
     async def _start(self, container: Container) -> None:
         function = container.function
-        assert function.interpreter is not None
         theirs: list[int] = []
         try:
             control, stdout, stderr = self._open_ends(container, theirs)
-            _check_interpreter(function)
+            root = self.find_root(function.image_id) if function.image_id else None
+            if root is None:
+                _check_interpreter(function)
+            container.mounted = await self._filesystems.take(root, function)
             launcher = await self._connected()
             started = await launcher.start(
-                _container_spec(container, self._server_id),
+                _container_spec(container, root, self._server_id),
                 ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
             )
         except (errors.FarcallError, OSError) as error:
@@ -313,6 +323,8 @@ class Worker:
         reason = container.reason
         if not reason and not container.severed and container.exited is not None and container.exited.killed_by_us:
             reason = "its launcher ended"
+        if container.mounted is not None:
+            self._filesystems.give_back(container.mounted)
         end = End(container.exited, reason, container.lost, container.error, container.severed)
         container.close()
         container.owner.on_gone(container, end, started, unstarted)
@@ -332,9 +344,13 @@ def _check_interpreter(function: FunctionSpec) -> None:
         )
 
 
-def _container_spec(container: Container, server_id: str) -> ContainerSpec:
+def _no_images(image_id: str) -> Root:
+    raise errors.NotFoundError(f"there is no image {image_id} here")
+
+
+def _container_spec(container: Container, root: Root | None, server_id: str) -> ContainerSpec:
     function = container.function
-    assert function.interpreter is not None
+    assert container.mounted is not None
     cpu_request, cpu_limit = function.cpu
     memory_request, memory_limit = function.memory
     limits = Limits(
@@ -344,10 +360,11 @@ def _container_spec(container: Container, server_id: str) -> ContainerSpec:
         limits = msgspec.structs.replace(limits, disk=function.disk)
     return ContainerSpec(
         container_id=container.container_id,
-        interpreter=function.interpreter,
+        interpreter=root.interpreter if root else function.interpreter,
         limits=limits,
         binds=function.binds,
         env={
+            **(root.env if root else {}),
             **function.env,
             "FARCALL_CONTAINER_ID": container.container_id,
             "FARCALL_APP_ID": container.app_id,
@@ -355,4 +372,8 @@ def _container_spec(container: Container, server_id: str) -> ContainerSpec:
         },
         runtime=function.runtime,
         block_network=function.block_network,
+        cwd=function.workdir or (root.workdir if root and root.workdir != "/" else "/root"),
+        root=container.mounted.root,
+        trees=container.mounted.trees,
+        entrypoint=root.entrypoint if root else (),
     )

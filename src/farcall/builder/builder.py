@@ -1,0 +1,525 @@
+"""Building images: the order of steps, what of them was done before, and what runs where.
+
+An image so far is a `State`: a tree, and what the configuration says. A step's key is the hash of the state before it,
+of the step itself and of the content it copies; under that key the state after it is recorded. So steps are cached by
+what they read, images that begin alike share their beginning, and a build that was cut short goes on after its last
+whole step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farcall import errors
+from farcall.builder import commands, debian, titles
+from farcall.builder.containers import StepContainers
+from farcall.builder.copying import select
+from farcall.builder.images import PYTHONS, STEPS, Image, Images, Python, image_id
+from farcall.builder.job import run_job
+from farcall.builder.progress import Progress, count_steps
+from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Prepare, Pull, State
+from farcall.builder.shared import Say, SharedWork
+from farcall.builder.sources import PackageSources, package_sources
+from farcall.content.lease import Lease
+from farcall.content.store import Store
+from farcall.interpreters import private
+from farcall.interpreters.probe import details_of, program, report_in
+from farcall.spec.container import TreeMount
+from farcall.spec.expansion import expand, expand_text
+from farcall.spec.image import (
+    Apt,
+    Base,
+    BuiltBase,
+    Call,
+    Configure,
+    Copy,
+    DebianBase,
+    Download,
+    ImageConfig,
+    ImageSpec,
+    Pip,
+    RegistryBase,
+    Run,
+    ScratchBase,
+    Step,
+    UvSync,
+    configured,
+    identity,
+)
+from farcall.wire.messages import BuildEvent
+
+_FORMAT = b"1"  # of keys: another one, and nothing that was done before counts any more
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Build:
+    """One image being built for one program."""
+
+    def __init__(self, lease: Lease, secrets: Mapping[str, str], force: bool, progress: Progress) -> None:
+        self.lease = lease
+        self.secrets = secrets
+        self.force = force
+        self.progress = progress
+        self.stages: dict[bytes, State] = {}
+
+    def values(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The values of secrets by the variables they go into. Raises InvalidError for a handle that has none."""
+        missing = [name for name, handle in names.items() if handle not in self.secrets]
+        if missing:
+            raise errors.InvalidError(f"no value came along for the secret variables {', '.join(missing)}")
+        return {name: self.secrets[handle] for name, handle in names.items()}
+
+
+class Builder:
+    """Builds images, and knows those that are built. All methods belong to one event loop."""
+
+    def __init__(
+        self, store: Store, containers: StepContainers, cache: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.images = Images(store)
+        self._store = store
+        self._containers = containers
+        self._cache = cache
+        self._environ = os.environ if environ is None else environ
+        self._steps: SharedWork[State] = SharedWork()
+        self._finishes: SharedWork[Image] = SharedWork()
+        self._selections: dict[bytes, str] = {}
+        self._known: dict[bytes, str] = {}  # what was asked for, and the image it came to
+        self._compiling: dict[str, asyncio.Future[None]] = {}
+        self._compiler = asyncio.Lock()  # one at a time: it has all the time there is
+        self._log = logging.getLogger("farcall.builder")
+
+    @property
+    def busy(self) -> int:
+        """Steps that are being done."""
+        return self._steps.count
+
+    async def build(
+        self, spec: ImageSpec, secrets: Mapping[str, str], force: bool, send: Callable[[BuildEvent], None]
+    ) -> Image:
+        """The image that `spec` describes, built as far as it is not there yet. `send` is told how it goes on.
+
+        Cancelled, it ends what nobody else waits for. Raises ImageBuildError, and what content and launcher raise.
+        """
+        progress = Progress(count_steps(spec), send)
+        asked = hashlib.sha256(msgspec.msgpack.encode(spec)).digest()
+        if not force and (image := self._find_known(asked)) is not None:
+            return image
+        with self._store.lease("build") as lease:
+            build = Build(lease, secrets, force, progress)
+            state = await self._build(spec, build)
+            image = await self._finish(state, build)
+        if not any(getattr(part, "force", False) for part in (spec.base, *spec.steps)):
+            self._known[asked] = image.image_id
+        if image.python is not None and not image.compiled and image.image_id not in self._compiling:
+            self._compiling[image.image_id] = asyncio.ensure_future(self._compile(image, image.python))
+        return image
+
+    async def close(self) -> None:
+        """Ends what goes on in the background."""
+        for task in list(self._compiling.values()):
+            task.cancel()
+        await asyncio.gather(*self._compiling.values(), return_exceptions=True)
+
+    async def _compile(self, image: Image, python: Python) -> None:
+        """Compiles what is installed in an image, for the containers that start when that is done. The image can be
+        used meanwhile: its containers compile what they import, as they would anywhere."""
+        try:
+            async with self._compiler:
+                with self._store.lease("compile") as lease:
+                    lease.keep_tree(image.tree)
+                    state = State(image.tree, image.config, python.executable)
+                    command = commands.compile_bytecode(python.executable, python.sys_path)
+                    root = await self._containers.run(lease, state, command, lambda line: None)
+                    await self._prepare(lease, root)
+                    self.images.put(msgspec.structs.replace(image, root=root, compiled=True))
+        except errors.FarcallError as error:
+            self._log.warning("the bytecode of image %s was not compiled: %s", image.image_id, error)
+        finally:
+            del self._compiling[image.image_id]
+
+    def _find_known(self, asked: bytes) -> Image | None:
+        found = self._known.get(asked)
+        image = None if found is None else self.images.find(found)
+        # Its runner's files are of this farcall only, and may have been removed.
+        if image is not None and image.python is not None and private.existing(image.python.details()) is None:
+            return None
+        return image
+
+    async def _build(self, spec: ImageSpec, build: Build) -> State:
+        force = build.force
+        state = await self._base(spec.base, build, force or getattr(spec.base, "force", False))
+        force = force or getattr(spec.base, "force", False)
+        for step in spec.steps:
+            if isinstance(step, Configure):
+                state = msgspec.structs.replace(state, config=configured(state.config, step))
+                if step.field == "env" and "PATH" in step.pairs:
+                    state = msgspec.structs.replace(state, python="")
+                continue
+            force = force or step.force
+            state = await self._step(state, step, build, force)
+        return msgspec.structs.replace(state, config=msgspec.structs.replace(state.config, args={}))
+
+    # --- bases
+
+    async def _base(self, base: Base, build: Build, force: bool) -> State:
+        match base:
+            case BuiltBase():
+                image = self.images.get(base.image)
+                build.progress.step(titles.of_base(base), image.image_id).cached()
+                return State(image.tree, image.config, image.python.executable if image.python else "")
+            case ScratchBase():
+                tree = build.lease.add_tree(())
+                build.progress.step(titles.of_base(base), "scratch").cached()
+                return await self._with_python(State(tree), base.add_python, "", build, force)
+            case RegistryBase():
+                credentials: dict[str, str] = {}
+                if base.credentials is not None:
+                    names = {"REGISTRY_USERNAME": base.credentials.username}
+                    names["REGISTRY_PASSWORD"] = base.credentials.password
+                    credentials = build.values(names)
+
+                async def pull(lease: Lease, say: Say) -> State:
+                    return await run_job(Pull(*self._where(lease), base.reference, credentials), State, say)
+
+                key = _key(identity(msgspec.structs.replace(base, add_python="")))
+                state = await self._once(titles.of_base(base), key, pull, build, force)
+                return await self._with_python(state, base.add_python, "", build, force)
+            case DebianBase():
+                return await self._debian(base, build, force)
+
+    async def _debian(self, base: DebianBase, build: Build, force: bool) -> State:
+        recipe = repr((debian.RECIPE, debian.SUITE, debian.PACKAGES, os.uname().machine))
+
+        async def bootstrap(lease: Lease, say: Say) -> State:
+            tree = await run_job(Bootstrap(*self._where(lease)), str, say)
+            return State(tree, ImageConfig(env={"PATH": _DEFAULT_PATH}), "/usr/bin/python3")
+
+        state = await self._once(titles.of_base(base), _key(b"debian", recipe.encode()), bootstrap, build, force)
+        if base.python == debian.PYTHON:
+            return state
+        return await self._with_python(state, base.python, debian.PYTHON, build, force)
+
+    async def _with_python(self, state: State, version: str, own: str, build: Build, force: bool) -> State:
+        """The state with an interpreter added, where one is asked for."""
+        if not version:
+            return state
+
+        async def add(lease: Lease, say: Say) -> State:
+            request = AddPython(*self._where(lease), state.tree, version, own, str(self._cache / "python"))
+            added = await run_job(request, AddedPython, say)
+            folder = posixpath.dirname(added.executable)
+            path = state.config.env.get("PATH", _DEFAULT_PATH)
+            config = msgspec.structs.replace(state.config, env=state.config.env | {"PATH": f"{folder}:{path}"})
+            before = State(added.tree, config, added.executable)
+            command = commands.check_python(added.executable)
+            return msgspec.structs.replace(before, tree=await self._containers.run(lease, before, command, say))
+
+        return await self._once(f"Python {version}", _key(b"python", version.encode(), state), add, build, force)
+
+    # --- steps
+
+    async def _step(self, state: State, step: Step, build: Build, force: bool) -> State:
+        match step:
+            case Run():
+                return await self._command_step(
+                    state, step, build, force, lambda: commands.of_run(step, state.config, self._sources())
+                )
+            case Apt():
+                return await self._command_step(
+                    state, step, build, force, lambda: commands.of_apt(step, self._sources())
+                )
+            case Pip():
+                return await self._pip(state, step, build, force)
+            case UvSync():
+                return await self._uv_sync(state, step, build, force)
+            case Copy():
+                return await self._copy(state, step, build, force)
+            case Download():
+                return await self._download(state, step, build, force)
+            case Call():
+                return await self._call(state, step, build, force)
+            case Configure():
+                raise AssertionError("a configuration is no step of work")
+
+    async def _command_step(
+        self,
+        state: State,
+        step: Run | Apt | Pip | UvSync | Call,
+        build: Build,
+        force: bool,
+        command: Callable[[], commands.StepCommand],
+        *content: bytes,
+    ) -> State:
+        """A step that runs something in a container."""
+
+        async def work(lease: Lease, say: Say) -> State:
+            made = command()
+            made = replace(made, env=made.env | build.values(step.secrets))
+            tree = await self._containers.run(lease, state, made, say)
+            # Commands of the user's may bring another Python, or take one away.
+            python = state.python if isinstance(step, Pip | Call) else ""
+            return State(tree, state.config, python)
+
+        return await self._once(titles.of_step(step), _key(state, identity(step), *content), work, build, force)
+
+    async def _pip(self, state: State, step: Pip, build: Build, force: bool) -> State:
+        state = await self._with_known_python(state, build)
+        uv = await asyncio.to_thread(commands.find_uv, step.uv_version, self._cache / "uv-versions")
+        return await self._command_step(
+            state, step, build, force, lambda: commands.of_pip(step, state.python, self._sources(), uv)
+        )
+
+    async def _uv_sync(self, state: State, step: UvSync, build: Build, force: bool) -> State:
+        state = await self._with_known_python(state, build)
+        uv = await asyncio.to_thread(commands.find_uv, step.uv_version, self._cache / "uv-versions")
+        build.lease.keep_tree(step.tree)
+
+        async def work(lease: Lease, say: Say) -> State:
+            made = commands.of_uv_sync(step, state.python, self._sources(), uv)
+            made = replace(made, env=made.env | build.values(step.secrets))
+            copied = Copy(target=commands.PROJECT + "/", sources=(".",))
+            tree = await run_job(CopyTree(*self._where(lease), state.tree, step.tree, copied, "/"), str, say)
+            before = msgspec.structs.replace(state, tree=tree)
+            tree = await self._containers.run(lease, before, made, say)
+            path = f"{commands.PROJECT}/.venv/bin:{state.config.env.get('PATH', _DEFAULT_PATH)}"
+            env = state.config.env | {"PATH": path, "VIRTUAL_ENV": f"{commands.PROJECT}/.venv"}
+            return State(tree, msgspec.structs.replace(state.config, env=env), f"{commands.PROJECT}/.venv/bin/python")
+
+        key = _key(state, identity(step), step.tree.encode())
+        return await self._once(titles.of_step(step), key, work, build, force)
+
+    async def _copy(self, state: State, step: Copy, build: Build, force: bool) -> State:
+        source, keep_owner = "", step.stage is not None or step.image is not None
+        if step.stage is not None:
+            source = (await self._stage(step.stage, build)).tree
+        elif step.image is not None:
+            source = (await self._base(step.image, build, force)).tree
+        elif step.tree:
+            source = step.tree
+            build.lease.keep_tree(source)
+        step = _expanded_copy(step, state.config)
+        content = await asyncio.to_thread(self._selected, source, step) if source else ""
+        workdir = state.config.workdir
+
+        async def work(lease: Lease, say: Say) -> State:
+            request = CopyTree(*self._where(lease), state.tree, source, step, workdir, keep_owner)
+            return State(await run_job(request, str, say), state.config, state.python)
+
+        key = _key(state, identity(step), content.encode())
+        return await self._once(titles.of_step(step), key, work, build, force)
+
+    async def _stage(self, spec: ImageSpec, build: Build) -> State:
+        """A stage of a Dockerfile: built once, however often it is copied from."""
+        name = msgspec.msgpack.encode(spec)
+        if name not in build.stages:
+            build.stages[name] = await self._build(spec, build)
+        return build.stages[name]
+
+    def _selected(self, source: str, step: Copy) -> str:
+        """Stands for the content that a COPY takes from the tree `source`: other files in it do not count."""
+        name = msgspec.msgpack.encode([source, step.sources, step.parents])
+        found = self._selections.get(name)
+        if found is None:
+            selection = select(self._store.tree(source), step.sources, parents=step.parents)
+            found = self._selections[name] = f"{selection.tree.id} {selection.single!r}"
+        return found
+
+    async def _download(self, state: State, step: Download, build: Build, force: bool) -> State:
+        if step.expand:
+            variables = _variables(state.config)
+            changed = {name: expand(getattr(step, name), variables, step.expand) for name in ("url", "target", "owner")}
+            step = msgspec.structs.replace(step, **changed, expand="")
+        made = step
+
+        async def work(lease: Lease, say: Say) -> State:
+            request = Fetch(*self._where(lease), state.tree, made, state.config.workdir)
+            return State(await run_job(request, str, say), state.config, state.python)
+
+        return await self._once(titles.of_step(step), _key(state, identity(step)), work, build, force)
+
+    async def _call(self, state: State, step: Call, build: Build, force: bool) -> State:
+        state = await self._with_known_python(state, build)
+        image = await self._finish(state, build)
+        if image.python is None:
+            raise errors.ImageBuildError(
+                f"the image has no Python to run {step.function.name} with", step=titles.of_step(step)
+            )
+        python = image.python
+        runner = private.existing(python.details())
+        mounts: list[TreeMount] = []
+        for tree in step.function.trees:
+            build.lease.keep_tree(tree.tree_id)
+            mounted = await self._prepare(build.lease, tree.tree_id)
+            mounts.append(msgspec.structs.replace(mounted, target=tree.target, subpath=tree.path))
+        assert runner is not None
+
+        def command() -> commands.StepCommand:
+            return commands.of_call(step, python.executable, str(runner), self._sources(), tuple(mounts))
+
+        return await self._command_step(state, step, build, force, command, step.fingerprint.encode())
+
+    # --- what steps are made of
+
+    async def _once(
+        self, title: str, key: str, work: Callable[[Lease, Say], Awaitable[State]], build: Build, force: bool
+    ) -> State:
+        """The state after a step, done now unless it was done before or is being done for another build."""
+        step = build.progress.step(title, key)
+        if not force and (known := self._recorded(key, build)) is not None:
+            step.cached()
+            return known
+        if key in self._steps:
+            step.queued()
+        step.running()
+
+        async def record(say: Say) -> State:
+            # A lease of its own: the build that began the work may leave it to others.
+            with self._store.lease("step") as lease:
+                state = await work(lease, say)
+                self._store.put_record(
+                    STEPS, key, trees=(state.tree,), data={"title": title, **msgspec.to_builtins(state)}
+                )
+            return state
+
+        try:
+            state = await self._steps.do(key, record, step.say)
+            build.lease.keep_tree(state.tree)
+        except errors.FarcallError as error:
+            step.failed()
+            if isinstance(error, errors.ImageBuildError) and not error.step:
+                error.step = title
+            raise
+        step.done()
+        return state
+
+    def _recorded(self, key: str, build: Build) -> State | None:
+        record = self._store.record(STEPS, key)
+        if record is None:
+            return None
+        try:
+            build.lease.keep_tree(record.trees[0])
+        except errors.NotFoundError:
+            return None  # collected just now
+        return msgspec.convert(record.data, State)
+
+    async def _prepare(self, lease: Lease, tree: str) -> TreeMount:
+        """Make a tree ready to be mounted."""
+        return await run_job(Prepare(*self._where(lease), tree), TreeMount)
+
+    def _where(self, lease: Lease) -> tuple[str, str, int]:
+        return self._containers.where(lease)
+
+    def _sources(self) -> PackageSources:
+        return package_sources(self._environ)
+
+    # --- the image's Python
+
+    async def _with_known_python(self, state: State, build: Build) -> State:
+        if state.python:
+            return state
+        python = await self._python(build.lease, state)
+        return state if python is None else msgspec.structs.replace(state, python=python.executable)
+
+    async def _python(self, lease: Lease, state: State) -> Python | None:
+        """The Python that the image's PATH leads to, asked once for each tree; None where there is none we can use."""
+        key = _key(state.tree.encode(), state.config.env.get("PATH", _DEFAULT_PATH).encode())
+        record = self._store.record(PYTHONS, key)
+        if record is None:
+            found = await self._ask_python(lease, state)
+            data: dict[str, Any] = {} if found is None else msgspec.to_builtins(found)
+            self._store.put_record(PYTHONS, key, data=data)
+            return found
+        return msgspec.convert(record.data, Python) if record.data else None
+
+    async def _ask_python(self, lease: Lease, state: State) -> Python | None:
+        for name in ("python3", "python"):
+            lines: list[str] = []
+            command = commands.StepCommand((name, "-c", program()), name)
+            try:
+                await self._containers.run(lease, state, command, lines.append, keep=False)
+            except errors.ImageBuildError:
+                continue
+            report = report_in("".join(lines))
+            if report is None or report["implementation"] != "cpython":
+                continue
+            version = tuple(int(part) for part in report["version"].split("."))
+            if version < (3, 11):
+                continue
+            found = details_of(report)
+            return Python(found.executable, found.version, found.tag, found.soabi, found.prefix, found.sys_path)
+        return None
+
+    async def _finish(self, state: State, build: Build) -> Image:
+        """The image of a state, ready to start containers from: its Python known, the runner's files for it made, its
+        file system prepared for mounting."""
+        name = image_id(state.tree, state.config)
+        return await self._finishes.do(name, lambda say: self._finished(name, state), lambda line: None)
+
+    async def _finished(self, name: str, state: State) -> Image:
+        with self._store.lease("image") as lease:
+            lease.keep_tree(state.tree)
+            image = self.images.find(name)
+            if image is None:
+                image = Image(name, state.tree, state.tree, state.config, await self._python(lease, state))
+                await self._prepare(lease, state.tree)
+                self.images.put(image)
+            if image.python is not None and private.existing(image.python.details()) is None:
+                await self._make_runner(lease, image, state)
+            return image
+
+    async def _make_runner(self, lease: Lease, image: Image, state: State) -> None:
+        """farcall's own files for the image's Python, compiled by it."""
+        assert image.python is not None
+        details = image.python.details()
+        work = await asyncio.to_thread(private.assemble, details)
+        try:
+            command = commands.compile_runner(details.executable, str(work))
+            await self._containers.run(lease, state, command, lambda line: None, keep=False)
+        finally:
+            await asyncio.to_thread(private.publish, work, details)
+
+
+def _key(*parts: bytes | State) -> str:
+    hasher = hashlib.sha256(_FORMAT)
+    for part in parts:
+        data = part if isinstance(part, bytes) else msgspec.msgpack.encode(part, order="sorted")
+        hasher.update(len(data).to_bytes(8, "big") + data)
+    return hasher.hexdigest()
+
+
+def _variables(config: ImageConfig) -> dict[str, str]:
+    return config.args | config.env
+
+
+def _expanded_copy(step: Copy, config: ImageConfig) -> Copy:
+    """A COPY without variables in it."""
+    variables = _variables(config)
+    files = tuple(
+        msgspec.structs.replace(file, text=expand_text(file.text, variables), expand=False) if file.expand else file
+        for file in step.files
+    )
+    if not step.expand:
+        return msgspec.structs.replace(step, files=files)
+
+    def word(text: str) -> str:
+        return expand(text, variables, step.expand)
+
+    return msgspec.structs.replace(
+        step,
+        files=files,
+        sources=tuple(word(source) for source in step.sources),
+        target=word(step.target),
+        owner=word(step.owner),
+        expand="",
+    )

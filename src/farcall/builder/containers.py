@@ -1,0 +1,102 @@
+"""Steps in containers: what they see, and what becomes of what they write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections import deque
+from pathlib import Path
+
+from farcall.builder.commands import StepCommand
+from farcall.builder.job import run_job
+from farcall.builder.requests import Commit, Prepare, State
+from farcall.builder.shared import Say
+from farcall.content.lease import Lease
+from farcall.errors import ImageBuildError
+from farcall.launcher.messages import Exited
+from farcall.spec.container import Bind, ContainerSpec, Limits, TreeMount
+from farcall.worker.worker import Worker
+
+TAIL = 20  # lines of a failed step's output in its error
+_DISK = 256 * 1024  # MiB that a step may write
+_FOLDER_MODE = 0o755
+
+
+class StepContainers:
+    """Runs the commands of steps in containers of `worker`; `cache` is the folder of what steps share."""
+
+    def __init__(self, worker: Worker, cache: Path) -> None:
+        self._worker = worker
+        self._cache = cache
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def run(self, lease: Lease, state: State, command: StepCommand, say: Say, *, keep: bool = True) -> str:
+        """The tree after the command has run on `state`; the same one with `keep` False: what it wrote is forgotten.
+
+        Raises ImageBuildError with the last lines it printed where it fails.
+        """
+        async with self._turns.setdefault(command.alone, asyncio.Lock()) if command.alone else contextlib.nullcontext():
+            return await self._run(lease, state, command, say, keep)
+
+    async def _run(self, lease: Lease, state: State, command: StepCommand, say: Say, keep: bool) -> str:
+        root = await run_job(Prepare(*self.where(lease), state.tree), TreeMount)
+        place = lease.scratch / f"step-{secrets.token_hex(4)}"
+        place.mkdir(mode=0o711)
+        tail: deque[str] = deque(maxlen=TAIL)
+
+        def heard(text: str) -> None:
+            tail.extend(text.splitlines())
+            say(text)
+
+        spec = self._spec(state, command, root, place)
+        exited = await self._worker.run(spec, heard)
+        if exited.exit_code != 0:
+            raise _failure(command, exited, tail)
+        if not keep:
+            return state.tree
+        return await run_job(Commit(*self.where(lease), state.tree, str(place), command.clamp), str)
+
+    def where(self, lease: Lease) -> tuple[str, str, int]:
+        """What a job needs to know of where things are: the first fields of each request."""
+        return str(lease.store.root), lease.id, self._worker.launcher_pid
+
+    def _spec(self, state: State, command: StepCommand, root: TreeMount, place: Path) -> ContainerSpec:
+        binds = list(command.binds)
+        for number, file in enumerate(command.files):
+            path = place / f"file-{number}"
+            path.write_bytes(file.content)
+            path.chmod(file.mode)
+            binds.append(Bind(str(path), file.target))
+        for target, name in command.caches.items():
+            folder = self._cache / name
+            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            binds.append(Bind(str(folder), target, read_only=False))
+        env = dict(state.config.env) | command.env
+        return ContainerSpec(
+            container_id=f"ta-{os.urandom(10).hex()}",
+            interpreter=None,
+            limits=Limits(cpu_request=command.cpu, disk=_DISK),
+            binds=tuple(binds),
+            env=env,
+            cwd=command.workdir or state.config.workdir or "/",
+            root=root,
+            trees=command.trees,
+            upper=str(place),
+            command=command.argv,
+            user=command.user,
+        )
+
+
+def _failure(command: StepCommand, exited: Exited, tail: deque[str]) -> ImageBuildError:
+    if exited.out_of_memory:
+        how = "ran out of memory"
+    elif exited.disk_exceeded:
+        how = f"wrote more than {_DISK // 1024} GiB"
+    elif exited.signal is not None:
+        how = f"was ended by signal {exited.signal}"
+    else:
+        how = f"ended with status {exited.exit_code}"
+    said = "\n".join(f"  {line}" for line in tail) or "  (it printed nothing)"
+    return ImageBuildError(f"`{command.shown}` {how}; its last lines:\n{said}", command=command.shown)
