@@ -167,6 +167,19 @@ def test_clients_that_start_a_launcher_at_once_share_it(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
 
 
+def test_a_launcher_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        connecting = asyncio.ensure_future(LauncherClient.connect(tmp_path))
+        await asyncio.sleep(0)  # it has started one, which takes a tenth of a second to listen
+        [pid] = processes_below(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        client = await connecting
+        assert client.launcher_pid != pid
+        await client.shutdown()
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+
+
 def test_one_launcher_for_a_state_directory(own_rig: Rig) -> None:
     command = [sys.executable, "-m", "farcall.launcher", "--state", str(own_rig.state)]
     assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == 0

@@ -124,12 +124,15 @@ class LauncherClient:
                     client.close()  # it was ending itself just then
             now = time.monotonic()
             log = state_dir / "launcher.log"
-            if starting is not None and starting.poll():
+            ended = None if starting is None else starting.poll()
+            if ended is not None and ended > 0:
                 raise ServerConnectionError(f"the launcher did not start: {_last_line(log)} (its log is {log})")
             if now > deadline:
-                raise ServerConnectionError(f"no launcher came up in {_START_SECONDS:.0f} s; its log is {log}")
-            # One that ends with 0 has found another one, which is about to listen, or just ends.
-            if starting is None or (starting.returncode == 0 and now - started_at > _RESTART_SECONDS):
+                last = f" (the last one was ended by signal {-ended})" if ended else ""
+                raise ServerConnectionError(f"no launcher came up in {_START_SECONDS:.0f} s{last}; its log is {log}")
+            # One that ends with 0 has found another one, which is about to listen, or just ends. One that was killed
+            # says nothing against the next.
+            if starting is None or (ended is not None and now - started_at > _RESTART_SECONDS):
                 starting, started_at = _start_launcher(state_dir, idle_seconds), now
             await asyncio.sleep(_RETRY_SECONDS)
 

@@ -37,6 +37,7 @@ TICK_SECONDS = 0.1
 HELLO_SECONDS = 60.0  # how long a container that was made may take until its runner speaks
 PRINT_COST = 1024  # bytes that a printed piece of text costs besides its length
 PRINT_MARGIN = 1.5  # runners keep to the rate themselves; those that do not are not to be told from jitter below this
+LAUNCHER_ATTEMPTS = 8  # launchers killed in a row before they are asked anything, until that is an error
 LOST_SECONDS = 2.0  # how long a container may live on without its connection, or its connection without it
 
 OnText = Callable[[Container, str, str], None]
@@ -77,14 +78,21 @@ class Worker:
 
     async def _connected(self) -> LauncherClient:
         async with self._connecting:
-            if self._launcher is None:
+            attempts = LAUNCHER_ATTEMPTS
+            while self._launcher is None:
+                attempts -= 1
                 launcher = await LauncherClient.connect(self._launcher_state)
                 launcher.on_exit = self._exited
                 launcher.on_lost = self._launcher_lost
+                try:
+                    left, _ = await launcher.list()
+                except errors.ConnectionError:
+                    if not attempts:
+                        raise
+                    continue  # it was killed just then
                 # An earlier worker's containers hold inputs that this one knows nothing of.
-                left, _ = await launcher.list()
                 for live in left:
-                    if live.container_id not in self._containers and live.container_id not in self._commands:
+                    if live.container_id not in self._containers:
                         signals.pidfd_send_signal(live.pidfd, signals.SIGKILL)
                     os.close(live.pidfd)
                 self._launcher = launcher
