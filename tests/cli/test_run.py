@@ -112,6 +112,19 @@ def idle():
 
 
 @app.local_entrypoint()
+def unnoticed(number: int):
+    import signal, threading
+
+    def take():
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), number)
+
+    threading.Thread(target=take).start()
+    print("ready", flush=True)
+    time.sleep(60)
+
+
+@app.local_entrypoint()
 def spawned():
     print(slow.spawn(0.2).object_id)
 
@@ -319,6 +332,15 @@ def test_an_interrupt_stops_all(
     assert "Traceback" not in running.err
     assert re.search(r"^interrupted in ", running.err.splitlines()[-1])
     assert "ephemeral" not in server.farcall("server", "status").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupt_is_noticed_wherever_it_arrives(start: Start, program: Path, number: signal.Signals) -> None:
+    """The kernel may give it to another thread, or to the main thread just before it sleeps: that sleep goes on."""
+    running = start("run", f"{program}::unnoticed", "--number", str(int(number)))
+    running.until("ready")
+    assert running.end() == 130
+    assert re.search(r"^interrupted in ", running.err.splitlines()[-1])
 
 
 def test_apps_are_listed_and_stopped(server: Any, program: Path) -> None:

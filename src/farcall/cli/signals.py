@@ -3,13 +3,15 @@
 import _thread
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 KILL_SECONDS = 5.0  # after a second interrupt the process ends within this time, whatever it waits for
+NUDGE_SECONDS = 0.02  # the main thread has this long to look for the signal that has come, until it is disturbed
 
 
 class Killed(BaseException):
@@ -19,6 +21,7 @@ class Killed(BaseException):
 # Windows has no terminals that hang up.
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 _OURS = (signal.SIGTERM,) if _HANG_UP is None else (signal.SIGTERM, _HANG_UP)
+_NUDGE: signal.Signals | None = getattr(signal, "SIGURG", None)  # ignored by programs that do not ask for it
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -60,10 +63,55 @@ def interruptible() -> Generator[None]:
     for number in _OURS:
         _handle(number, _interrupt)
     try:
-        yield
+        with nullcontext() if _NUDGE is None else _Nudger(_NUDGE):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Nudger:
+    """Sees to it that the main thread notices what it is signalled.
+
+    Python runs handlers in the main thread, between two steps of its program. A signal that comes after the last look
+    for one and before the system call in which the program then sleeps would be noticed only when that sleep is over;
+    likewise one that the kernel has given to another thread. The second Ctrl-C may help, but a terminal closes once.
+    So a thread hears of each signal (by the wakeup descriptor), and disturbs the main thread until that has looked.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        """`number` is what disturbs: a signal that ends nothing. To be made, entered and left by the main thread."""
+        self._number = number
+        self._main = threading.get_ident()
+        self._looked = False
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="farcall-signals", daemon=True)
+
+    def __enter__(self) -> None:
+        self._handler = signal.signal(self._number, self._look)
+        self._descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._descriptor)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+        signal.signal(self._number, self._handler)
+
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        self._looked = True  # handlers of lower numbers, all those that matter, have run before
+
+    def _run(self) -> None:
+        awaited = {int(number) for number in (signal.SIGINT, *_OURS)}
+        while numbers := self._reader.recv(64):
+            if awaited.isdisjoint(numbers):
+                continue
+            self._looked = False
+            while not self._looked:
+                time.sleep(NUDGE_SECONDS)
+                signal.pthread_kill(self._main, self._number)
 
 
 def next_one_kills() -> None:
