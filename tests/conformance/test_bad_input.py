@@ -180,6 +180,13 @@ def test_a_function_that_closes_the_connection_and_goes_on() -> None:
         bad_app.close_everything_and_wait.remote()
 
 
+def test_a_generator_that_sends_what_nobody_asked_for() -> None:
+    """A container that passes by the backpressure is ended: its items would pile up in the server."""
+    with pytest.raises(errors.ContainerCrashedError, match="floods was ended: it sent items that nobody had asked"):
+        for _ in bad_app.floods.remote_gen():
+            time.sleep(0.01)  # its consumer takes its time
+
+
 def test_processes_that_a_function_leaves_behind() -> None:
     """Threads and forks without end are stopped at the container's pids limit; children left behind end with the
     container."""

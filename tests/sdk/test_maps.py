@@ -34,6 +34,9 @@ def app(server: Installation, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "def nap(seconds):\n"
         "    time.sleep(seconds)\n"
         "    return seconds\n"
+        "@app.function()\n"
+        "def inverse(x):\n"
+        "    return 1 / x\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
@@ -143,6 +146,27 @@ def test_inputs_are_sent_while_the_consumer_is_away(app: Any) -> None:
         wait_until(lambda: call.statistics().sent == 5)
     finally:
         go_on.set()
+        call.close()
+
+
+def test_failures_are_counted_as_they_arrive(app: Any) -> None:
+    """Also those behind the one that the map raises."""
+    from farcall.sdk import maps
+
+    call, make_feeder = maps._prepare(  # pyright: ignore[reportPrivateUsage]
+        app.inverse._target, ([1, 0, 0, 2, 0],), {}, True, False, False
+    )
+    try:
+        make_feeder(call).feed()
+        while call.statistics().received < 5:
+            call.waiter.clear()
+            call.client.connection.wait(call.waiter)
+        results = call.results()
+        assert next(results) == 1.0
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+        assert call.statistics().failed == 3
+    finally:
         call.close()
 
 

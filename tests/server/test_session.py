@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from farcall.spec.function import FunctionSpec, MethodSpec, Source
 from farcall.wire import messages
 from farcall.wire.frames import MAX_BODY, FrameEncoder
 from tests.conftest import Installation
@@ -176,6 +177,23 @@ def test_a_spawned_call_takes_inputs_from_its_own_app_only(peer: Peer, app: tupl
     assert isinstance(peer.ask(spawn), messages.Done)
     forged = messages.Spawn(3, "fc-spawned", "fu-second", "", [messages.Input(1, b"x")])
     assert failure(peer.ask(forged)).code == "not-found"
+
+
+def test_the_code_and_secrets_of_a_function_are_not_for_who_looks_it_up(peer: Peer, app: tuple[str, str]) -> None:
+    """Code may be longer than a frame."""
+    spec = app_spec(app[0], "fu-long")
+    function = msgspec.structs.replace(
+        spec.functions[0], source=Source("m", "f", pickled=b""), env={"SECRET": "do not tell"}
+    )
+    code = os.memfd_create("code")
+    os.write(code, bytes(MAX_BODY + 1))
+    create = messages.CreateApp(2, msgspec.structs.replace(spec, functions=(function,)), 1)
+    assert isinstance(peer.ask(create, (code,)), messages.Done)
+    os.close(code)
+    answer = peer.ask(messages.Lookup(3, "fu-long"))
+    assert isinstance(answer, messages.Done)
+    assert b"do not tell" not in answer.body
+    assert msgspec.msgpack.decode(answer.body, type=FunctionSpec).methods == (MethodSpec(""),)
 
 
 def test_a_cancelled_spawned_call_no_longer_counts_as_work(peer: Peer, app: tuple[str, str]) -> None:

@@ -74,7 +74,7 @@ class MapStatistics:
     sent: inputs handed to the server
     received: results that have come
     taken: results the consumer has
-    failed: results that are exceptions
+    failed: those received that are exceptions
     exhausted: the inputs have been read to their end, so `sent` is the total
     """
 
@@ -187,9 +187,11 @@ class MapCall:
                 for one in message.outputs:
                     self._ready[one.index] = one, fds[position : position + one.descriptors]
                     position += one.descriptors
+                    self._failed += one.status != messages.OK
             else:
                 for one in message.outputs:
                     self._ready[one.index] = one, ()
+                    self._failed += one.status != messages.OK
             self.waiter.set()
         elif isinstance(message, messages.CallWaiting):
             self._waits = True
@@ -222,7 +224,6 @@ class MapCall:
             if one.status == messages.OK:
                 value = values.loads(one.data, fds)
             else:
-                self._failed += 1
                 value = outcomes.failure(self.call_id, one, fds)
                 if not self._return_exceptions:
                     raise value

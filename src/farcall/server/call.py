@@ -32,13 +32,13 @@ class Input:
         "attempts",
         "call",
         "container",
+        "credit",
         "data",
         "fds",
         "index",
         "losses",
         "timed_out",
         "waiting_since",
-        "yielded",
     )
 
     def __init__(self, call: Call, index: int, data: bytes, fds: tuple[int, ...], now: float) -> None:
@@ -50,7 +50,7 @@ class Input:
         self.losses = 0  # in a row
         self.container: Container | None = None
         self.timed_out = False
-        self.yielded = 0  # items of a generator that have gone out
+        self.credit = 0  # items of a generator that its container may still send
         self.waiting_since = now
 
 

@@ -113,6 +113,7 @@ class Pool:
                     waiting.appendleft(one)
                     break
                 credit, count = messages.GENERATOR_WINDOW, 1
+                one.credit = credit
             one.container = container
             assignments.append(Assignment(one, call.call_id, call.method.name, one.index, one.data, one.fds))
         waiting.extendleft(reversed(barred))
@@ -152,6 +153,7 @@ class Pool:
         """The consumer of a generator can take more."""
         one = call.inputs.get(index)
         if one is not None and one.container is not None:
+            one.credit += items
             one.container.credit(one, items)
 
     # --- what containers report
@@ -244,7 +246,16 @@ class Pool:
         if one is None or one.call.session is None or one.call.inputs.get(one.index) is not one:
             close_all(fds)
             return
-        one.yielded = message.first + len(message.items)
+        one.credit -= len(message.items)
+        if one.credit < 0:
+            close_all(fds)
+            why = "it sent items that nobody had asked for"
+            error = errors.ContainerCrashedError(
+                f"the container of {self.function.name} was ended: {why} ({container.container_id})"
+            )
+            self.fail(one, error, container.container_id)
+            self.server.worker.kill(container, why)
+            return
         one.call.session.send(
             messages.Items(one.call.call_id, one.index, message.first, message.items, message.descriptors), fds
         )

@@ -114,7 +114,7 @@ class Session:
                 self._only_clients()
                 self._answer_later(message, self._stop_app(message))
             case messages.Lookup(seq=seq):
-                self.send(messages.Done(seq, _encode(self._app_of(message.function_id).functions[message.function_id])))
+                self.send(messages.Done(seq, _encode(_public(self._app_of(message.function_id), message.function_id))))
             case messages.Subscribe(seq=seq):
                 self._only_clients()
                 self.server.subscribe_stats(message.app_id, self)
@@ -347,6 +347,12 @@ class Session:
         self._calls.clear()
         self.server.images.session_closed(self)
         self.server.session_closed(self)
+
+
+def _public(app: App, function_id: str) -> FunctionSpec:
+    """What a caller may know of a function: not its environment, and not its code, which may be long."""
+    function = app.functions[function_id]
+    return msgspec.structs.replace(function, env={}, source=msgspec.structs.replace(function.source, pickled=None))
 
 
 def _pattern(grep: str) -> re.Pattern[str] | None:

@@ -221,7 +221,8 @@ class StopServer(_Message, tag=20):
 
 
 class Lookup(_Message, tag=21):
-    """Ask for a function's spec by id, to call it through a handle. Answer: Done, body a FunctionSpec."""
+    """Ask for a function's spec by id, to call it through a handle. Answer: Done, body a FunctionSpec without its
+    environment and without pickled code."""
 
     seq: int
     function_id: str

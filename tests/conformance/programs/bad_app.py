@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import farcall
@@ -31,6 +32,17 @@ class Bystander:
 @app.function()
 def echo(value: Any) -> Any:
     return value
+
+
+@app.function()
+def floods() -> Iterator[int]:
+    from farcall.sdk import client
+    from farcall.wire import messages
+
+    yield 0
+    for first in range(1, 10_000, 100):
+        client.current().connection.send(messages.RunnerItems(1, first, [b"\x80\x05K\x01."] * 100, []))
+    time.sleep(60)
 
 
 @app.function()
