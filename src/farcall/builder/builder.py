@@ -232,9 +232,13 @@ class Builder:
     async def _step(self, state: State, step: Step, build: Build, force: bool) -> State:
         match step:
             case Run():
-                return await self._command_step(
-                    state, step, build, force, lambda: commands.of_run(step, state.config, self._sources())
-                )
+                handles = {mount.target: mount.key for mount in step.mounts if mount.kind == "secret"}
+
+                def run() -> commands.StepCommand:
+                    build.values(handles)  # or says which are missing
+                    return commands.of_run(step, state.config, self._sources(), build.secrets)
+
+                return await self._command_step(state, step, build, force, run)
             case Apt():
                 return await self._command_step(
                     state, step, build, force, lambda: commands.of_apt(step, self._sources())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,17 +44,36 @@ class StepCommand:
     trees: tuple[TreeMount, ...] = ()
     files: tuple[StepFile, ...] = ()
     caches: dict[str, str] = field(default_factory=dict[str, str])  # where a shared folder is seen, and its name
+    scratch: tuple[str, ...] = ()  # where it sees an empty folder that nobody keeps
     alone: str = ""  # of the commands with the same word one runs at a time
     clamp: bool = False  # files it makes get one fixed time
     cpu: float = 1.0  # cores; its share beside other containers
 
 
-def of_run(step: Run, config: ImageConfig, sources: PackageSources) -> StepCommand:
-    """A command of the user's, as the image's user, with ARG values as variables."""
+def of_run(step: Run, config: ImageConfig, sources: PackageSources, secrets: Mapping[str, str]) -> StepCommand:
+    """A command of the user's, as the image's user, with ARG values as variables. `secrets` are values by handle."""
     argv = (*config.shell, step.command) if isinstance(step.command, str) else step.command
     shown = step.command if isinstance(step.command, str) else shlex.join(step.command)
     env = sources.env | config.env | config.args | step.env
-    return StepCommand(argv, shown, env, user=config.user, binds=sources.binds)
+    caches: dict[str, str] = {}
+    for mount in step.mounts:
+        if mount.kind == "cache":
+            # Any text may be a key, and only some can be a folder's name.
+            caches[mount.target] = f"mounts/{hashlib.sha256(mount.key.encode()).hexdigest()}"
+    return StepCommand(
+        argv,
+        shown,
+        env,
+        user=config.user,
+        binds=sources.binds,
+        files=tuple(
+            StepFile(mount.target, secrets[mount.key].encode(), mount.mode or 0o400)
+            for mount in step.mounts
+            if mount.kind == "secret"
+        ),
+        caches=caches,
+        scratch=tuple(mount.target for mount in step.mounts if mount.kind == "tmpfs"),
+    )
 
 
 def of_pip(step: Pip, python: str, sources: PackageSources, uv: str) -> StepCommand:

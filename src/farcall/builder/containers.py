@@ -73,6 +73,10 @@ class StepContainers:
             folder = self._cache / name
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             binds.append(Bind(str(folder), target, read_only=False))
+        for number, target in enumerate(command.scratch):
+            folder = place / f"scratch-{number}"
+            folder.mkdir(mode=0o777)
+            binds.append(Bind(str(folder), target, read_only=False))
         env = dict(state.config.env) | command.env
         return ContainerSpec(
             container_id=f"ta-{os.urandom(10).hex()}",
