@@ -20,12 +20,14 @@ from typing import Any
 
 import msgspec
 
-from farcall import errors
+from farcall import errors, settings
 from farcall.builder import commands, debian, titles
 from farcall.builder.containers import StepContainers
 from farcall.builder.copying import select
 from farcall.builder.images import PYTHONS, STEPS, Image, Images, Python, image_id
 from farcall.builder.job import run_job
+from farcall.builder.oci.endpoint import Access
+from farcall.builder.oci.reference import parse, python_slim
 from farcall.builder.progress import Progress, count_steps
 from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Prepare, Pull, State
 from farcall.builder.shared import Say, SharedWork
@@ -190,7 +192,7 @@ class Builder:
                     credentials = build.values(names)
 
                 async def pull(lease: Lease, say: Say) -> State:
-                    return await run_job(Pull(*self._where(lease), base.reference, credentials), State, say)
+                    return await self._pull(lease, base.reference, credentials, say)
 
                 key = _key(identity(msgspec.structs.replace(base, add_python="")))
                 state = await self._once(titles.of_base(base), key, pull, build, force)
@@ -198,14 +200,30 @@ class Builder:
             case DebianBase():
                 return await self._debian(base, build, force)
 
+    async def _pull(self, lease: Lease, reference: str, credentials: dict[str, str], say: Say) -> State:
+        found = settings.load(folder=Path("/"), environ=self._environ)
+        where = found.registry, found.insecure_registries
+        return await run_job(Pull(*self._where(lease), reference, credentials, *where), State, say)
+
     async def _debian(self, base: DebianBase, build: Build, force: bool) -> State:
+        """Debian slim: a registry's where one can be reached, else made here, from this machine's own mirror."""
         recipe = repr((debian.RECIPE, debian.SUITE, debian.PACKAGES, os.uname().machine))
+        made_here = _key(b"debian", recipe.encode())
+        reference = python_slim(base.python)
+        from_registry = _key(identity(RegistryBase(reference)))
+        if not force and self._recorded(from_registry, build) is not None:
+            return await self._base(RegistryBase(reference), build, force)
+        if force or self._recorded(made_here, build) is None:
+            found = settings.load(folder=Path("/"), environ=self._environ)
+            access = Access(found.registry, found.insecure_registries)
+            if await asyncio.to_thread(_reachable, reference, access):
+                return await self._base(RegistryBase(reference), build, force)
 
         async def bootstrap(lease: Lease, say: Say) -> State:
             tree = await run_job(Bootstrap(*self._where(lease)), str, say)
             return State(tree, ImageConfig(env={"PATH": _DEFAULT_PATH}), "/usr/bin/python3")
 
-        state = await self._once(titles.of_base(base), _key(b"debian", recipe.encode()), bootstrap, build, force)
+        state = await self._once(titles.of_base(base), made_here, bootstrap, build, force)
         if base.python == debian.PYTHON:
             return state
         return await self._with_python(state, base.python, debian.PYTHON, build, force)
@@ -500,6 +518,13 @@ def _key(*parts: bytes | State) -> str:
         data = part if isinstance(part, bytes) else msgspec.msgpack.encode(part, order="sorted")
         hasher.update(len(data).to_bytes(8, "big") + data)
     return hasher.hexdigest()
+
+
+def _reachable(reference: str, access: Access) -> bool:
+    # Late: a server that never asks a registry is spared what speaks with one.
+    from farcall.builder.oci.registry import reachable
+
+    return reachable(parse(reference), access)
 
 
 def _variables(config: ImageConfig) -> dict[str, str]:

@@ -83,6 +83,7 @@ def _bootstrap(lease: Lease, say: Say) -> str:
 
 
 def _pull(lease: Lease, request: requests.Pull, say: Say) -> State:
+    from farcall.builder.oci.endpoint import Access
     from farcall.builder.oci.pull import pull
 
     done: dict[str, tuple[int, int]] = {}
@@ -92,7 +93,9 @@ def _pull(lease: Lease, request: requests.Pull, say: Say) -> State:
         there, size = (sum(values) for values in zip(*done.values(), strict=True))
         say(f"{PROGRESS}{there / 2**20:.0f} of {size / 2**20:.0f} MiB")
 
-    pulled = pull(lease.store, lease, request.reference, credentials=request.credentials or None, progress=progress)
+    access = Access(request.registry, request.insecure)
+    credentials = request.credentials or None
+    pulled = pull(lease, request.reference, credentials=credentials, access=access, progress=progress)
     return State(pulled.tree_id, pulled.config)
 
 

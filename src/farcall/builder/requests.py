@@ -27,6 +27,8 @@ class Pull(_Request, frozen=True, tag=True):
 
     reference: str
     credentials: dict[str, str] = {}
+    registry: str = "docker.io"  # what stands in for it
+    insecure: tuple[str, ...] = ()  # registries that may be asked over http
 
 
 class AddPython(_Request, frozen=True, tag=True):
