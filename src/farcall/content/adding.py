@@ -4,19 +4,18 @@ import errno
 import hashlib
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from farcall.content.disk import disk_error, finish_file
 from farcall.content.files import ATTEMPTS, changing, copy_file, has_changed, hash_file, open_file
 from farcall.content.lease import OBJECT_MODE, Lease
+from farcall.content.threads import side_by_side
 from farcall.content.tree import Entry
 from farcall.errors import NotFoundError
 
 SMALL_FILE_BYTES = 128 * 1024  # up to this a file is read in one go, and written only if its content is new
 CHUNK_FILES = 32  # small files that a thread takes at a time: they are written into the lease together
-THREADS = 4  # at most; never more than there are processors
 
 
 class FileToAdd(NamedTuple):
@@ -61,46 +60,8 @@ def add_files(lease: Lease, files: Sequence[FileToAdd], *, move: bool = False) -
     large = [[place] for place, file in enumerate(files) if file.size > SMALL_FILE_BYTES]
     small = [place for place, file in enumerate(files) if file.size <= SMALL_FILE_BYTES]
     chunks = large + [small[start : start + CHUNK_FILES] for start in range(0, len(small), CHUNK_FILES)]
-    _side_by_side(lambda chunk: _add_chunk(lease, [(place, files[place]) for place in chunk], move, found), chunks)
+    side_by_side(lambda chunk: _add_chunk(lease, [(place, files[place]) for place in chunk], move, found), chunks)
     return found
-
-
-def _side_by_side(work: Callable[[list[int]], None], chunks: list[list[int]]) -> None:
-    """Call `work` with each chunk, by several threads where that helps; the first exception ends it."""
-    remaining = iter(chunks)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        for chunk in _shared(remaining, lock):
-            if failures:
-                return
-            try:
-                work(chunk)
-            except BaseException as error:
-                failures.append(error)
-                return
-
-    lock = threading.Lock()
-    count = min(THREADS, len(os.sched_getaffinity(0)), len(chunks)) - 1
-    threads = [threading.Thread(target=run, name="farcall-content", daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        run()
-    finally:
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _shared(chunks: Iterator[list[int]], lock: threading.Lock) -> Iterator[list[int]]:
-    while True:
-        with lock:
-            chunk = next(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
 
 
 def _add_chunk(lease: Lease, files: list[tuple[int, FileToAdd]], move: bool, found: list[Added | None]) -> None:
@@ -155,7 +116,7 @@ def _copy(lease: Lease, path: bytes, fd: int, before: os.stat_result, inode: tup
                 return None
             finish_file(new.fd, *inode)
         except OSError as error:
-            raise disk_error(error, "copying", path) from error
+            raise disk_error(error, "copying", path, new.path) from error
         new.publish(digest, before.st_size)
     return digest
 

@@ -3,22 +3,29 @@
 import ctypes
 import errno
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from farcall.errors import ContentError, FarcallError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
 from farcall.settings.room import free_room, is_no_room
 
 
-def disk_error(error: OSError, doing: str, path: str | bytes | Path) -> FarcallError:
-    """The error to raise when `doing` something ("reading", "writing") to `path` failed.
+def disk_error(
+    error: OSError, doing: str, path: str | bytes | Path, into: str | bytes | Path | None = None
+) -> FarcallError:
+    """The error to raise when `doing` something ("reading", "writing") to `path` failed; `into` is what was written to
+    where that is another file.
 
     ResourceExhaustedError for a disk without room, PermissionDeniedError, NotFoundError, else ContentError.
     """
     named = printable(path)
     if is_no_room(error):
+        full = path if into is None else into
+        where = "" if into is None else f" into {printable(into)}"
         return ResourceExhaustedError(
-            f"no room while {doing} {named} ({error.strerror}; {free_room(_existing(path))}). Free some space, for "
-            "example with `farcall content gc`, and try again; what was there before is unharmed."
+            f"no room while {doing} {named}{where} ({error.strerror}; {free_room(_existing(full))}). Free some space, "
+            "for example with `farcall content gc`, and try again; what was there before is unharmed."
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(
@@ -74,6 +81,31 @@ def finish_file(fd: int, mode: int, mtime_ns: int | None) -> None:
     os.fchmod(fd, mode)
     if mtime_ns is not None:
         os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+
+def remove_all(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it, whatever their modes; nothing where it does not exist.
+
+    Raises PermissionError at what belongs to somebody else.
+    """
+    pending = [os.fspath(path)]
+    directories: list[str] = []
+    while pending:
+        name = pending.pop()
+        try:
+            if not stat.S_ISDIR(os.lstat(name).st_mode):
+                os.unlink(name)
+                continue
+            directories.append(name)
+            with suppress(PermissionError):
+                os.chmod(name, 0o700)
+            with os.scandir(name) as entries:
+                pending += [entry.path for entry in entries]
+        except FileNotFoundError:
+            continue
+    for name in reversed(directories):
+        with suppress(FileNotFoundError):
+            os.rmdir(name)
 
 
 def _existing(path: str | bytes | Path) -> str:

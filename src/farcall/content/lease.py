@@ -92,6 +92,9 @@ class Lease:
             with store.steady():
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
                 flock(fd, LOCK_SH)
+                if os.fstat(fd).st_nlink == 0:  # its last holder let go of it just now
+                    os.close(fd)
+                    raise FileNotFoundError
         except FileNotFoundError:
             raise NotFoundError(f"the lease {lease_id} of {store.root} has ended") from None
         except OSError as error:
@@ -113,10 +116,12 @@ class Lease:
             return
         fd, self._fd = self._fd, -1
         try:
-            with self.store.steady():
-                flock(fd, LOCK_EX | LOCK_NB)  # refused while another process holds it, too
+            flock(fd, LOCK_EX | LOCK_NB)  # refused while another process holds it, too
+            shutil.rmtree(self.store.root / "incoming" / self.id, ignore_errors=True)
+            # A collection that is running must still see what was kept until now: a tree that was added may rely on
+            # objects that were garbage when it began. It leaves the file to the next one.
+            with self.store.no_collection():
                 os.unlink(self.store.root / "leases" / self.id)
-                shutil.rmtree(self.store.root / "incoming" / self.id, ignore_errors=True)
         except OSError:
             pass  # a collection sweeps it up
         finally:

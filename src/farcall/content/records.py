@@ -41,7 +41,7 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write it, in place of one with the same kind and key. Raises what `disk_error` says."""
-        path = self._path(record.kind, record.key)
+        path = self.path(record.kind, record.key)
         made = str(self._incoming / secrets.token_hex(8))
         encoded = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
         try:
@@ -53,8 +53,8 @@ class Records:
 
     def get(self, kind: str, key: str) -> Record | None:
         """The record, None where there is none. Asking counts as use. Raises `CorruptedError`."""
-        path = self._path(kind, key)
-        record = self._read(path)
+        path = self.path(kind, key)
+        record = self.at(path)
         if record is not None and time.time() - record.used > _TOUCH:
             try:
                 os.utime(path)
@@ -65,14 +65,14 @@ class Records:
     def delete(self, kind: str, key: str) -> bool:
         """Whether there was one."""
         try:
-            self._path(kind, key).unlink()
+            self.path(kind, key).unlink()
         except FileNotFoundError:
             return False
         return True
 
     def all(self, kind: str | None = None) -> list[Record]:
         """All records, or those of one kind, least recently used first. Raises `CorruptedError`."""
-        found = [record for path in self.files() if (record := self._read(path)) is not None]
+        found = [record for path in self.files() if (record := self.at(path)) is not None]
         return sorted((record for record in found if kind in (None, record.kind)), key=lambda record: record.used)
 
     def files(self) -> Iterator[Path]:
@@ -82,7 +82,8 @@ class Records:
                 with os.scandir(kind) as entries:
                     yield from (Path(entry.path) for entry in entries)
 
-    def _read(self, path: Path) -> Record | None:
+    def at(self, path: Path) -> Record | None:
+        """The record in a file, None where there is none. Raises `CorruptedError`."""
         try:
             used = path.stat().st_mtime
             encoded = path.read_bytes()
@@ -98,7 +99,8 @@ class Records:
             ) from None
         return msgspec.structs.replace(record, used=used)
 
-    def _path(self, kind: str, key: str) -> Path:
+    def path(self, kind: str, key: str) -> Path:
+        """The file of a record. Raises `InvalidError` for what cannot name one."""
         for name in (kind, key):
             if not _NAME.fullmatch(name):
                 raise InvalidError(

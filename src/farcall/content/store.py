@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_SH, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farcall.content.disk import disk_error
+from farcall.content.durability import boot_id, read_boot, recover, sync
 from farcall.content.records import Record, Records
 from farcall.content.tree import DIGEST_BYTES, Tree
 from farcall.errors import CorruptedError, InvalidError, NotFoundError
@@ -57,16 +58,22 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        """Opens the store at `root`, which is made where it is missing."""
+        """Opens the store at `root`, which is made where it is missing.
+
+        The first to open it after a restart of the machine looks at what had not been synced: see `sync`.
+        """
         self.root = root
         self.objects = root / "objects"
+        self.record_files = Records(root / "records", root / "incoming")
         self._objects = os.fspath(self.objects)
         try:
-            if not (root / "boot").exists():
+            known = read_boot(root)
+            if known is None:
                 _make_layout(root)
+            if known is None or known.boot_id != boot_id():
+                recover(self)
         except OSError as error:
-            raise disk_error(error, "making the content store", root) from error
-        self._records = Records(root / "records", root / "incoming")
+            raise disk_error(error, "opening the content store", root) from error
 
     def __repr__(self) -> str:
         return f"Store({os.fspath(self.root)!r})"
@@ -150,31 +157,28 @@ class Store:
     ) -> Record:
         """Keep `trees` alive until the record is deleted, replaced, or dropped for lack of room unless it is `pinned`.
 
-        Call it while a lease still keeps the trees. Raises `NotFoundError` for a tree that is not here.
+        Call it while a lease still keeps the trees, and `sync` when it must survive a power cut. Raises `NotFoundError`
+        for a tree that is not here.
         """
         record = Record(kind, key, tuple(trees), data or {}, pinned)
         with self.steady():
             for tree_id in record.trees:
                 if not self.tree_path(tree_id).exists():
                     raise NotFoundError(f"{kind} {key} cannot keep the tree {tree_id}, which is not in {self.root}")
-            self._records.put(record)
+            self.record_files.put(record)
         return record
 
     def record(self, kind: str, key: str) -> Record | None:
         """The record, None where there is none. Asking counts as use. Raises `CorruptedError`."""
-        return self._records.get(kind, key)
+        return self.record_files.get(kind, key)
 
     def delete_record(self, kind: str, key: str) -> bool:
         """Let go of a record's trees; whether there was one."""
-        return self._records.delete(kind, key)
+        return self.record_files.delete(kind, key)
 
     def records(self, kind: str | None = None) -> list[Record]:
         """All records, or those of one kind, least recently used first. Raises `CorruptedError`."""
-        return self._records.all(kind)
-
-    def record_files(self) -> Iterator[Path]:
-        """The files of all records, readable or not."""
-        return self._records.files()
+        return self.record_files.all(kind)
 
     @contextmanager
     def steady(self) -> Generator[None]:
@@ -189,14 +193,37 @@ class Store:
             yield
 
     @contextmanager
-    def _locked(self, kind: int) -> Generator[None]:
+    def collecting(self) -> Generator[None]:
+        """While this is held, no other collection begins; it waits for one that is running."""
+        with self._locked(LOCK_EX, "gc.lock"):
+            yield
+
+    @contextmanager
+    def no_collection(self) -> Generator[None]:
+        """While this is held, no collection begins. Raises BlockingIOError when one is running."""
+        with self._locked(LOCK_SH | LOCK_NB, "gc.lock"):
+            yield
+
+    @contextmanager
+    def _locked(self, kind: int, name: str = "lock") -> Generator[None]:
         # A descriptor of its own each time: a flock belongs to the opening of the file, and threads would share it.
-        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             flock(fd, kind)
             yield
         finally:
             os.close(fd)
+
+    def sync(self) -> None:
+        """All that is in the store now survives a power cut when this returns; it may take seconds.
+
+        What is not synced survives, too, as a rule. It is hashed again when the store is first opened after a restart:
+        what a power cut has damaged is gone then, with the trees and records that name it, and never believed.
+        """
+        try:
+            sync(self)
+        except OSError as error:
+            raise disk_error(error, "syncing", self.root) from error
 
     def statistics(self) -> StoreStatistics:
         """Counts what is there; takes a few microseconds for each object."""
@@ -208,7 +235,7 @@ class Store:
             object_bytes,
             trees,
             tree_bytes + erofs_bytes,
-            records=sum(1 for _ in self.record_files()),
+            records=sum(1 for _ in self.record_files.files()),
             leases=_count(self.root / "leases")[0],
             quarantined=_count(self.root / "quarantine")[0],
         )
@@ -220,7 +247,6 @@ def _make_layout(root: Path) -> None:
         (root / name).mkdir(mode=0o755, exist_ok=True)
     for number in range(256):
         os.makedirs(root / "objects" / f"{number:02x}", 0o755, exist_ok=True)
-    (root / "boot").touch()
 
 
 def _count(directory: Path) -> tuple[int, int]:
