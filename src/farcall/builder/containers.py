@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 from collections import deque
 from pathlib import Path
 
 from farcall.builder.commands import StepCommand
 from farcall.builder.job import run_job
-from farcall.builder.requests import Commit, Prepare, State
+from farcall.builder.requests import Commit, Prepare, Remove, State
 from farcall.builder.shared import Say
 from farcall.content.lease import Lease
-from farcall.errors import ImageBuildError
+from farcall.errors import FarcallError, ImageBuildError
 from farcall.launcher.messages import Exited
 from farcall.spec.container import Bind, ContainerSpec, Limits, TreeMount
 from farcall.worker.worker import Worker
@@ -50,13 +51,24 @@ class StepContainers:
             tail.extend(text.splitlines())
             say(text)
 
-        spec = self._spec(state, command, root, place)
-        exited = await self._worker.run(spec, heard)
-        if exited.exit_code != 0:
-            raise _failure(command, exited, tail)
-        if not keep:
-            return state.tree
-        return await run_job(Commit(*self.where(lease), state.tree, str(place), command.clamp), str)
+        try:
+            spec = self._spec(state, command, root, place)
+            exited = await self._worker.run(spec, heard)
+            if exited.exit_code != 0:
+                raise _failure(command, exited, tail)
+            if not keep:
+                return state.tree
+            return await run_job(Commit(*self.where(lease), state.tree, str(place), command.clamp), str)
+        finally:
+            await asyncio.shield(self._remove(lease, place))
+
+    async def _remove(self, lease: Lease, place: Path) -> None:
+        """Removes what a step has written. Without root some of it may belong to others."""
+        try:
+            await asyncio.to_thread(shutil.rmtree, place)
+        except OSError:
+            with contextlib.suppress(FarcallError):
+                await run_job(Remove(*self.where(lease), str(place)), bool)
 
     def where(self, lease: Lease) -> tuple[str, str, int]:
         """What a job needs to know of where things are: the first fields of each request."""

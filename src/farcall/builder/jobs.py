@@ -5,6 +5,7 @@ It runs beside the server, so that hashing, unpacking and waiting for other mach
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -66,6 +67,8 @@ def _carry_out(request: requests.Request, lease: Lease, say: Say) -> Any:
             return _copy(lease, request)
         case requests.Fetch():
             return _fetch(lease, request, say)
+        case requests.Remove():
+            return _remove(request)
         case requests.Prepare():
             from farcall.mounts import prepare
 
@@ -127,8 +130,6 @@ def _is_new(base: Tree, entry: Entry, prefix: bytes) -> bool:
 
 
 def _commit(lease: Lease, request: requests.Commit) -> str:
-    import shutil
-
     from farcall.content.upper import ingest_upper
 
     uid_map, gid_map = namespaces.id_maps()
@@ -140,8 +141,19 @@ def _commit(lease: Lease, request: requests.Commit) -> str:
         gid_map=gid_map,
         clamp_mtime_after=CLAMPED_NS if request.clamp else None,
     )
-    shutil.rmtree(request.upper, ignore_errors=True)
     return tree.id
+
+
+def _remove(request: requests.Remove) -> bool:
+    import shutil
+
+    # overlayfs leaves a folder of mode 0 behind, which nobody but an administrator can look into.
+    for folder, names, _ in os.walk(request.folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.chmod(os.path.join(folder, name), 0o700, follow_symlinks=False)
+    shutil.rmtree(request.folder, ignore_errors=True)
+    return not os.path.exists(request.folder)
 
 
 def _copy(lease: Lease, request: requests.CopyTree) -> str:

@@ -43,8 +43,8 @@ class AddPython(_Request, frozen=True, tag=True):
 class Commit(_Request, frozen=True, tag=True):
     """Take what a step's container wrote over a tree. Result: the new tree's id.
 
-    `upper` is emptied by it. With `clamp` files that it made get one fixed time, so that what was installed twice
-    is the same twice.
+    Files may be moved out of `upper`. With `clamp` files that it made get one fixed time, so that what was installed
+    twice is the same twice.
     """
 
     base: str
@@ -73,6 +73,12 @@ class Fetch(_Request, frozen=True, tag=True):
     workdir: str
 
 
+class Remove(_Request, frozen=True, tag=True):
+    """Remove a folder with all that is in it, whoever it belongs to. Result: whether nothing is left."""
+
+    folder: str
+
+
 class Prepare(_Request, frozen=True, tag=True):
     """Make a tree ready to be mounted. Result: its TreeMount."""
 
@@ -96,7 +102,7 @@ class AddedPython(msgspec.Struct, frozen=True):
     version: str
 
 
-Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Prepare
+Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Prepare
 
 
 class Said(msgspec.Struct, tag=True):
