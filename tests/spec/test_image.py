@@ -11,7 +11,6 @@ from farcall.spec.image import (
     Call,
     Configure,
     Copy,
-    Credentials,
     DebianBase,
     Download,
     ImageConfig,
@@ -45,7 +44,7 @@ STEPS: list[Step] = [
 
 
 def test_a_description_travels() -> None:
-    for base in (DebianBase("3.12"), RegistryBase("a/b:c", credentials=Credentials("s1", "s2")), BuiltBase("im-1")):
+    for base in (DebianBase("3.12"), RegistryBase("a/b:c", credentials={"REGISTRY_USERNAME": "s1"}), BuiltBase("im-1")):
         spec = ImageSpec(base, tuple(STEPS))
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=ImageSpec) == spec
 
@@ -69,7 +68,7 @@ def test_what_does_not_make_a_step_another() -> None:
         (Copy("/a", ("b",), tree="1" * 64), Copy("/a", ("b",), tree="2" * 64)),
         (UvSync("1" * 64), UvSync("2" * 64)),
         (Call(FUNCTION, b"1", "f"), Call(moved, b"2", "f", force=True)),
-        (RegistryBase("a"), RegistryBase("a", credentials=Credentials("s1", "s2"), force=True)),
+        (RegistryBase("a"), RegistryBase("a", credentials={"REGISTRY_USERNAME": "s1"}, force=True)),
         (DebianBase("3.12"), DebianBase("3.12", force=True)),
     ]
     for one, other in same:

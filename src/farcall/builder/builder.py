@@ -27,7 +27,7 @@ from farcall.builder.copying import select
 from farcall.builder.images import PYTHONS, STEPS, Image, Images, Python, image_id
 from farcall.builder.job import run_job
 from farcall.builder.oci.endpoint import Access
-from farcall.builder.oci.reference import parse, python_slim
+from farcall.builder.oci.reference import python_slim
 from farcall.builder.progress import Progress, count_steps
 from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Prepare, Pull, State
 from farcall.builder.shared import Say, SharedWork
@@ -185,11 +185,7 @@ class Builder:
                 build.progress.step(titles.of_base(base), "scratch").cached()
                 return await self._with_python(State(tree), base.add_python, "", build, force)
             case RegistryBase():
-                credentials: dict[str, str] = {}
-                if base.credentials is not None:
-                    names = {"REGISTRY_USERNAME": base.credentials.username}
-                    names["REGISTRY_PASSWORD"] = base.credentials.password
-                    credentials = build.values(names)
+                credentials = build.values(base.credentials)
 
                 async def pull(lease: Lease, say: Say) -> State:
                     return await self._pull(lease, base.reference, credentials, say)
@@ -524,7 +520,7 @@ def _reachable(reference: str, access: Access) -> bool:
     # Late: a server that never asks a registry is spared what speaks with one.
     from farcall.builder.oci.registry import reachable
 
-    return reachable(parse(reference), access)
+    return reachable(reference, access)
 
 
 def _variables(config: ImageConfig) -> dict[str, str]:

@@ -98,7 +98,7 @@ def _pull(lease: Lease, request: requests.Pull, say: Say) -> State:
 
     access = Access(request.registry, request.insecure)
     credentials = request.credentials or None
-    pulled = pull(lease.store, lease, request.reference, credentials=credentials, access=access, progress=progress)
+    pulled = pull(lease, request.reference, credentials=credentials, access=access, progress=progress)
     return State(pulled.tree_id, pulled.config)
 
 

@@ -32,13 +32,6 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- bases
 
 
-class Credentials(msgspec.Struct, frozen=True):
-    """Handles of the secret values that open a registry."""
-
-    username: str
-    password: str
-
-
 class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
     """Debian slim with the Python `python` ("3.12" or "3.12.4"), pip and uv."""
 
@@ -47,11 +40,13 @@ class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
 
 
 class RegistryBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="registry"):
-    """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none."""
+    """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none. `credentials` are
+    the variables of a secret that opens the registry (REGISTRY_USERNAME and REGISTRY_PASSWORD, or those of a cloud),
+    and, for each, a handle."""
 
     reference: str
     add_python: str = ""
-    credentials: Credentials | None = None
+    credentials: dict[str, str] = {}
     force: bool = False
 
 
@@ -229,7 +224,7 @@ def identity(part: Base | Step) -> bytes:
     if hasattr(part, "force"):
         changes["force"] = False
     if isinstance(part, RegistryBase):
-        changes["credentials"] = None
+        changes["credentials"] = {}
     if isinstance(part, Run | Pip | UvSync | Apt | Call):
         changes["secrets"] = dict.fromkeys(part.secrets, "")
     if isinstance(part, Run):

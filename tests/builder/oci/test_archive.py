@@ -73,7 +73,7 @@ def tree_id(store: Store) -> str:
 
 def take(store: Store, path: Path, **options: object) -> tuple[Pulled, Tree]:
     with store.lease("test") as lease:
-        pulled = import_archive(store, lease, path, **options)  # type: ignore[arg-type]
+        pulled = import_archive(lease, path, **options)  # type: ignore[arg-type]
         return pulled, store.tree(pulled.tree_id)
 
 

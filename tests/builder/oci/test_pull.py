@@ -75,7 +75,7 @@ def store(tmp_path: Path) -> Store:
 
 def fetch(store: Store, name: str, patience: Patience, **options: object) -> tuple[Pulled, Tree]:
     with store.lease("test") as lease:
-        pulled = pull(store, lease, name, timing=patience.timing, **options)  # type: ignore[arg-type]
+        pulled = pull(lease, name, timing=patience.timing, **options)  # type: ignore[arg-type]
         return pulled, store.tree(pulled.tree_id)
 
 

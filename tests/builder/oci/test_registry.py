@@ -262,9 +262,9 @@ def test_a_mirror_that_is_none(setting: str) -> None:
 
 
 def test_what_is_reachable(server: Server) -> None:
-    assert not reachable(reference(server))
+    assert not reachable(f"{server.host}/name")
     server.on("/v2/", Answer(401))
-    assert reachable(reference(server))
+    assert reachable(f"{server.host}/name")
     server.on("/v2/", Answer(then="hang"))
-    assert not reachable(reference(server), seconds=0.2)
-    assert not reachable(parse("nowhere.invalid/name"), seconds=0.2)
+    assert not reachable(f"{server.host}/name", seconds=0.2)
+    assert not reachable("nowhere.invalid/name", seconds=0.2)

@@ -17,7 +17,7 @@ from farcall.builder.oci.layers import LayerStack
 from farcall.builder.oci.manifest import MAX_DOCUMENT_BYTES, Index
 from farcall.builder.oci.platform import Platform, this_machine
 from farcall.builder.oci.reference import parse
-from farcall.content import Lease, Store
+from farcall.content import Lease
 from farcall.content.disk import disk_error
 from farcall.errors import ContentError, CorruptedError, InvalidError, NotFoundError
 
@@ -27,9 +27,7 @@ _MAX_LINKS = 8
 _NAMES = ("io.containerd.image.name", NAME_ANNOTATION)
 
 
-def import_archive(
-    store: Store, lease: Lease, path: Path, *, name: str = "", platform: Platform | None = None
-) -> Pulled:
+def import_archive(lease: Lease, path: Path, *, name: str = "", platform: Platform | None = None) -> Pulled:
     """Take in the image that is in the archive `path`, or the one of its images that is called `name` or tagged so.
 
     All digests are verified. The lease keeps the tree. Raises NotFoundError for no such file, image or platform (which
@@ -39,9 +37,9 @@ def import_archive(
     platform = platform or this_machine()
     with _opened(path) as archive:
         if archive.has(LAYOUT_FILE):
-            return _from_layout(store, lease, archive, name, platform)
+            return _from_layout(lease, archive, name, platform)
         if archive.has(_DOCKER_FILE):
-            return _from_docker(store, lease, archive, name, platform)
+            return _from_docker(lease, archive, name, platform)
     raise ContentError(
         f"{path} is no archive of an image: it has neither {LAYOUT_FILE} (`skopeo copy ... oci-archive:FILE`, `podman "
         f"save --format oci-archive`) nor {_DOCKER_FILE} (`docker save`)"
@@ -148,7 +146,8 @@ class _Layout:
         index = formats.read_document(data, f"{INDEX_FILE} of {self.archive.name}", formats.OCI_INDEX)
         if not isinstance(index, Index):
             raise ContentError(f"{INDEX_FILE} of {self.archive.name} is no index of images")
-        names = [[entry.annotations[key] for key in _NAMES if key in entry.annotations] for entry in index.manifests]
+        notes = [entry.annotations or {} for entry in index.manifests]
+        names = [[note[key] for key in _NAMES if key in note] for note in notes]
         chosen = _called(self._wanted, names, self.archive.name)
         data = msgspec.json.encode({"schemaVersion": 2, "manifests": [index.manifests[place] for place in chosen]})
         return Document(data, formats.OCI_INDEX, "")
@@ -161,10 +160,10 @@ class _Layout:
         return data
 
 
-def _from_layout(store: Store, lease: Lease, archive: _Archive, name: str, platform: Platform) -> Pulled:
+def _from_layout(lease: Lease, archive: _Archive, name: str, platform: Platform) -> Pulled:
     layout = _Layout(archive, name)
     image = find(layout, "", platform)
-    stack = LayerStack(store, lease, image.configuration.diff_ids, layout.name)
+    stack = LayerStack(lease, image.configuration.diff_ids, layout.name)
     # Their own digests need no look: what the layers are unpacked to is in the configuration, which is verified.
     stack.add_all(lambda place: archive.open(blob_path(image.layers[place].digest)))
     return Pulled(stack.tree_id, image.configuration.config, image.digest)
@@ -178,7 +177,7 @@ class _Saved(msgspec.Struct, rename="pascal"):
     repo_tags: tuple[str, ...] | None = None
 
 
-def _from_docker(store: Store, lease: Lease, archive: _Archive, name: str, platform: Platform) -> Pulled:
+def _from_docker(lease: Lease, archive: _Archive, name: str, platform: Platform) -> Pulled:
     try:
         images = msgspec.json.decode(_read(archive, _DOCKER_FILE), type=tuple[_Saved, ...])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -192,7 +191,7 @@ def _from_docker(store: Store, lease: Lease, archive: _Archive, name: str, platf
     data = _read(archive, image.config)
     configuration = formats.read_configuration(data, len(image.layers), archive.name)
     check_platform(configuration, platform, archive.name)
-    stack = LayerStack(store, lease, configuration.diff_ids, archive.name)
+    stack = LayerStack(lease, configuration.diff_ids, archive.name)
     stack.add_all(lambda place: archive.open(image.layers[place]))
     return Pulled(stack.tree_id, configuration.config, f"sha256:{hashlib.sha256(data).hexdigest()}")
 

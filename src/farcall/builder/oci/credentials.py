@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shutil import which
 from typing import NamedTuple
 
 import msgspec
@@ -154,17 +155,18 @@ def _from_auth(auth: _Auth, file: Path) -> Credentials | None:
 def _from_helper(helper: str, server: str, environ: Mapping[str, str], file: Path) -> Credentials | None:
     """What the program docker-credential-`helper` has for `server`; None if nothing."""
     program = f"docker-credential-{helper}"
+    found = which(program, path=environ.get("PATH"))
+    if found is None:
+        raise _UnusableError(f"{file} names the credential helper {program}, which is not installed")
     try:
         done = subprocess.run(
-            [program, "get"],
+            [found, "get"],
             input=server.encode(),
             capture_output=True,
             timeout=_HELPER_SECONDS,
             env=dict(environ),
             check=False,
         )
-    except FileNotFoundError:
-        raise _UnusableError(f"{file} names the credential helper {program}, which is not installed") from None
     except subprocess.TimeoutExpired:
         raise _UnusableError(f"{program} gave no answer for {_HELPER_SECONDS:.0f} s") from None
     except OSError as error:

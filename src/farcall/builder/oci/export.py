@@ -45,6 +45,8 @@ def export_archive(
         made = file.with_name(f".{file.name[:200]}.{secrets.token_hex(8)}")
         with open(made, "x+b") as target:
             try:
+                # Without these, skopeo makes them itself and gives them to root, which only root can do.
+                target.write(_directory("blobs") + _directory("blobs/sha256"))
                 layer = _Blob(target)
                 write_layer(store, tree, layer)
                 layer.close()
@@ -118,6 +120,12 @@ def _blob(target: BinaryIO, data: bytes) -> _Blob:
     blob.write(data)
     blob.close()
     return blob
+
+
+def _directory(name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def _header(name: str, size: int) -> bytes:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from farcall.content import Lease, Store
+from farcall.content import Lease
 from farcall.content.compression import CHUNK_BYTES, Decompressed
 from farcall.content.layers import read_layer
 from farcall.content.lease import Readable
@@ -20,26 +20,25 @@ class LayerStack:
     with its tree; also where unpacking was cut short.
     """
 
-    def __init__(self, store: Store, lease: Lease, diff_ids: Sequence[str], name: str) -> None:
+    def __init__(self, lease: Lease, diff_ids: Sequence[str], name: str) -> None:
         """Begins with what is there already. `diff_ids` are the digests of the layers as they are uncompressed."""
-        self.store = store
-        self._lease = lease
+        self.lease = lease
         self._diff_ids = diff_ids
         self._chain = chain_ids(diff_ids)
         self._name = name
         self.tree_id, self.height = self._begin()
-        self._tree = store.tree(self.tree_id)
+        self._tree = lease.store.tree(self.tree_id)
 
     def _begin(self) -> tuple[str, int]:
         for height in range(len(self._chain), 0, -1):
-            record = self.store.record(_KIND, self._chain[height - 1])
+            record = self.lease.store.record(_KIND, self._chain[height - 1])
             if record is not None:
                 try:
-                    self._lease.keep_tree(record.trees[0])
+                    self.lease.keep_tree(record.trees[0])
                     return record.trees[0], height
                 except NotFoundError:
                     continue  # collected just now
-        return self._lease.add_tree(()), 0
+        return self.lease.add_tree(()), 0
 
     def add(self, layer: Readable) -> None:
         """Unpack the next layer. Raises what `read_layer` does, and CorruptedError for one that is not the image's."""
@@ -47,7 +46,7 @@ class LayerStack:
         promised = self._diff_ids[self.height]
         try:
             stream = _Hashed(Decompressed(layer), promised.partition(":")[0])
-            self._tree = self._tree.merge(read_layer(self._lease, stream, self._tree))
+            self._tree = self._tree.merge(read_layer(self.lease, stream, self._tree))
             found = stream.finish()
         except (ContentError, InvalidError) as error:
             raise type(error)(f"{which}: {error}") from error
@@ -55,8 +54,8 @@ class LayerStack:
             raise CorruptedError(
                 f"{which}: unpacked it is {found}, not {promised}. The image is damaged: build or push it again"
             )
-        self.tree_id = self._lease.add_tree(self._tree)
-        self.store.put_record(_KIND, self._chain[self.height], trees=[self.tree_id])
+        self.tree_id = self.lease.add_tree(self._tree)
+        self.lease.store.put_record(_KIND, self._chain[self.height], trees=[self.tree_id])
         self.height += 1
 
     def add_all(self, open_layer: Callable[[int], BinaryIO]) -> None:

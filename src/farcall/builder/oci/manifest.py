@@ -49,7 +49,7 @@ class Descriptor(msgspec.Struct, rename="camel", frozen=True):
     size: int
     media_type: str = ""
     platform: _PlatformFields | None = None
-    annotations: dict[str, str] = {}
+    annotations: dict[str, str] | None = None
 
     @property
     def named_platform(self) -> Platform:

@@ -14,7 +14,7 @@ from farcall.builder.oci.manifest import Descriptor
 from farcall.builder.oci.platform import Platform, this_machine
 from farcall.builder.oci.reference import parse
 from farcall.builder.oci.registry import Repository
-from farcall.content import Lease, Store
+from farcall.content import Lease
 
 _DOWNLOADS = 4  # layers at once
 _REPORT_SECONDS = 0.1  # between two words on one layer
@@ -23,7 +23,6 @@ Progress = Callable[[str, int, int], None]
 
 
 def pull(
-    store: Store,
     lease: Lease,
     reference: str,
     *,
@@ -33,7 +32,7 @@ def pull(
     progress: Progress = lambda digest, done, total: None,
     timing: Timing = PATIENT,
 ) -> Pulled:
-    """Fetch the image `reference` for `platform` (this machine's when None). The lease keeps its tree.
+    """Fetch the image `reference` for `platform` (this machine's when None) into the lease's store.
 
     Layers are downloaded several at a time, verified, and unpacked in their order; those that another image brought
     are not fetched again. What a pull that fails has fetched is what the next one goes on with. `credentials` are the
@@ -48,7 +47,7 @@ def pull(
     stop = threading.Event()
     with Repository(wanted, access=access, secret=credentials, timing=timing, stop=stop) as repository:
         image = find(repository, wanted.version, platform or this_machine())
-        stack = LayerStack(store, lease, image.configuration.diff_ids, repository.name)
+        stack = LayerStack(lease, image.configuration.diff_ids, repository.name)
         _Download(repository, stack, image.layers, progress, stop).run()
         return Pulled(stack.tree_id, image.configuration.config, image.digest)
 
@@ -69,7 +68,7 @@ class _Download:
         self._layers = layers
         self._progress = progress
         self._stop = stop
-        self._folder = stack.store.root / "downloads"
+        self._folder = stack.lease.store.root / "downloads"
         self._lock = threading.Lock()
         self._told: dict[str, float] = {}  # when `progress` last heard of a layer
         self._error: BaseException | None = None  # the first; what others raise is that they were stopped

@@ -16,7 +16,7 @@ from farcall.builder.oci.authentication import Authenticator, refused
 from farcall.builder.oci.endpoint import DIRECTLY, Access, endpoint_of
 from farcall.builder.oci.image import Document
 from farcall.builder.oci.manifest import ACCEPTED, MAX_DOCUMENT_BYTES
-from farcall.builder.oci.reference import Reference
+from farcall.builder.oci.reference import Reference, parse
 from farcall.builder.oci.transport import (
     NoTlsError,
     Transport,
@@ -243,14 +243,18 @@ class _Tags(msgspec.Struct):
     tags: tuple[str, ...] | None = None
 
 
-def reachable(reference: Reference, access: Access = DIRECTLY, seconds: float = _REACHABLE_SECONDS) -> bool:
-    """Whether the registry of `reference` answers now. Takes little more than `seconds`, and raises nothing."""
+def reachable(reference: str, access: Access = DIRECTLY, seconds: float = _REACHABLE_SECONDS) -> bool:
+    """Whether the registry of the image `reference` answers now. Takes little more than `seconds`.
+
+    Raises InvalidError for what is no name of an image, and nothing else.
+    """
+    wanted = parse(reference)
     answers: list[bool] = []
 
     def ask() -> None:
         timing = Timing(connect=seconds, read=seconds, attempts=1)
         try:
-            with Repository(reference, access=access, timing=timing) as repository:
+            with Repository(wanted, access=access, timing=timing) as repository:
                 answers.append(repository.answers())
         except (FarcallError, TransientError, NoTlsError):
             pass
