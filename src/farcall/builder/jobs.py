@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from farcall.builder.requests import AddedPython, State
 from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.content.tree import Diff, Entry, Tree
-from farcall.launcher import namespaces
+from farcall.launcher import namespaces, syscalls
 
 # What installers make gets this time (2020-01-01), so that the same packages are the same files.
 CLAMPED_NS = 1_577_836_800 * 10**9
@@ -31,6 +32,7 @@ Say = Callable[[str], None]
 
 def main() -> None:
     """Carries out the request on standard input."""
+    _end_with_parent()
     request = requests.decode_request(sys.stdin.buffer.read())
     # What libraries and child processes print must not be taken for words.
     out = os.fdopen(os.dup(1), "wb")
@@ -51,6 +53,21 @@ def main() -> None:
         sys.exit(1)  # the server is gone
     else:
         tell(requests.Finished(msgspec.to_builtins(result)))
+
+
+def _end_with_parent() -> None:
+    """A server that is killed leaves no job behind, and a job that ends none of its own programs."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)  # a job leads a session of its own
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+    parent = os.getppid()
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def _carry_out(request: requests.Request, lease: Lease, say: Say) -> Any:
