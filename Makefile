@@ -22,6 +22,7 @@ check: .venv/dev
 
 bench: .venv/bench
 	.venv/bin/python -m bench calls $(ARGS)
+	.venv/bin/python -m bench images $(ARGS)
 
 .venv/farcall: pyproject.toml scripts/setup
 	@scripts/setup && touch $@

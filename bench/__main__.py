@@ -1,4 +1,4 @@
-"""`python -m bench calls`: measure, print the table, write JSON and a plot."""
+"""`python -m bench calls` or `images`: measure, print the table, write JSON and a plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import calls, report
+from bench import calls, images, report
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -18,17 +18,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     options = names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
-    options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
-    options.add_argument("--only", action="append", metavar="ROW", help="only rows whose name begins so; repeatable")
     options.add_argument("--no-ray", action="store_true", help="leave Ray out")
-    options.add_argument("--json", type=Path, default=RESULTS / "calls.json", metavar="PATH")
-    options.add_argument("--plot", type=Path, default=RESULTS / "calls.png", metavar="PATH")
+    names.add_parser("images", help="the content store: taking files in, hashing")
+    for name, options in names.choices.items():
+        options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
+        options.add_argument(
+            "--only", action="append", metavar="ROW", help="only rows whose name begins so; repeatable"
+        )
+        options.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="PATH")
+        options.add_argument("--plot", type=Path, default=RESULTS / f"{name}.png", metavar="PATH")
     given = parser.parse_args()
 
-    rows = [row for row in calls.ROWS if not given.only or row.name.startswith(tuple(given.only))]
+    benchmark = {"calls": calls, "images": images}[given.benchmark]
+    rows = [row for row in benchmark.ROWS if not given.only or row.name.startswith(tuple(given.only))]
     if not rows:
-        parser.error(f"no row begins with {' or '.join(given.only)}; rows: {', '.join(row.name for row in calls.ROWS)}")
-    peers = [peer for peer in calls.PEERS if not (given.no_ray and peer == calls.RAY)]
+        names_of_rows = ", ".join(row.name for row in benchmark.ROWS)
+        parser.error(f"no row begins with {' or '.join(given.only)}; rows: {names_of_rows}")
+    peers = [peer for peer in benchmark.PEERS if not (peer == calls.RAY and given.no_ray)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     measured = run_rounds(rows, peers, given.rounds, lambda line: print(line, file=sys.stderr))
     print(report.table(measured))

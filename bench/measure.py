@@ -202,7 +202,7 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> None:
 def _environment(peer: Peer, scratch: Path) -> Generator[dict[str, str]]:
     """What the peer's process gets. For farcall: directories of its own, so that the user's server is neither used nor
     disturbed; the server started there ends with the block."""
-    environment = {**os.environ}
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     if peer.module != "farcall":
         yield environment
         return

@@ -1,17 +1,18 @@
 """A directory of the user's, as a tree in the store."""
 
 import os
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from msgspec import structs
 
 from farcall.content.disk import disk_error
 from farcall.content.intake import Intake
 from farcall.content.lease import Lease
 from farcall.content.scan import VANISHED, Found, attributes, kept_attributes, walk
 from farcall.content.statcache import Known, KnownFile, StatCache, is_settled
-from farcall.content.tree import Tree
+from farcall.content.tree import Entry, Tree
 from farcall.errors import NotFoundError
 
 
@@ -61,60 +62,72 @@ class _Ingest:
 
     def tree_id(self, cache: StatCache | None) -> str:
         looked_at_ns = time.time_ns()
-        found = self._look()
         key = f"{os.fsdecode(self._root)} {self._uid} {self._gid} {self._keep_owner}"
         known = cache.load(key) if cache is not None else None
+        if known is not None and not self._is_there(known.tree_id):
+            known = None
         files = known.files if known is not None else {}
-        same = {
-            one.path: before
-            for one in found
-            if (before := files.get(one.path)) is not None and before.is_still(one.status)
-        }
-        if known is not None and self._is_kept(known, same):
-            if len(same) == len(found) == len(files):
-                return known.tree_id
-            reusable = same
-        else:
-            reusable = self._still_stored(same)
+        found, same = self._look(files)
+        if known is not None and not found and len(same) == len(files):
+            return known.tree_id
         intake = Intake(self._lease, self._facts)
         for one in found:
-            xattrs = self._attributes(one.full)
-            before = reusable.get(one.path)
-            if before is not None and stat.S_ISREG(one.status.st_mode):
-                intake.take_known(one, before.digest, xattrs)
-            else:
-                intake.take(one, xattrs)
-        tree = Tree.of(intake.finish())
+            intake.take(one, self._attributes(one.full))
+        entries = intake.finish()
+        if known is not None:
+            entries += self._as_before(known.tree_id, same)
+        tree = Tree.of_found(entries)
         tree_id = self._lease.add_tree(tree)
         if cache is not None:
-            cache.save(key, _known(tree, intake.statuses, looked_at_ns))
+            now = {
+                path: KnownFile.of(status)
+                for path, status in intake.statuses.items()
+                if is_settled(status, looked_at_ns)
+            }
+            cache.save(key, Known(tree_id, {path: files[path] for path in same} | now))
         return tree_id
 
-    def _look(self) -> list[Found]:
-        if self._ignore is None:
-            return list(walk(self._root))
-        is_ignored = self._ignore
-        if self._prune:
-            return list(walk(self._root, lambda path: is_ignored(os.fsdecode(path))))
-        found: list[Found] = []
-        kept: set[bytes] = {b""}
-        for one in reversed(list(walk(self._root))):
-            if one.path in kept or not is_ignored(os.fsdecode(one.path)):
-                found.append(one)
-                kept.add(os.path.dirname(one.path))
-        found.reverse()
-        return found
-
-    def _is_kept(self, known: Known, same: dict[bytes, KnownFile]) -> bool:
+    def _is_there(self, tree_id: str) -> bool:
+        """Whether the tree is in the store; it then stays."""
         try:
-            self._lease.keep_tree(known.tree_id, {file.digest for file in same.values()})
+            self._lease.keep_tree(tree_id)
         except NotFoundError:
             return False
         return True
 
-    def _still_stored(self, same: dict[bytes, KnownFile]) -> dict[bytes, KnownFile]:
-        missing = self._lease.keep_objects({file.digest: file.size for file in same.values() if file.digest})
-        return {path: file for path, file in same.items() if file.digest not in missing}
+    def _look(self, files: dict[bytes, KnownFile]) -> tuple[list[Found], list[bytes]]:
+        """What is new or has changed since `files`, and the paths of what has not."""
+        same: list[bytes] = []
+
+        def is_same(path: bytes, status: os.stat_result) -> bool:
+            before = files.get(path)
+            if before is None or not before.is_still(status):
+                return False
+            same.append(path)
+            return True
+
+        is_ignored = self._ignore
+        if is_ignored is None:
+            return list(walk(self._root, is_known=is_same)), same
+        if self._prune:
+            return list(walk(self._root, lambda path: is_ignored(os.fsdecode(path)), is_same)), same
+        found: list[Found] = []
+        kept: set[bytes] = {b""}
+        for one in reversed(list(walk(self._root))):
+            if one.path in kept or not is_ignored(os.fsdecode(one.path)):
+                kept.add(os.path.dirname(one.path))
+                if not is_same(one.path, one.status):
+                    found.append(one)
+        return found, same
+
+    def _as_before(self, tree_id: str, paths: list[bytes]) -> list[Entry]:
+        """The entries that the tree has at these paths."""
+        tree = self._lease.store.tree(tree_id)
+        by_path = {entry.path: entry for entry in tree}
+        found = [by_path[path] for path in paths]
+        self._lease.keep_tree(tree_id, {entry.digest for entry in found})
+        # Their numbers must not meet those of the hard links found now. Links of one file change together.
+        return [entry if not entry.link else structs.replace(entry, link=-entry.link) for entry in found]
 
     def _facts(self, status: os.stat_result) -> tuple[int, int, int]:
         if self._keep_owner:
@@ -134,20 +147,3 @@ class _Ingest:
 
 def _same(id_: int) -> int:
     return id_
-
-
-def _known(tree: Tree, statuses: dict[bytes, os.stat_result], looked_at_ns: int) -> Known:
-    """What can be told from a later look to be still the same."""
-    files: dict[bytes, KnownFile] = {}
-    for entry in tree:
-        status = statuses.get(entry.path)
-        if status is not None and is_settled(status, looked_at_ns):
-            files[entry.path] = KnownFile(
-                status.st_ino,
-                status.st_ctime_ns,
-                status.st_mtime_ns,
-                status.st_size,
-                status.st_mode,
-                entry.digest,
-            )
-    return Known(tree.id, files)

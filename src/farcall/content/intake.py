@@ -9,7 +9,7 @@ from farcall.content.adding import Added, FileToAdd, add_files, object_inode
 from farcall.content.disk import disk_error, printable
 from farcall.content.lease import Lease
 from farcall.content.scan import VANISHED, Found
-from farcall.content.tree import Entry
+from farcall.content.tree import FIRST_TIME_NS, LAST_TIME_NS, Entry
 from farcall.errors import ContentError
 
 Attributes = tuple[tuple[bytes, bytes], ...]
@@ -48,7 +48,7 @@ class Intake:
         if stat.S_ISREG(status.st_mode):
             self._inode(found).names.append((found.path, xattrs))
             return
-        uid, gid, mtime_ns = self._facts(status)
+        uid, gid, mtime_ns = self._entry_facts(status)
         mode, target = status.st_mode, b""
         if stat.S_ISLNK(mode):
             mode = stat.S_IFLNK | 0o777
@@ -63,10 +63,6 @@ class Intake:
         self.statuses[found.path] = status
         self._entries.append(Entry(found.path, mode, uid, gid, mtime_ns, 0, b"", target, xattrs, self._link(status)))
 
-    def take_known(self, found: Found, digest: bytes, xattrs: Attributes = ()) -> None:
-        """Take a regular file whose object is in the store, kept by the lease."""
-        self._take_file(found.path, xattrs, Added(digest, found.status))
-
     def finish(self) -> list[Entry]:
         """Add the files; all entries, in no order. Raises what `add_files` raises."""
         files = [FileToAdd(inode.full, inode.size, self._object_inode) for inode in self._inodes]
@@ -75,6 +71,10 @@ class Intake:
                 for path, xattrs in inode.names:
                     self._take_file(path, xattrs, added)
         return self._entries
+
+    def _entry_facts(self, status: os.stat_result) -> tuple[int, int, int]:
+        uid, gid, mtime_ns = self._facts(status)
+        return uid, gid, min(max(mtime_ns, FIRST_TIME_NS), LAST_TIME_NS)
 
     def _inode(self, found: Found) -> _Inode:
         status = found.status
@@ -89,7 +89,7 @@ class Intake:
 
     def _take_file(self, path: bytes, xattrs: Attributes, added: Added) -> None:
         status = added.status
-        uid, gid, mtime_ns = self._facts(status)
+        uid, gid, mtime_ns = self._entry_facts(status)
         entry = Entry(
             path, status.st_mode, uid, gid, mtime_ns, status.st_size, added.digest, b"", xattrs, self._link(status)
         )
@@ -103,4 +103,4 @@ class Intake:
         return self._links.setdefault((status.st_dev, status.st_ino), len(self._links) + 1)
 
     def _object_inode(self, status: os.stat_result) -> tuple[int, int]:
-        return object_inode(status.st_mode, *self._facts(status))
+        return object_inode(status.st_mode, *self._entry_facts(status))

@@ -25,11 +25,15 @@ class Found(NamedTuple):
     status: os.stat_result
 
 
-def walk(root: bytes, is_pruned: Callable[[bytes], bool] | None = None) -> Iterator[Found]:
+def walk(
+    root: bytes,
+    is_pruned: Callable[[bytes], bool] | None = None,
+    is_known: Callable[[bytes, os.stat_result], bool] | None = None,
+) -> Iterator[Found]:
     """The directory itself with path "", and all that is in it, each directory before what is in it.
 
-    What `is_pruned` is true of, by its path, is left out with all that is in it, unread. What vanishes meanwhile is
-    not there. Raises what `disk_error` says, with the path.
+    What `is_pruned` is true of, by its path, is left out with all that is in it, unread. What `is_known` is true of is
+    not made an item of. What vanishes meanwhile is not there. Raises what `disk_error` says, with the path.
     """
     try:
         pending = [Found(b"", root, os.stat(root))]
@@ -52,14 +56,17 @@ def walk(root: bytes, is_pruned: Callable[[bytes], bool] | None = None) -> Itera
                     if is_pruned is not None and is_pruned(path):
                         continue
                     try:
-                        inside.append(Found(path, entry.path, entry.stat(follow_symlinks=False)))
+                        status = entry.stat(follow_symlinks=False)
                     except VANISHED:
                         continue
+                    if is_known is None or stat.S_ISDIR(status.st_mode) or not is_known(path, status):
+                        inside.append(Found(path, entry.path, status))
         except VANISHED:
             continue
         except OSError as error:
             raise disk_error(error, "reading", found.full) from error
-        yield found
+        if is_known is None or not is_known(found.path, found.status):
+            yield found
         inside.sort(reverse=True)  # paths differ: the last is popped first
         pending += inside
 

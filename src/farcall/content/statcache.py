@@ -19,14 +19,18 @@ _MAGIC = b"farcall stat cache 1\n"
 
 
 class KnownFile(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A name as it was: its inode and times say whether it is still the same, with the digest that it then has."""
+    """A name as it was: its inode and times say whether it is still the same."""
 
     inode: int
     ctime_ns: int
     mtime_ns: int
     size: int
     mode: int
-    digest: bytes = b""  # of regular files
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "KnownFile":
+        """A name as it is."""
+        return cls(status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_mode)
 
     def is_still(self, status: os.stat_result) -> bool:
         """Whether nothing has touched it since."""
@@ -40,7 +44,8 @@ class KnownFile(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Known(msgspec.Struct, array_like=True, frozen=True):
-    """A directory as it was: the tree that was made of it, and its names."""
+    """A directory as it was: the tree that was made of it, and its names. What is not among `files` was too new to tell
+    from what it may become."""
 
     tree_id: str
     files: dict[bytes, KnownFile]

@@ -114,9 +114,15 @@ class Tree:
             for parent in parents(path):
                 by_path.setdefault(parent, default_directory(parent))
         by_path.setdefault(b"", default_directory(b""))
-        made = cls(_in_order(by_path))
+        made = cls(_in_order(by_path.values()))
         made.validate()
         return made
+
+    @classmethod
+    def of_found(cls, entries: Iterable[Entry]) -> "Tree":
+        """A tree of what a file system holds, which needs no validation: no path twice, and no parent missing. Hard
+        links are numbered anew, from whatever numbers they have."""
+        return cls(_in_order(entries))
 
     @classmethod
     def decode(cls, encoded: bytes, tree_id: str | None = None) -> "Tree":
@@ -242,7 +248,7 @@ class Tree:
         skip = len(path) + 1 if path else 0
         moved = [msgspec.structs.replace(root, path=b"")]
         moved += [msgspec.structs.replace(entry, path=entry.path[skip:]) for entry in self.inside(path)]
-        return Tree(_in_order({entry.path: entry for entry in moved}))
+        return Tree(_in_order(moved))
 
     def under(self, path: bytes) -> "Tree":
         """This tree with its root at `path`; the directories that lead there are `default_directory`."""
@@ -274,7 +280,7 @@ class Tree:
                             f"a layer has {shown(entry.path)} within a {shown(parent)} that is no directory"
                         )
                     result[parent] = default_directory(parent)
-        made = Tree(_in_order(result))
+        made = Tree(_in_order(result.values()))
         made.validate()
         return made
 
@@ -389,9 +395,9 @@ def _entry_key(entry: Entry) -> bytes:
     return entry.path.replace(b"/", b"\0")
 
 
-def _in_order(by_path: dict[bytes, Entry]) -> tuple[Entry, ...]:
+def _in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """Sorted, and hard links numbered from 1 in that order; a link that has become alone is none."""
-    entries = sorted(by_path.values(), key=_entry_key)
+    entries = sorted(entries, key=_entry_key)
     count: dict[int, int] = {}
     for entry in entries:
         if entry.link:

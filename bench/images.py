@@ -1,0 +1,59 @@
+"""The rows of `python -m bench images`: what is measured, of whom, and what was promised (docs/specification.md)."""
+
+from __future__ import annotations
+
+from bench.measure import Bar, Peer, Row
+
+CONTENT = Peer("content", "farcall")
+PEERS = (CONTENT,)
+
+ROWS = (
+    Row(
+        "ingest, large files",
+        "MB/s",
+        "4 files of 128 MB, new to the store: read, hashed and written",
+        measurement="ingest, large files",
+        more_is_better=True,
+        contenders={"farcall": CONTENT, "cp -r": CONTENT},
+        bars=(Bar(500),),
+    ),
+    Row(
+        "ingest, small files",
+        "/s",
+        "20,000 files of 4 kB on average, new to the store",
+        measurement="ingest, small files",
+        more_is_better=True,
+        contenders={"farcall": CONTENT, "cp -r": CONTENT},
+        bars=(Bar(15_000),),
+    ),
+    Row(
+        "unchanged tree",
+        "s",
+        "50,000 files in 2,000 folders that were taken in before",
+        measurement="unchanged tree",
+        contenders={"farcall": CONTENT, "git status": CONTENT},
+        bars=(Bar(0.5),),
+    ),
+    Row(
+        "one file changed",
+        "ms",
+        "among 2,000 files: more than when none has",
+        measurement="one file changed",
+        contenders={"farcall": CONTENT},
+        bars=(Bar(50),),
+    ),
+    Row(
+        "hash, 100 MB",
+        "ms",
+        "one thread",
+        measurement="hash",
+        contenders={"SHA-256": CONTENT, "BLAKE2b": CONTENT, "BLAKE3": CONTENT},
+    ),
+    Row(
+        "hash, 4 kB",
+        "us",
+        "one thread",
+        measurement="hash",
+        contenders={"SHA-256": CONTENT, "BLAKE2b": CONTENT, "BLAKE3": CONTENT},
+    ),
+)
