@@ -17,14 +17,14 @@ def main() -> int:
     """Runs the command line and returns its exit code: 0, 130 when interrupted. A missed target is no failure."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    options = names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
-    options.add_argument("--no-ray", action="store_true", help="leave Ray out")
+    names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
     names.add_parser("images", help="the content store: taking files in, hashing")
     for name, options in names.choices.items():
         options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
         options.add_argument(
             "--only", action="append", metavar="ROW", help="only rows whose name begins so; repeatable"
         )
+        options.add_argument("--no-ray", action="store_true", help="leave Ray out")
         options.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="PATH")
         options.add_argument("--plot", type=Path, default=RESULTS / f"{name}.png", metavar="PATH")
     given = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> int:
     if not rows:
         names_of_rows = ", ".join(row.name for row in benchmark.ROWS)
         parser.error(f"no row begins with {' or '.join(given.only)}; rows: {names_of_rows}")
-    peers = [peer for peer in benchmark.PEERS if not (peer == calls.RAY and given.no_ray)]
+    peers = [peer for peer in benchmark.PEERS if not (given.no_ray and peer == calls.RAY)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     measured = run_rounds(rows, peers, given.rounds, lambda line: print(line, file=sys.stderr))
     print(report.table(measured))

@@ -58,7 +58,14 @@ def test_metadata(distributions: Built) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith("licenses/LICENSE") for name in names)
     required = [r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r]
-    assert sorted(re.split(r"[^a-z]", r)[0] for r in required) == ["cloudpickle", "msgspec", "uvloop"]
+    assert sorted(re.split(r"[^a-z]", r)[0] for r in required) == [
+        "cloudpickle",
+        "httpx",
+        "msgspec",
+        "uv",
+        "uvloop",
+        "zstandard",
+    ]
 
 
 def test_the_wheel_is_pure(distributions: Built) -> None:
