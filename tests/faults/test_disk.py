@@ -60,6 +60,36 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+def test_an_app_stops_while_the_disk_is_busy(installation: Installation) -> None:
+    """The end of a program waits for its containers, not for the disk."""
+    program = installation.root / "busy.py"
+    program.write_text(
+        "import farcall, sqlite3, sys, time\n"
+        "app = farcall.App('busy')\n"
+        "@app.function()\n"
+        "def double(x):\n"
+        "    return 2 * x\n"
+        "if __name__ == '__main__':\n"
+        "    with app.run():\n"
+        "        assert double.remote(1) == 2\n"
+        "        database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "        database.execute('BEGIN IMMEDIATE')  # no write of the server's ends from here on\n"
+        "        before = time.monotonic()\n"
+        "    print(time.monotonic() - before)\n"
+        "    database.rollback()\n"
+    )
+    database = Path(installation.environment["FARCALL_STATE_DIR"]) / "state.db"
+    done = subprocess.run(
+        [sys.executable, str(program), str(database)],
+        env=installation.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+
+
 @pytest.mark.root("mounts a small disk")
 def test_a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing(programs: Any, small_disk: Path) -> None:
     assert programs.plain.remote(1) == 2

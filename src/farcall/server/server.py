@@ -294,7 +294,13 @@ class Server:
         self._send_stats(app)
         self._stats_wanted.pop(app_id, None)
         self._stats_sent.pop(app_id, None)
-        await self._set_state(app_id, "stopped")
+        recorded = self._set_state(app_id, "stopped")
+        if app.mode == "ephemeral":
+            # Its program does not wait for a busy disk: should the server die now, the next one takes up no ephemeral
+            # app whose program is gone.
+            self.spawn(recorded)
+        else:
+            await recorded
         return messages.StopReport(containers, cancelled)
 
     def _cancel_with_app(self, call: Call) -> int:
