@@ -91,6 +91,23 @@ def test_what_travels_is_a_copy() -> None:
     assert loop[1] is loop
 
 
+def test_large_arrays_that_are_passed_on_are_copies_too() -> None:
+    """What is not changed goes on in the memory it came in; what is changed is nobody else's."""
+    numpy = pytest.importorskip("numpy")
+    original = numpy.arange(1_000_000, dtype="float64")
+    same = values_app.echo.remote(original)
+    spawned = values_app.zero.spawn(same, 0, 10)
+    zeroed = values_app.zero.remote(same, 999_990, 1_000_000)
+    again = values_app.zero.remote(zeroed, 0, 0)
+    same[500_000] = -1
+    for one, zeros in ((zeroed, slice(999_990, None)), (again, slice(999_990, None)), (spawned.get(), slice(10))):
+        expected = original.copy()
+        expected[zeros] = 0
+        assert numpy.array_equal(one, expected)
+    assert numpy.array_equal(original, numpy.arange(1_000_000, dtype="float64"))
+    assert (original != values_app.echo.remote(same)).sum() == 1
+
+
 def test_code_that_pickle_refuses_travels() -> None:
     """cloudpickle where plain pickle cannot: lambdas, closures, local classes and their instances."""
 

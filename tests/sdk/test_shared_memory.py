@@ -94,7 +94,7 @@ def test_not_while_there_is_an_array() -> None:
 
 def test_not_while_another_process_has_it(peer: Ask) -> None:
     for value in range(5):
-        assert (peer("echo", array(value)) == value).all()
+        assert peer("overwrite", array(value)) == 7 * LARGE
     assert len(shared_memory.kept) == 1
     held = [peer("echo", array(value)) for value in range(5)]
     assert [(each == value).all() for value, each in enumerate(held)] == [True] * 5
@@ -158,6 +158,38 @@ def test_nothing_of_the_former_value_is_left() -> None:
 
 def test_a_much_smaller_value_does_not_take_a_large_file() -> None:
     assert send(array(1, 4 * LARGE)) != send(array(1, LARGE))
+
+
+def test_large_files_are_written_through_a_mapping(rng: random.Random) -> None:
+    """Longer and shorter values over one another, above the size from which on files are mapped."""
+    mapped = 0
+    for _ in range(12):
+        value = [array(rng.randrange(256), rng.randrange(5 * LARGE, 8 * LARGE)), rng.randbytes(rng.randrange(200_000))]
+        payload = dumps(value)
+        mapped += any(each.mapped is not None for each in shared_memory.kept)
+        again = loads(*payload)
+        assert (again[0] == value[0]).all()
+        assert again[1] == value[1]
+        del again
+        gc.collect()
+    assert mapped >= 10
+    assert len(shared_memory.kept) == 1
+
+
+def test_a_child_does_not_have_the_mapping() -> None:
+    def maps() -> int:
+        with open("/proc/self/maps") as file:
+            return sum(1 for line in file if "farcall-value" in line and "rw-s" in line)
+
+    for value in range(3):
+        send(array(value, 4 * LARGE))
+    assert maps() == 1
+    child = os.fork()
+    if child == 0:
+        os._exit(maps())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    shared_memory.release_kept()
+    assert maps() == 0
 
 
 def test_files_are_kept_for_a_short_time(monkeypatch: pytest.MonkeyPatch) -> None:

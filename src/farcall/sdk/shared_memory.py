@@ -7,9 +7,10 @@ the file's own position, because all holders of a descriptor share it.
 What it costs is pages, not copying (100 MB: 10 ms to copy, 20 ms more to allocate the file's pages, 10 ms to free them,
 40 ms more to fault in 4 KiB pages at the reader). The reader therefore asks for huge pages before it reads into new
 memory, and the writer of large values keeps its files for a moment, to write the next value over one that nobody can
-read any more. Only the kernel knows which those are: others get a second, read-only opening of the file, and the writer
-is granted a write lease on its own exactly when that opening has no descriptor (in a process, or on its way in a
-socket) and no mapping left, whoever had them and however they came to an end. Smaller values go into sealed files.
+read any more: through a mapping, which spares the kernel's work for each page, half of the time. Only the kernel knows
+which files those are: others get a second, read-only opening, and the writer is granted a write lease on its own
+exactly when that opening has no descriptor (in a process, or on its way in a socket) and no mapping left, whoever had
+them and however they came to an end. Smaller values go into sealed files.
 """
 
 import errno
@@ -18,9 +19,10 @@ import os
 import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from farcall.errors import ResourceExhaustedError
+from farcall.sdk import pages
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
 PAGE = 4096  # alignment of mapped parts in a file, bytes; a mapping begins at a multiple of the real page size below it
 
 _MFD_NOEXEC_SEAL = 0x8  # Linux 6.3; hosts with vm.memfd_noexec=2 refuse files made without it
-_MADV_HUGEPAGE = 14
-_PROT_READ, _PROT_WRITE, _MAP_PRIVATE = 1, 2, 2
 
-# Below this, importing ctypes to ask for huge pages costs more than the faults it saves.
+# Below these, importing ctypes costs more than huge pages or a mapping save.
 _HUGE_PAGE_READ = 4 * 1024 * 1024
+_MAPPED_FILE = 4 * 1024 * 1024
+_MAPPED_WRITE = 64 * 1024  # bytes written at once
 _READ_BUFFER = 256 * 1024
 
 KEEP_SECONDS = 2.0  # how long a file is kept that is not used again
@@ -65,12 +67,24 @@ def describe_size(size: int) -> str:
     return f"{scaled / 1024:.1f} TiB"
 
 
+class _Mapped(NamedTuple):
+    """A file's first bytes, mapped to be written."""
+
+    address: int
+    length: int
+
+
 class _Kept(NamedTuple):
     """A file that was sent and may be written again."""
 
     descriptor: int
     size: int
     since: float
+    mapped: _Mapped | None = None
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        _unmap(self.mapped)
 
 
 kept: list[_Kept] = []  # each change is one step: threads and signal handlers need no lock
@@ -83,7 +97,7 @@ def release_kept(older_than: float = 0.0) -> None:
     limit = monotonic() - older_than
     for each in kept[:]:
         if each.since <= limit and _claim(each):
-            os.close(each.descriptor)
+            each.close()
 
 
 def keep_nothing() -> None:
@@ -141,10 +155,27 @@ def _is_unread(descriptor: int) -> bool:
     return granted
 
 
+def _map(former: _Kept) -> _Mapped | None:
+    """The mapping through which a file is written again: its former one, or a new one where that is not most of it."""
+    mapped, size = former.mapped, former.size
+    if size < _MAPPED_FILE or (mapped is not None and 2 * mapped.length >= size):
+        return mapped
+    _unmap(mapped)
+    try:
+        return _Mapped(pages.map_file(former.descriptor, 0, size, shared=True), size)
+    except OSError:
+        return None  # no room for its page tables: it is written by calls
+
+
+def _unmap(mapped: _Mapped | None) -> None:
+    if mapped is not None:
+        pages.unmap(*mapped)
+
+
 def _after_fork_in_child() -> None:
     """The parent goes on writing to its files: they are not the child's."""
     while kept:
-        os.close(kept.pop().descriptor)
+        os.close(kept.pop().descriptor)  # it has no mapping here
 
 
 if hasattr(os, "register_at_fork"):
@@ -163,12 +194,14 @@ class SharedMemoryWriter:
         self._former_size = 0  # bytes that the file had when it was taken
         self._reusable = False
         self._descriptor = -1
+        self._mapped: _Mapped | None = None
         if expected >= _KEEP_FROM and _keeps:
             now = monotonic()
             self._reusable, _last_large = now - _last_large < KEEP_SECONDS, now
             if kept and (former := _take(expected)):
                 self._reusable = True
-                self._descriptor, self._former_size, _ = former
+                self._descriptor, self._former_size = former.descriptor, former.size
+                self._mapped = _map(former)
                 return
         try:
             self._descriptor = _create()
@@ -183,6 +216,11 @@ class SharedMemoryWriter:
         if view.ndim != 1 or view.itemsize != 1:
             view = view.cast("B")
         start, length = 0, view.nbytes
+        if self._mapped is not None and length >= _MAPPED_WRITE:
+            # Not beyond the file's former end: there is no memory, and writing there a signal, not an error.
+            start = max(0, min(length, min(self._mapped.length, self._former_size) - self.size))
+            if start:
+                pages.copy(view[:start], self._mapped.address + self.size)
         try:
             while start < length:  # one call writes 2 GiB at most
                 start += os.pwrite(self._descriptor, view[start:], self.size + start)
@@ -214,12 +252,14 @@ class SharedMemoryWriter:
                 pass  # no more descriptors: it is given away like a small one
             else:
                 self._descriptor = -1
+                each = _Kept(descriptor, self.size, monotonic(), self._mapped)
                 if _is_unread(descriptor):  # a kernel that does not see the reader
-                    os.close(descriptor)
+                    each.close()
                 else:
-                    kept.append(_Kept(descriptor, self.size, monotonic()))
+                    kept.append(each)
                 return reader
         self._descriptor = -1
+        _unmap(self._mapped)  # a file that can be written is not sealed
         if hasattr(os, "memfd_create"):
             import fcntl
 
@@ -250,7 +290,7 @@ class SharedMemoryWriter:
         """Frees what was written. Safe to call twice, and after `finish` (where it does nothing)."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            _Kept(descriptor, self.size, 0.0, self._mapped).close()
 
 
 class _PositionalFile(io.RawIOBase):
@@ -268,7 +308,7 @@ class _PositionalFile(io.RawIOBase):
         with memoryview(buffer) as view:
             wanted = min(view.nbytes, self._length - self._position)
             if wanted >= _HUGE_PAGE_READ:
-                _advise_huge_pages(view)
+                pages.advise_huge_pages(view)
             with view[:wanted] as target:
                 count = os.preadv(self._descriptor, [target], self._position)
         self._position += count
@@ -294,29 +334,6 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
     return data
 
 
-def map_private(descriptor: int, offset: int, length: int) -> memoryview:
-    """`length` > 0 bytes from `offset` (a multiple of `PAGE`), mapped: shared until written, then this process's own.
-
-    The mapping lives as long as any view of it, holds no descriptor, and keeps the whole file's memory alive.
-    (Python's own `mmap` keeps a descriptor for each mapping before 3.13: a thousand arrays would use them all up.)
-    """
-    import ctypes
-    import mmap
-    import weakref
-
-    if os.fstat(descriptor).st_size < offset + length:  # a page beyond the end would be SIGBUS, not an error
-        raise EOFError(f"shared memory ends before byte {offset + length}")
-    skipped = offset % mmap.ALLOCATIONGRANULARITY
-    library: Any = _libc()
-    address = library.mmap(None, length + skipped, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE, descriptor, offset - skipped)
-    if address is None or address == ctypes.c_void_p(-1).value:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    region = (ctypes.c_ubyte * length).from_address(address + skipped)
-    weakref.finalize(region, library.munmap, address, length + skipped).atexit = False
-    return memoryview(region).cast("B")
-
-
 def _create() -> int:
     memfd_create: Callable[[str, int], int] | None = getattr(os, "memfd_create", None)
     if memfd_create is None:  # not Linux: `farcall run --local`, or a server elsewhere
@@ -332,39 +349,3 @@ def _create() -> int:
         if error.errno != errno.EINVAL:
             raise
         return memfd_create("farcall-value", flags)
-
-
-_library: Any = None
-
-
-def _libc() -> Any:
-    global _library
-    if _library is None:
-        import ctypes
-
-        library = ctypes.CDLL(None, use_errno=True)
-        library.mmap.restype = ctypes.c_void_p
-        library.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int64,
-        ]
-        library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        _library = library
-    return _library
-
-
-def _advise_huge_pages(view: memoryview) -> None:
-    """Asks that new memory under `view` come in huge pages. Only a wish: refusals do not matter."""
-    import ctypes
-    import mmap
-
-    if sys.platform != "linux":
-        return
-    first = ctypes.addressof(ctypes.c_ubyte.from_buffer(view))
-    start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-    _libc().madvise(start, first + view.nbytes - start, _MADV_HUGEPAGE)

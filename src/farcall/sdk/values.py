@@ -4,9 +4,11 @@ A payload is a few bytes that go inside a message and at most one descriptor of 
 
     data = a pickle, protocol 5                                             (all of it; begins with b"\\x80")
     data = b"\\x01", stream length, table offset, buffer count, [pickle]     (with one descriptor)
+    data = b"\\x02", 0, 0, buffer count, table, pickle                       (with one descriptor)
 
 In the shared memory lie the pickle stream (when it is not in `data`: length 0 says so), out-of-band buffers, each at a
-page boundary, and a table of their offsets and lengths. Only the program's side and the runner unpickle; everything
+page boundary, and a table of their offsets and lengths. In the last form the memory is a file that was received: its
+buffers are sent on as they are, and the table is in `data`. Only the program's side and the runner unpickle; everything
 between forwards bytes and descriptors.
 
 `pickle` does the work where it can. cloudpickle takes over for what pickle refuses (lambdas, local classes) and for
@@ -22,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from farcall.errors import DeserializationError, FarcallError, ResourceExhaustedError, SerializationError
 from farcall.sdk import shared_memory
-from farcall.sdk.shared_memory import OUT_OF_RESOURCES, SharedMemoryWriter, exhausted, map_private, open_stream, read_at
+from farcall.sdk.received import map_received, send_on
+from farcall.sdk.shared_memory import OUT_OF_RESOURCES, PAGE, SharedMemoryWriter, exhausted, open_stream, read_at
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -36,7 +39,7 @@ _BUFFER_LIMIT = 64 * 1024 if hasattr(os, "pwrite") else sys.maxsize  # on Window
 # A frame ends with the first opcode that crosses 64 KiB; anything longer is one object's own data, not opcodes.
 _LARGEST_FRAME = 2 * 64 * 1024 + 16
 
-_SHARED = 1  # first byte of `data`; a pickle's is 0x80
+_SHARED, _SENT_ON = 1, 2  # first byte of `data`; a pickle's is 0x80
 _HEADER = struct.Struct("<BQQI")  # tag, stream length, table offset, number of buffers
 _ENTRY = struct.Struct("<QQ?")  # offset, length, read-only
 _SPILL = INLINE_LIMIT - _HEADER.size if hasattr(os, "pwrite") else sys.maxsize  # bytes from which on memory is shared
@@ -169,6 +172,8 @@ class _Sink:
         return self._finish_shared(inline)
 
     def _finish_shared(self, inline: bytes) -> Payload:
+        if self._shared is None and (payload := self._sent_on(inline)) is not None:
+            return payload
         shared = self._shared = self._shared or self._share()
         stream_length = shared.size
         table: list[bytes] = []
@@ -179,6 +184,17 @@ class _Sink:
         shared.write(b"".join(table))
         header = _HEADER.pack(_SHARED, stream_length, table_offset, len(table))
         return Payload(header + inline, (shared.finish(),))
+
+    def _sent_on(self, inline: bytes) -> Payload | None:
+        """The payload where all buffers were received, in one file, and are what it holds."""
+        views = self._buffers or ()
+        length = _HEADER.size + len(views) * _ENTRY.size + len(inline)
+        found = send_on(views) if length <= INLINE_LIMIT else None
+        if found is None:
+            return None
+        descriptor, offsets = found
+        table = [_ENTRY.pack(at, view.nbytes, view.readonly) for at, view in zip(offsets, views, strict=True)]
+        return Payload(_HEADER.pack(_SENT_ON, 0, 0, len(table)) + b"".join(table) + inline, (descriptor,))
 
     def discard(self) -> None:
         self._parts.clear()
@@ -267,18 +283,23 @@ def _markers(by_value_modules: frozenset[str]) -> tuple[bytes, ...]:
 
 def _load_shared(data: bytes, descriptor: int) -> Any:
     tag, stream_length, table_offset, count = _HEADER.unpack_from(data)
-    if tag != _SHARED:
+    if tag not in (_SHARED, _SENT_ON):
         raise DeserializationError(f"a value has the unknown format {tag}; the other side runs another farcall version")
+    inline = memoryview(data)[_HEADER.size :]
     buffers: list[memoryview] = []
     if count:
-        entries = list(_ENTRY.iter_unpack(read_at(descriptor, table_offset, count * _ENTRY.size)))
-        first = entries[0][0]
-        region = map_private(descriptor, first, table_offset - first)
+        size = count * _ENTRY.size
+        table = inline[:size] if tag == _SENT_ON else read_at(descriptor, table_offset, size)
+        entries = list(_ENTRY.iter_unpack(table))
+        first = min(offset for offset, _, _ in entries) // PAGE * PAGE
+        region = map_received(descriptor, first, max(offset + length for offset, length, _ in entries) - first)
         for offset, length, read_only in entries:
             view = region[offset - first : offset - first + length]
             buffers.append(view.toreadonly() if read_only else view)
+        if tag == _SENT_ON:
+            inline = inline[size:]
     if not stream_length:
-        return pickle.loads(memoryview(data)[_HEADER.size :], buffers=buffers)
+        return pickle.loads(inline, buffers=buffers)
     with open_stream(descriptor, stream_length) as stream:
         return pickle.load(stream, buffers=buffers)
 

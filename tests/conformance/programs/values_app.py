@@ -20,6 +20,12 @@ def echo(value: Any) -> Any:
 
 
 @app.function()
+def zero(array: Any, start: int, stop: int) -> Any:
+    array[start:stop] = 0
+    return array
+
+
+@app.function()
 def increment(x: int) -> int:
     return x + 1
 
