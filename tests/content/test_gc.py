@@ -4,12 +4,14 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from farcall.content import Lease, Store, Tree
 from farcall.content.gc import BATCH, collect
+from farcall.content.roots import KEEP_DOWNLOADS
 from farcall.errors import CorruptedError
 
 from .gc_worker import entry
@@ -77,6 +79,14 @@ def test_the_lease_of_a_process_that_was_killed_is_void(store: Store) -> None:
     other.wait()
     assert collect(store).objects == 1
     assert [*(store.root / "incoming").iterdir(), *(store.root / "leases").iterdir()] == []
+
+
+def test_downloads_that_nobody_came_back_for_go(store: Store) -> None:
+    for name, age in (("old", KEEP_DOWNLOADS + 60), ("new", 60.0)):
+        (store.root / "downloads" / name).touch()
+        os.utime(store.root / "downloads" / name, (time.time() - age,) * 2)
+    collect(store)
+    assert os.listdir(store.root / "downloads") == ["new"]
 
 
 def test_a_line_torn_by_a_full_disk_hides_no_other(store: Store) -> None:

@@ -488,7 +488,7 @@ class Builder:
         with self._store.lease("image") as lease:
             lease.keep_tree(state.tree)
             image = self.images.find(name)
-            if image is None:
+            if image is None or not image.probed:
                 image = Image(name, state.tree, state.tree, state.config, await self._python(lease, state))
                 await self._prepare(lease, state.tree)
                 self.images.put(image)

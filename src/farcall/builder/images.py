@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,8 @@ class Python(msgspec.Struct, frozen=True):
 
 class Image(msgspec.Struct, frozen=True):
     """A built image. `tree` is what its steps made, and what further steps begin with; `root` what containers see: the
-    same, with bytecode once that has been compiled. `python` is None where it has none that can run functions."""
+    same, with bytecode once that has been compiled. `python` is None where it has none that can run functions, and
+    where nobody has looked yet: an image that was not built here, and has not been used."""
 
     image_id: str
     tree: str
@@ -42,6 +43,15 @@ class Image(msgspec.Struct, frozen=True):
     config: ImageConfig
     python: Python | None
     compiled: bool = False  # whether `root` has the bytecode of all that is installed
+    probed: bool = True  # whether its Python has been looked for
+
+
+class Listed(NamedTuple):
+    """An image, the names it was published under, and when it was last used (seconds since the epoch)."""
+
+    image: Image
+    names: tuple[str, ...]
+    used: float
 
 
 def image_id(tree: str, config: ImageConfig) -> str:
@@ -58,7 +68,6 @@ class Images:
 
     def get(self, reference: str) -> Image:
         """The image of that id, or of the name ("name" or "name:tag") it was published under. Raises NotFoundError."""
-        found = reference
         if not reference.startswith("im-"):
             record = self._store.record(NAMES, name_key(reference))
             if record is None:
@@ -67,12 +76,13 @@ class Images:
                     f"there is no image named {reference!r}; known: {', '.join(known) or 'none'}. "
                     "Image.publish gives an image a name"
                 )
-            found = str(record.data["image_id"])
-        record = self._store.record(IMAGES, found)
+            # What has a name stays; what else was known of the image may have made room.
+            return self.add(record.data["tree"], msgspec.convert(record.data["config"], ImageConfig))
+        record = self._store.record(IMAGES, reference)
         if record is None:
             raise NotFoundError(
-                f"there is no image {found} here (any more): images that were not used for long make room for others. "
-                "Build it again"
+                f"there is no image {reference} here (any more): images that were not used for long make room for "
+                "others. Build it again"
             )
         return msgspec.convert(record.data, Image)
 
@@ -86,16 +96,32 @@ class Images:
         data: dict[str, Any] = msgspec.to_builtins(image)
         self._store.put_record(IMAGES, image.image_id, trees=dict.fromkeys((image.tree, image.root)), data=data)
 
+    def add(self, tree: str, config: ImageConfig) -> Image:
+        """Remember an image that was not built here, while a lease still keeps its tree."""
+        name = image_id(tree, config)
+        image = self.find(name)
+        if image is None:
+            image = Image(name, tree, tree, config, python=None, probed=False)
+            self.put(image)
+        return image
+
     def publish(self, image_id: str, name: str) -> None:
         """Give an image a name, in place of another image that has it. Raises NotFoundError, InvalidError."""
         image = self.get(image_id)
         key = name_key(name)
-        data = {"name": ":".join(split_name(name)), "image_id": image.image_id}
+        config: dict[str, Any] = msgspec.to_builtins(image.config)
+        data = {"name": ":".join(split_name(name)), "image_id": image.image_id, "tree": image.tree, "config": config}
         self._store.put_record(NAMES, key, trees=(image.tree,), data=data, pinned=True)
 
-    def all(self) -> list[Image]:
+    def all(self) -> list[Listed]:
         """All images, least recently used first."""
-        return [msgspec.convert(record.data, Image) for record in self._store.records(IMAGES)]
+        names: dict[str, list[str]] = {}
+        for name, image_id in sorted(self.names().items()):
+            names.setdefault(image_id, []).append(name)
+        return [
+            Listed(msgspec.convert(record.data, Image), tuple(names.get(record.key, ())), record.used)
+            for record in self._store.records(IMAGES)
+        ]
 
     def names(self) -> dict[str, str]:
         """Image ids by the names they were published under."""

@@ -28,6 +28,7 @@ COMMANDS = (
     Command("app", "farcall.cli.app", "list and stop apps, detached ones too"),
     Command("config", "farcall.cli.config", "show settings and where they come from"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
+    Command("image", "farcall.cli.image", "list images, export, import and forget them"),
     Command("content", "farcall.cli.content", "look at the content store, verify it, clean it up"),
     Command("doctor", "farcall.cli.doctor", "find out what this machine offers, and what it lacks"),
     Command("completion", "farcall.cli.completion", "print the completion script of a shell"),

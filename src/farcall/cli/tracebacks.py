@@ -1,10 +1,10 @@
 """How errors are shown: the user's code, not ours; what and where it was; what to do next."""
 
+import contextlib
 import os
 import re
 import sys
 import traceback
-from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -68,7 +68,7 @@ def output_lost(error: OSError) -> int:
     """The exit code where stdout or stderr cannot be written; that nobody reads it (`| head`) is not worth a word."""
     if isinstance(error, BrokenPipeError):
         return 141  # as a shell says of what SIGPIPE has ended
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         print(f"farcall: cannot write the output: {error.strerror or error}", file=sys.stderr, flush=True)
     return 1
 
@@ -102,8 +102,10 @@ def _hide(shown: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def is_ours(filename: str) -> bool:
-    """Whether a frame of this file is farcall's, or the import system's: of no use to the user."""
-    return filename.startswith(_OWN_FOLDER + os.sep) or _HIDDEN.search(filename) is not None
+    """Whether a frame of this file is farcall's, or only leads on (imports, `with`): of no use to the user."""
+    if filename.startswith(_OWN_FOLDER + os.sep) or filename == contextlib.__file__:
+        return True
+    return _HIDDEN.search(filename) is not None
 
 
 def _has_user_frames(error: BaseException) -> bool:

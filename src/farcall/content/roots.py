@@ -1,6 +1,8 @@
 """What must stay: the trees and objects that leases and records name, as of the last look."""
 
 import os
+import time
+from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from farcall.content.lease import OBJECT, TREE
 from farcall.content.store import Store
 from farcall.errors import NotFoundError
 
+KEEP_DOWNLOADS = 7 * 86400.0  # seconds that what is left of a failed download waits for the next attempt
 _LINE = 65  # characters of a lease's line: a letter and a digest
 
 
@@ -96,6 +99,12 @@ def remove_dead_leases(store: Store) -> None:
 
 
 def abandoned(store: Store) -> list[Path]:
-    """Work in progress that no lease is for. The store must be held exclusively."""
+    """Work in progress that no lease is for, and downloads that nobody came back for. The store must be held
+    exclusively."""
     leases = set(os.listdir(store.root / "leases"))
-    return [store.root / "incoming" / name for name in os.listdir(store.root / "incoming") if name not in leases]
+    found = [store.root / "incoming" / name for name in os.listdir(store.root / "incoming") if name not in leases]
+    for path in (store.root / "downloads").iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > KEEP_DOWNLOADS:
+                found.append(path)
+    return found

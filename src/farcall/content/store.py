@@ -18,7 +18,7 @@ from farcall.errors import CorruptedError, InvalidError, NotFoundError
 if TYPE_CHECKING:
     from farcall.content.lease import Lease
 
-_DIRECTORIES = ("trees", "erofs", "farms", "variants", "records", "leases", "incoming", "quarantine")
+_DIRECTORIES = ("trees", "erofs", "farms", "variants", "records", "leases", "incoming", "downloads", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Store:
         records/<kind>/<key>    roots of garbage collection
         leases/<id>             roots, too, for as long as a process holds them
         incoming/<lease>/       work in progress
+        downloads/              what arrives from elsewhere, and what is left of it for the next attempt
         erofs/ farms/ variants/ what `farcall.mounts` makes of trees
         quarantine/             what was found damaged
 

@@ -2,11 +2,9 @@
 
 import fcntl
 import hashlib
-import os
 import random
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 from farcall import errors
 from farcall.builder.oci.attempts import StoppedError, Timing
-from farcall.builder.oci.download import KEEP, discard, download, sweep
+from farcall.builder.oci.download import discard, download
 from farcall.builder.oci.manifest import Descriptor
 from farcall.builder.oci.reference import parse
 from farcall.builder.oci.registry import Repository
@@ -227,13 +225,3 @@ def test_a_full_disk(server: Server, repository: Repository, tmp_path: Path) -> 
             get(repository, small / "downloads")
     finally:
         subprocess.run(["umount", small], check=True)
-
-
-def test_what_nobody_came_back_for_is_swept(tmp_path: Path) -> None:
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    for name, age in (("old", KEEP + 60), ("new", 60.0)):
-        (folder / name).touch()
-        os.utime(folder / name, (time.time() - age,) * 2)
-    sweep(folder)
-    assert [path.name for path in folder.iterdir()] == ["new"]

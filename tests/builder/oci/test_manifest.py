@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -113,6 +114,13 @@ def test_what_go_writes_for_nothing(empty: object) -> None:
     document = {"os": "linux", "architecture": "amd64", "config": run, "rootfs": {"diff_ids": None}}
     assert read_configuration(json.dumps(document).encode(), 0, "name").config == ImageConfig()
     assert read_configuration(b'{"config": null, "rootfs": null}', 0, "name").config == ImageConfig()
+
+
+def test_the_same_configuration_is_the_same_bytes() -> None:
+    config = ImageConfig(cmd=("true",))
+    written = write_configuration(config, Platform("linux", "amd64"), ())
+    assert b'"WorkingDir":"/"' in written
+    assert msgspec.msgpack.encode(read_configuration(written, 0, "name").config) == msgspec.msgpack.encode(config)
 
 
 def test_a_configuration_comes_back_as_it_was() -> None:

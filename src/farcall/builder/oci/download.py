@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
@@ -23,7 +22,6 @@ from farcall.builder.oci.transport import chunks
 from farcall.content.disk import disk_error, write_all
 from farcall.errors import CorruptedError, FarcallError
 
-KEEP = 7 * 86400.0  # seconds that what is left of a failed download waits for the next attempt
 _POLL = 0.2  # seconds between two looks whether another process is done with a download
 _PROGRESS_BYTES = 64 * 1024  # that an attempt must get further to count as one; else a trickle would have no end
 _READ_BYTES = 1024 * 1024
@@ -57,16 +55,6 @@ def discard(file: FileIO) -> None:
     with suppress(FileNotFoundError):
         os.unlink(file.name)
     file.close()
-
-
-def sweep(folder: Path) -> None:
-    """Removes what failed downloads have left and nobody came back for."""
-    for path in folder.iterdir():
-        try:
-            if time.time() - path.stat().st_mtime > KEEP:
-                path.unlink()
-        except FileNotFoundError:
-            continue
 
 
 class _Transfer:

@@ -166,12 +166,14 @@ def read_configuration(data: bytes, layers: int, name: str) -> Configuration:
         )
     run = found.config or _Run()
     env = dict(variable.split("=", 1) for variable in run.env or () if "=" in variable)
+    default = ImageConfig()
     config = ImageConfig(
         env=env,
-        workdir=run.working_dir or "/",
+        # The default's own objects where it is the same: only these count as defaults when it is encoded.
+        workdir=default.workdir if run.working_dir in (None, "", default.workdir) else run.working_dir,
         entrypoint=run.entrypoint or (),
         cmd=run.cmd or (),
-        shell=run.shell or ImageConfig().shell,
+        shell=default.shell if run.shell in (None, (), default.shell) else run.shell,
         user=run.user or "",
         labels=run.labels or {},
     )

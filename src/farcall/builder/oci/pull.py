@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 
 from farcall.builder.oci.attempts import PATIENT, StoppedError, Timing
-from farcall.builder.oci.download import discard, download, sweep
+from farcall.builder.oci.download import discard, download
 from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.builder.oci.image import Pulled, find
 from farcall.builder.oci.layers import LayerStack
@@ -94,7 +94,6 @@ class _Download:
                 for future in downloads:
                     if not future.cancel() and future.exception() is None:
                         future.result().close()
-        sweep(self._folder)
 
     def _fetch(self, layer: Descriptor) -> FileIO:
         try:
