@@ -29,7 +29,7 @@ from farcall.builder.job import run_job
 from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.reference import python_slim
 from farcall.builder.progress import Progress, count_steps
-from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Prepare, Pull, State
+from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State
 from farcall.builder.shared import Say, SharedWork
 from farcall.builder.sources import PackageSources, package_sources
 from farcall.content.lease import Lease
@@ -127,6 +127,11 @@ class Builder:
             self._compiling[image.image_id] = asyncio.ensure_future(self._compile(image, image.python))
         return image
 
+    async def settle(self) -> None:
+        """Returns when nothing goes on in the background any more."""
+        while self._compiling:
+            await asyncio.wait(self._compiling.values())
+
     async def close(self) -> None:
         """Ends what goes on in the background."""
         for task in list(self._compiling.values()):
@@ -143,7 +148,7 @@ class Builder:
                     state = State(image.tree, image.config, python.executable)
                     command = commands.compile_bytecode(python.executable, python.sys_path)
                     root = await self._containers.run(lease, state, command, lambda line: None)
-                    await self._prepare(lease, root)
+                    await self._containers.prepare(lease, root)
                     self.images.put(msgspec.structs.replace(image, root=root, compiled=True))
         except errors.FarcallError as error:
             self._log.warning("the bytecode of image %s was not compiled: %s", image.image_id, error)
@@ -284,10 +289,13 @@ class Builder:
         async def work(lease: Lease, say: Say) -> State:
             made = command()
             made = replace(made, env=made.env | build.values(step.secrets))
-            tree = await self._containers.run(lease, state, made, say)
-            # Commands of the user's may bring another Python, or take one away.
-            python = state.python if isinstance(step, Pip | Call) else ""
-            return State(tree, state.config, python)
+            after = State(await self._containers.run(lease, state, made, say), state.config)
+            if not isinstance(step, Pip):
+                return after  # commands may bring another Python, or take one away
+            known = self._store.record(PYTHONS, _python_key(state))
+            if known is not None:
+                self._store.put_record(PYTHONS, _python_key(after), data=known.data)
+            return msgspec.structs.replace(after, python=state.python)
 
         return await self._once(titles.of_step(step), _key(state, identity(step), *content), work, build, force)
 
@@ -378,7 +386,7 @@ class Builder:
         mounts: list[TreeMount] = []
         for tree in step.function.trees:
             build.lease.keep_tree(tree.tree_id)
-            mounted = await self._prepare(build.lease, tree.tree_id)
+            mounted = await self._containers.prepare(build.lease, tree.tree_id)
             mounts.append(msgspec.structs.replace(mounted, target=tree.target, subpath=tree.path))
         assert runner is not None
 
@@ -431,10 +439,6 @@ class Builder:
             return None  # collected just now
         return msgspec.convert(record.data, State)
 
-    async def _prepare(self, lease: Lease, tree: str) -> TreeMount:
-        """Make a tree ready to be mounted."""
-        return await run_job(Prepare(*self._where(lease), tree), TreeMount)
-
     def _where(self, lease: Lease) -> tuple[str, str, int]:
         return self._containers.where(lease)
 
@@ -444,14 +448,12 @@ class Builder:
     # --- the image's Python
 
     async def _with_known_python(self, state: State, build: Build) -> State:
-        if state.python:
-            return state
         python = await self._python(build.lease, state)
         return state if python is None else msgspec.structs.replace(state, python=python.executable)
 
     async def _python(self, lease: Lease, state: State) -> Python | None:
         """The Python that the image's PATH leads to, asked once for each tree; None where there is none we can use."""
-        key = _key(state.tree.encode(), state.config.env.get("PATH", _DEFAULT_PATH).encode())
+        key = _python_key(state)
         record = self._store.record(PYTHONS, key)
         if record is None:
             found = await self._ask_python(lease, state)
@@ -490,7 +492,7 @@ class Builder:
             image = self.images.find(name)
             if image is None or not image.probed:
                 image = Image(name, state.tree, state.tree, state.config, await self._python(lease, state))
-                await self._prepare(lease, state.tree)
+                await self._containers.prepare(lease, state.tree)
                 self.images.put(image)
             if image.python is not None and private.existing(image.python.details()) is None:
                 await self._make_runner(lease, image, state)
@@ -514,6 +516,11 @@ def _key(*parts: bytes | State) -> str:
         data = part if isinstance(part, bytes) else msgspec.msgpack.encode(part, order="sorted")
         hasher.update(len(data).to_bytes(8, "big") + data)
     return hasher.hexdigest()
+
+
+def _python_key(state: State) -> str:
+    """Which Python an image has depends on its files and its PATH."""
+    return _key(state.tree.encode(), state.config.env.get("PATH", _DEFAULT_PATH).encode())
 
 
 def _reachable(reference: str, access: Access) -> bool:

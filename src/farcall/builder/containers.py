@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from pathlib import Path
 
+from farcall import mounts
 from farcall.builder.commands import StepCommand
 from farcall.builder.job import run_job
 from farcall.builder.requests import Commit, Prepare, Remove, State
@@ -42,7 +43,7 @@ class StepContainers:
             return await self._run(lease, state, command, say, keep)
 
     async def _run(self, lease: Lease, state: State, command: StepCommand, say: Say, keep: bool) -> str:
-        root = await run_job(Prepare(*self.where(lease), state.tree), TreeMount)
+        root = await self.prepare(lease, state.tree)
         place = lease.scratch / f"step-{secrets.token_hex(4)}"
         place.mkdir(mode=0o711)
         tail: deque[str] = deque(maxlen=TAIL)
@@ -69,6 +70,12 @@ class StepContainers:
         except OSError:
             with contextlib.suppress(FarcallError):
                 await run_job(Remove(*self.where(lease), str(place)), bool)
+
+    async def prepare(self, lease: Lease, tree: str) -> TreeMount:
+        """The tree, ready to be mounted; the lease keeps it from then on."""
+        lease.keep_tree(tree)
+        found = mounts.prepared(lease.store, tree)
+        return await run_job(Prepare(*self.where(lease), tree), TreeMount) if found is None else found
 
     def where(self, lease: Lease) -> tuple[str, str, int]:
         """What a job needs to know of where things are: the first fields of each request."""

@@ -148,6 +148,7 @@ def _is_new(base: Tree, entry: Entry, prefix: bytes) -> bool:
 
 def _commit(lease: Lease, request: requests.Commit) -> str:
     from farcall.content.upper import ingest_upper
+    from farcall.mounts import prepare
 
     uid_map, gid_map = namespaces.id_maps()
     tree = ingest_upper(
@@ -158,6 +159,8 @@ def _commit(lease: Lease, request: requests.Commit) -> str:
         gid_map=gid_map,
         clamp_mtime_after=CLAMPED_NS if request.clamp else None,
     )
+    # The next step runs on it, or a function: it is at hand now.
+    prepare(lease, tree.id)
     return tree.id
 
 

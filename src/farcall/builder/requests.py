@@ -41,7 +41,7 @@ class AddPython(_Request, frozen=True, tag=True):
 
 
 class Commit(_Request, frozen=True, tag=True):
-    """Take what a step's container wrote over a tree. Result: the new tree's id.
+    """Take what a step's container wrote over a tree. Result: the new tree's id; it is ready to be mounted.
 
     Files may be moved out of `upper`. With `clamp` files that it made get one fixed time, so that what was installed
     twice is the same twice.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 from farcall.content.disk import disk_error, write_file
 from farcall.content.lease import Lease
+from farcall.content.store import Store
 from farcall.mounts.erofs import image_of
 from farcall.mounts.farm import make_farm
 from farcall.mounts.mode import mode
@@ -20,17 +22,29 @@ def prepare(lease: Lease, tree_id: str) -> TreeMount:
     """
     lease.keep_tree(tree_id)
     store = lease.store
+    found = prepared(store, tree_id)
+    if found is not None:
+        return found
+    made = _mount_of(store, tree_id)
+    if made.kind == "erofs":
+        image = f"{lease.scratch}/{secrets.token_hex(8)}"
+        try:
+            write_file(image, image_of(store.tree(tree_id)), 0o444)
+            os.rename(image, made.path)
+        except OSError as error:
+            raise disk_error(error, "writing", made.path) from error
+    else:
+        make_farm(lease, store.tree(tree_id), Path(made.path).parent)
+    return made
+
+
+def prepared(store: Store, tree_id: str) -> TreeMount | None:
+    """The tree as a mount where it is ready, None where `prepare` has to make it."""
+    mount = _mount_of(store, tree_id)
+    return mount if os.path.exists(mount.path) else None
+
+
+def _mount_of(store: Store, tree_id: str) -> TreeMount:
     if mode().kind == "erofs":
-        image = store.root / "erofs" / tree_id
-        if not image.exists():
-            made = f"{lease.scratch}/{secrets.token_hex(8)}"
-            try:
-                write_file(made, image_of(store.tree(tree_id)), 0o444)
-                os.rename(made, image)
-            except OSError as error:
-                raise disk_error(error, "writing", image) from error
-        return TreeMount("erofs", str(image), str(store.objects))
-    farm = store.root / "farms" / tree_id
-    if not farm.exists():
-        make_farm(lease, store.tree(tree_id), farm)
-    return TreeMount("directory", str(farm / "root"))
+        return TreeMount("erofs", str(store.root / "erofs" / tree_id), str(store.objects))
+    return TreeMount("directory", str(store.root / "farms" / tree_id / "root"))
