@@ -158,19 +158,21 @@ def test_what_gnu_tar_writes(store: Store, lease: Lease, tmp_path: Path, rng: ra
         assert store.path_of(sparse.digest).stat().st_blocks * 512 < 2_000_000
 
 
-def test_pax_attributes(lease: Lease) -> None:
-    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+def test_extended_attributes(lease: Lease) -> None:
+    """Those that trees carry, in both ways archives have them, as the bytes that they are."""
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
     headers = {
         "SCHILY.xattr.user.a": "value",
+        "SCHILY.xattr.security.capability": capability.decode(errors="surrogateescape"),
         "SCHILY.xattr.trusted.overlay.opaque": "y",
+        "SCHILY.xattr.user.overlay.redirect": "/elsewhere",
         "SCHILY.xattr.security.selinux": "label",
         "LIBARCHIVE.xattr.user.b%3D": "dmFsdWU",
     }
-    info = {"pax_headers": headers}
-    tree = merged(lease, Archive().add("file", b"x", **info).symlink("link", "x").finish())
+    tree = merged(lease, Archive().add("file", b"x", pax_headers=headers).symlink("link", "x").finish())
     entry = tree.get(b"file")
-    assert entry is not None and entry.xattrs == ((b"user.a", b"value"), (b"user.b=", b"value"))
-    assert len(capability) == 20
+    assert entry is not None
+    assert entry.xattrs == ((b"security.capability", capability), (b"user.a", b"value"), (b"user.b=", b"value"))
 
 
 def test_whiteouts_remove_what_is_below_and_nothing_of_the_archive(lease: Lease) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import stat
 import struct
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from farcall.content import Lease, Store, Tree
+from farcall.content import Entry, Lease, Store, Tree
 from farcall.content.scan import as_in_trees
 from farcall.content.upper import OVERFLOW_ID, ingest_upper
 from farcall.errors import ContentError
@@ -18,20 +19,19 @@ PROGRAM = Path(__file__).with_name("upper_program.py")
 
 
 @pytest.mark.kernel("overlay", "these tests mount one")
-@pytest.mark.parametrize("user", ["root", "user namespace"])
-def test_what_was_seen_is_what_comes_out(tmp_path: Path, rng: random.Random, user: str) -> None:
-    if user == "root" and os.geteuid() != 0:
+@pytest.mark.parametrize("kind", ["trusted", "metacopy", "user"])
+def test_what_was_seen_is_what_comes_out(tmp_path: Path, rng: random.Random, kind: str) -> None:
+    if kind != "user" and os.geteuid() != 0:
         pytest.skip("needs host root: attributes of the kind trusted.")
-    namespaces = ["unshare", "--mount"] if user == "root" else ["unshare", "--user", "--map-root-user", "--mount"]
-    attributes = "trusted" if user == "root" else "user"
+    namespaces = ["unshare", "--mount"] if kind != "user" else ["unshare", "--user", "--map-root-user", "--mount"]
     for _ in range(4):
         done = subprocess.run(
-            [*namespaces, sys.executable, PROGRAM, tmp_path, attributes, str(rng.randrange(2**31))],
+            [*namespaces, sys.executable, PROGRAM, tmp_path, kind, str(rng.randrange(2**31))],
             capture_output=True,
             text=True,
             timeout=60,
         )
-        if "Operation not permitted" in done.stderr and user != "root":
+        if "Operation not permitted" in done.stderr and kind == "user":
             pytest.skip("needs a user namespace that may mount an overlay")
         assert done.stdout == "held\n", done.stderr
 
@@ -65,13 +65,31 @@ def test_files_are_moved(store: Store, lease: Lease, tmp_path: Path) -> None:
     assert store.path_of(made.entries[1].digest).stat().st_ino == inode
 
 
-@pytest.mark.parametrize("attribute", ["user.overlay.redirect", "user.overlay.metacopy"])
-def test_what_is_elsewhere_is_refused(lease: Lease, tmp_path: Path, attribute: str) -> None:
-    (tmp_path / "upper").mkdir()
-    (tmp_path / "upper" / "file").touch()
-    os.setxattr(tmp_path / "upper" / "file", attribute, b"x")
-    with pytest.raises(ContentError, match=f"upper/file has the attribute {attribute}"):
+@pytest.mark.root("sets trusted. attributes")
+@pytest.mark.parametrize("redirect", [None, b"/elsewhere", b"other"])
+def test_a_copy_without_data_of_nothing_is_refused(lease: Lease, tmp_path: Path, redirect: bytes | None) -> None:
+    file = tmp_path / "upper" / "dir" / "file"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    os.truncate(file, 10)
+    os.setxattr(file, "trusted.overlay.metacopy", b"")
+    if redirect is not None:
+        os.setxattr(file, "trusted.overlay.redirect", redirect)
+    path = {None: "/dir/file", b"/elsewhere": "/elsewhere", b"other": "/dir/other"}[redirect]
+    with pytest.raises(ContentError, match=f"dir/file is made of {path}, which the tree"):
         ingest_upper(lease, tmp_path / "upper", Tree.of([]))
+
+
+@pytest.mark.root("is not within a user namespace")
+def test_attributes_that_a_container_may_set_mean_nothing(lease: Lease, tmp_path: Path) -> None:
+    base = Tree.of([Entry(b"dir/below", stat.S_IFREG | 0o644)])
+    (tmp_path / "upper" / "dir").mkdir(parents=True)
+    (tmp_path / "upper" / "dir" / "file").touch()
+    os.setxattr(tmp_path / "upper" / "dir", "user.overlay.opaque", b"y")
+    os.setxattr(tmp_path / "upper" / "dir" / "file", "user.overlay.metacopy", b"")
+    made = ingest_upper(lease, tmp_path / "upper", base)
+    assert [entry.path for entry in made] == [b"", b"dir", b"dir/below", b"dir/file"]
+    assert {entry.xattrs for entry in made} == {()}
 
 
 def test_ids_within_attributes_are_those_inside() -> None:

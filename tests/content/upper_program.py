@@ -1,6 +1,8 @@
 """Changes a real overlay at random and compares what was seen in it with what its upper directory becomes.
 
-Runs in a mount namespace of its own: a work directory, "trusted" or "user" for overlayfs's attributes, a seed.
+Runs in a mount namespace of its own: a work directory, what kind of overlay, a seed. The kinds: "trusted" and "user"
+for overlayfs's attributes, "metacopy" for one with copies without data and renamed directories, which some kernels
+require above a data-only layer.
 """
 
 import errno
@@ -18,7 +20,7 @@ from farcall.content.upper import ingest_upper
 
 NAMES = ["a", "b", "c", "a-b", "\udcff", ".wh.x"]
 ACTIONS = ["append", "attribute", "chmod", "chown", "directory", "fifo", "file", "link", "remove", "remove", "rename"]
-ACTIONS += ["replace", "symlink", "time"]
+ACTIONS += ["chmod", "replace", "symlink", "time"]
 # What a file system refuses: a name that is taken, a directory into itself, renaming a lower directory, writing to a
 # symlink, a FIFO that nobody reads.
 REFUSED = {errno.EEXIST, errno.EXDEV, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENOTEMPTY, errno.EPERM}
@@ -97,22 +99,26 @@ def change(root: Path, rng: random.Random, may_chown: bool) -> None:
 
 
 def main() -> None:
-    work, attributes, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    work, kind, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     rng = random.Random(seed)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", work], check=True)
     lower, upper, inner, merged = (work / name for name in ("lower", "upper", "work", "merged"))
     for directory in (lower, upper, inner, merged):
         directory.mkdir()
     options = f"lowerdir={lower},upperdir={upper},workdir={inner},"
-    options += "userxattr" if attributes == "user" else "redirect_dir=off,metacopy=off"
+    options += {
+        "trusted": "redirect_dir=off,metacopy=off",
+        "metacopy": "redirect_dir=on,metacopy=on",
+        "user": "userxattr",
+    }[kind]
     with Store(work / "store").lease("test") as lease:
         for _ in range(40):
-            change(lower, rng, attributes == "trusted")
+            change(lower, rng, kind != "user")
         base = lease.store.tree(ingest_directory(lease, lower, keep_owner=True))
         for _ in range(2):  # the second time the upper directory is not empty: its whiteouts stay in force
             subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
             for _ in range(25):
-                change(merged, rng, attributes == "trusted")
+                change(merged, rng, kind != "user")
             # The root of a new tree is the base's.
             os.chmod(merged, stat.S_IMODE(base.entries[0].mode))
             os.utime(merged, ns=(0, base.entries[0].mtime_ns))

@@ -63,6 +63,10 @@ class Intake:
         self.statuses[found.path] = status
         self._entries.append(Entry(found.path, mode, uid, gid, mtime_ns, 0, b"", target, xattrs, self._link(status)))
 
+    def take_known(self, found: Found, digest: bytes, xattrs: Attributes = ()) -> None:
+        """Take a regular file whose bytes are an object that is in the store and stays there."""
+        self._take_file(found.path, xattrs, Added(digest, found.status))
+
     def finish(self) -> list[Entry]:
         """Add the files; all entries, in no order. Raises what `add_files` raises."""
         files = [FileToAdd(inode.full, inode.size, self._object_inode) for inode in self._inodes]
