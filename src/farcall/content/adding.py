@@ -69,12 +69,11 @@ def _add_chunk(lease: Lease, files: list[tuple[int, FileToAdd]], move: bool, fou
     read: dict[bytes, tuple[FileToAdd, os.stat_result, bytes]] = {}
     for place, file in files:
         try:
-            fd = open_file(file.path)
+            fd, before = open_file(file.path)
         except NotFoundError:
             continue
         try:
             for _ in range(ATTEMPTS):
-                before = os.fstat(fd)
                 if before.st_size == 0:
                     found[place] = Added(b"", before)
                 elif move:
@@ -88,6 +87,7 @@ def _add_chunk(lease: Lease, files: list[tuple[int, FileToAdd]], move: bool, fou
                     found[place] = Added(digest, before)
                 if found[place] is not None:
                     break
+                before = os.fstat(fd)
             else:
                 raise changing(file.path)
         finally:

@@ -16,8 +16,9 @@ ATTEMPTS = 4  # at a file that changes while it is read
 _ZEROS = bytes(CHUNK_BYTES)
 
 
-def open_file(path: str | bytes) -> int:
-    """A descriptor to read a regular file by; a symlink is not followed. ContentError and as `disk_error`."""
+def open_file(path: str | bytes) -> tuple[int, os.stat_result]:
+    """A descriptor to read a regular file by, and its status; a symlink is not followed. ContentError and as
+    `disk_error`."""
     try:
         # O_NONBLOCK: what was a file when its directory was listed may have become a FIFO, and would block.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -25,10 +26,11 @@ def open_file(path: str | bytes) -> int:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise _no_file(path) from None
         raise disk_error(error, "reading", path) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise _no_file(path)
-    return fd
+    return fd, status
 
 
 def has_changed(before: os.stat_result, after: os.stat_result) -> bool:

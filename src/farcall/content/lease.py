@@ -4,9 +4,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -68,6 +70,9 @@ class Lease:
         self._noted: set[bytes] = set()  # objects that the file says are kept
         self._present: set[bytes] = set()  # those of them that were found, or added
         self._scratch: Path | None = None
+        # Where each process and thread writes: in one directory they would wait for each other at each new file.
+        self._desks: dict[tuple[int, int], str] = {}
+        self._serial = count()
 
     @classmethod
     def create(cls, store: "Store", purpose: str) -> "Lease":
@@ -262,7 +267,17 @@ class Lease:
             raise disk_error(error, "writing", self.store.root / "leases" / self.id) from error
 
     def _temporary(self) -> str:
-        return f"{self.scratch}/{secrets.token_hex(8)}"
+        """The path of a file to be made, in this thread's own directory."""
+        me = os.getpid(), threading.get_ident()
+        desk = self._desks.get(me)
+        if desk is None:
+            desk = f"{self.scratch}/{secrets.token_hex(6)}"
+            try:
+                os.mkdir(desk, 0o700)
+            except OSError as error:
+                raise disk_error(error, "making", desk) from error
+            self._desks[me] = desk
+        return f"{desk}/{next(self._serial)}"
 
 
 def _is_whole(path: str, size: int) -> bool:
