@@ -41,7 +41,6 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
         ({"restrict_modal_access": True}, "restrict_modal_access=True"),
         ({"i6pn": True}, "i6pn=True"),
         ({"network_file_systems": {"/n": farcall.NetworkFileSystem.from_name("n")}}, "network_file_systems="),
-        ({"secrets": [farcall.Secret.from_name("key")]}, r"Secret\.from_name\('key'\)"),
         ({"image": farcall.Image.from_registry("debian")}, r"Image\.from_registry\('debian'\)"),
         ({"image": farcall.Image.debian_slim().apt_install("git", ["curl"])}, r"Image\.apt_install\(git, curl\)"),
         ({"image": farcall.Image.debian_slim("3.8")}, r"Image\.debian_slim\(python_version='3.8'\)"),
@@ -143,7 +142,6 @@ def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
         lambda: farcall.Queue.ephemeral().__enter__(),
         lambda: list(farcall.Volume.from_name("v").iterdir("/")),
         lambda: farcall.Volume.from_name("v").with_mount_options(read_only=True).commit(),
-        lambda: farcall.Secret.objects.create("s", {}),
         lambda: farcall.Environment.from_context().roles.list(),
         lambda: farcall.Workspace.from_context().members.list(),
         lambda: farcall.Image.debian_slim().build(app),
@@ -274,46 +272,3 @@ def test_patterns() -> None:
 
 
 # --- secrets
-
-
-def test_secrets_from_values_never_show_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = farcall.Secret.from_dict({"KEY": "hidden", "NONE": None})
-    assert secret.values == {"KEY": "hidden"}
-    assert repr(secret) == "<farcall.Secret from_dict: KEY>"
-    monkeypatch.setenv("A_KEY", "hidden")
-    assert farcall.Secret.from_local_environ(["A_KEY"]).values == {"A_KEY": "hidden"}
-    with pytest.raises(InvalidError, match="not set here: B_KEY"):
-        farcall.Secret.from_local_environ(["A_KEY", "B_KEY"])
-    with pytest.raises(InvalidError, match="'A' has a int"):
-        farcall.Secret.from_dict({"A": 1})  # type: ignore[dict-item]
-
-
-def test_dotenv(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / ".env").write_text(
-        "# comment\n"
-        "PLAIN = a value # with a comment\n"
-        "export HASH=a#b\n"
-        "EMPTY=\n"
-        "SINGLE='a # \\n b'\n"
-        'DOUBLE="line\\nnext \\"quoted\\""\n'
-        'LINES="one\ntwo"\n'
-        "\n"
-        "LAST=x"
-    )
-    secret = farcall.Secret.from_dotenv(tmp_path / "deep" / "er")
-    assert secret.values == {
-        "PLAIN": "a value",
-        "HASH": "a#b",
-        "EMPTY": "",
-        "SINGLE": "a # \\n b",
-        "DOUBLE": 'line\nnext "quoted"',
-        "LINES": "one\ntwo",
-        "LAST": "x",
-    }
-    assert farcall.Secret.from_dotenv(tmp_path / ".env").values == secret.values
-    (tmp_path / "bad.env").write_text("A=1\nnot an assignment\n")
-    with pytest.raises(InvalidError, match=r"bad\.env, line 2"):
-        farcall.Secret.from_dotenv(tmp_path, filename="bad.env")
-    with pytest.raises(farcall.errors.NotFoundError, match=r"there is no nothing\.env"):
-        farcall.Secret.from_dotenv(tmp_path, filename="nothing.env")

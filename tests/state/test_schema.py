@@ -1,5 +1,6 @@
 """Migrations: data goes through them, a failed one leaves the last good version, a newer database is left alone."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from farcall.errors import InternalError, VersionError
 from farcall.state import StateStore
-from farcall.state.schema import MIGRATIONS, migrate
+from farcall.state.schema import MIGRATIONS, definition_of, migrate
+from farcall.state.vault import Vault
 
 from .conftest import Store
 
@@ -22,16 +24,39 @@ def version(connection: sqlite3.Connection) -> int:
 
 def test_each_migration_runs_once_and_keeps_the_data(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "db", isolation_level=None)
-    migrate(connection, tmp_path, (FIRST,))
+    vault = Vault(tmp_path / "key")
+    migrate(connection, tmp_path, vault, (FIRST,))
     connection.execute("INSERT INTO things VALUES ('abc')")
     for _ in range(2):
-        migrate(connection, tmp_path, (FIRST, SECOND))
+        migrate(connection, tmp_path, vault, (FIRST, SECOND))
     assert connection.execute("SELECT * FROM things").fetchall() == [("abc", 3)]
     with pytest.raises(sqlite3.OperationalError, match="missing"):
-        migrate(connection, tmp_path, (FIRST, SECOND, BROKEN))
+        migrate(connection, tmp_path, vault, (FIRST, SECOND, BROKEN))
     assert version(connection) == 2
     assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (1,)
     connection.close()
+
+
+def test_definitions_that_were_kept_as_they_are_get_sealed(tmp_path: Path) -> None:
+    """A database from before apps' definitions were sealed; they hold the values of secrets."""
+    needle = b"needle-2f1c"
+    vault = Vault(tmp_path / "secrets.key")
+    connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    migrate(connection, tmp_path, vault, MIGRATIONS[:1])
+    definitions = {"ap-small": b"\x84" + needle, "ap-large": needle + bytes(100_000) + needle}
+    for app_id, definition in definitions.items():
+        connection.execute("INSERT INTO apps VALUES (?, 'name', 'detached', ?, 1, 1.0, NULL)", (app_id, definition))
+    connection.close()
+    assert needle in (tmp_path / "state.db").read_bytes()
+
+    state = StateStore(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"state.db", "state.db-wal", "secrets.key"} <= {path.name for path in files}
+    assert not [path for path in files if needle in path.read_bytes()]
+    apps = asyncio.run(state.apps())
+    assert {app.app_id: state.vault.open(app.definition, definition_of(app.app_id)) for app in apps} == definitions
+    asyncio.run(state.close())
 
 
 def test_a_newer_database_is_refused_and_left_alone(store: Store) -> None:

@@ -66,6 +66,11 @@ def _commands() -> dict[str, tuple[str, _Words]]:
     return found
 
 
+def _groups(commands: dict[str, tuple[str, _Words]]) -> str:
+    """The commands that have commands of their own, as a pattern of the shells' `case`."""
+    return "|".join(sorted({name.partition(" ")[0] for name in commands if " " in name}))
+
+
 def _bash() -> str:
     commands = _commands()
     cases = "\n".join(
@@ -82,7 +87,7 @@ _farcall() {{
         return
     fi
     case "$command" in
-        config|server) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" ;;
+        {_groups(commands)}) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" ;;
     esac
     case "$command" in
 {cases}
@@ -115,7 +120,7 @@ _farcall() {{
     fi
     local command=${{words[2]}}
     case $command in
-        config|server) (( CURRENT > 3 )) && command="$command ${{words[3]}}" ;;
+        {_groups(commands)}) (( CURRENT > 3 )) && command="$command ${{words[3]}}" ;;
     esac
     case $command in"""
     ]

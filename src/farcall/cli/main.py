@@ -26,6 +26,7 @@ COMMANDS = (
     Command("python", "farcall.cli.python", "run a plain script in which farcall can be imported"),
     Command("logs", "farcall.cli.logs", "show the logs of an app, a call or a container"),
     Command("app", "farcall.cli.app", "list and stop apps, detached ones too"),
+    Command("secret", "farcall.cli.secret", "store environment variables that are not shown"),
     Command("config", "farcall.cli.config", "show settings and where they come from"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
     Command("image", "farcall.cli.image", "list images, export, import and forget them"),

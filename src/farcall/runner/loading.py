@@ -46,7 +46,6 @@ def load(message: messages.Load, fds: tuple[int, ...]) -> Loaded:
             pickled = from_memory(fds[0])
     finally:
         close_all(fds)
-    os.environ.update(spec.env)
     context.enter_container(message.app_id)
     if spec.compat == "modal":
         from farcall import compat

@@ -26,8 +26,9 @@ from farcall.sdk import context, ids, source
 from farcall.sdk.cls import Cls, declare
 from farcall.sdk.decorators import parameter
 from farcall.sdk.deprecations import warn
+from farcall.sdk.environment import only_main
 from farcall.sdk.function import Function, method_info
-from farcall.sdk.options import ClassOptions, Declaration, FunctionOptions
+from farcall.sdk.options import ClassOptions, Declaration, FunctionOptions, checked_secrets
 from farcall.sdk.partial import PartialFunction
 from farcall.sdk.twin import Twin
 from farcall.sdk.unimplemented import Later, later, refuse
@@ -225,8 +226,7 @@ class _Run:
         """
         if interactive:
             refuse("app.run(interactive=True)")
-        if environment_name not in (None, "main"):
-            refuse(f"app.run(environment_name={environment_name!r})")
+        only_main("app.run", environment_name)
         return AppRun(self._app, name, detach)
 
     aio = __call__
@@ -257,7 +257,7 @@ class App:
         self._name = name
         self.tags = dict(tags or {})
         self.image = image
-        self.secrets = tuple(secrets)
+        self.secrets = checked_secrets("App", secrets)
         self.volumes = dict(volumes or {})
         self.include_source = include_source
         self._app_id: str | None = None

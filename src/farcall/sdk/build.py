@@ -13,6 +13,7 @@ from farcall.sdk.function import Function
 from farcall.spec.container import Interpreter, Runtime
 from farcall.spec.function import FunctionSpec, MethodSpec
 from farcall.spec.function import Source as SourceSpec
+from farcall.spec.secret import SecretSpec
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
@@ -71,11 +72,8 @@ def specs(app: App, app_id: str, shared: Surroundings) -> Built:
 
 
 def missing(member: Function[..., Any, Any] | Cls[..., Any], image: Image | None) -> tuple[str, ...]:
-    """The features of image, secrets and app that this version does not have."""
+    """The features of image and app that this version does not have."""
     features = list(image.unimplemented()) if image is not None else []
-    features += [
-        secret.unimplemented for secret in (*member.app.secrets, *member.declaration.secrets) if secret.unimplemented
-    ]
     if member.app.volumes:
         features.append("App(volumes=)")
     return tuple(features)
@@ -97,9 +95,9 @@ def _spec(
     for bind in binds:
         if any(bind.target == other.target and bind.source != other.source for other in found.binds):
             raise InvalidError(f"{member.name}: two different files would be mounted at {bind.target}")
-    environment = image.environment if image is not None else {}
-    for secret in (*member.app.secrets, *declaration.secrets):
-        environment |= secret.values
+    secrets = [secret.spec for secret in (*member.app.secrets, *declaration.secrets)]
+    if declaration.env:
+        secrets.append(SecretSpec(values=declaration.env))
     return FunctionSpec(
         function_id=ids.function_id(app_id, member.name, is_class=is_class),
         name=member.name,
@@ -114,13 +112,14 @@ def _spec(
         timeout=declaration.timeout,
         startup_timeout=declaration.startup_timeout,
         scaling=declaration.scaling,
-        env=environment | declaration.env,
+        env=image.environment if image is not None else {},
         binds=tuple(dict.fromkeys((*found.binds, *binds))),
         block_network=declaration.block_network,
         single_use_containers=declaration.single_use_containers,
         compat="modal" if shared.compat else "",
         runtime=shared.runtime,
         unimplemented=member.marks,
+        secrets=tuple(secrets),
     )
 
 

@@ -39,6 +39,12 @@ def is_active() -> bool:
     return _active
 
 
+def only_with_server(what: str) -> None:
+    """Raises UnimplementedError in local mode, for what needs a server."""
+    if _active:
+        raise errors.UnimplementedError(f"{what} needs the farcall server, which local mode (--local) does without")
+
+
 def close() -> None:
     """An app has ended: runs the exit hooks of its instances."""
     instances = list(_instances.items())

@@ -15,6 +15,7 @@ from farcall.errors import InvalidError
 from farcall.sdk.deprecations import deprecated
 from farcall.sdk.retries import policy_of
 from farcall.spec.function import RetryPolicy, Scaling
+from farcall.spec.secret import check_values
 
 if TYPE_CHECKING:
     from farcall.sdk.cloud_bucket_mount import CloudBucketMount
@@ -143,7 +144,7 @@ class Declaration(NamedTuple):
             scaling=_scaling(decorator, given),
             env=_environment(decorator, given.get("env")),
             image=given.get("image"),
-            secrets=tuple(given.get("secrets") or ()),
+            secrets=checked_secrets(decorator, given.get("secrets") or ()),
             serialized=bool(given.get("serialized", False)),
             include_source=given.get("include_source"),
             block_network=bool(given.get("block_network", False)),
@@ -268,7 +269,24 @@ def _environment(decorator: str, env: Mapping[str, Any] | None) -> dict[str, str
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidError(f"{decorator}: env[{name!r}] is a {type(value).__name__}; names and values are strings")
-    return {name: value for name, value in (env or {}).items() if value is not None}
+    environment = {name: value for name, value in (env or {}).items() if value is not None}
+    check_values(f"{decorator}: env=", environment)
+    return environment
+
+
+def checked_secrets(where: str, secrets: Collection[Secret]) -> tuple[Secret, ...]:
+    """The secrets given to `where`. Raises InvalidError where one is none."""
+    from farcall.sdk.secret import Secret
+
+    if not secrets:
+        return ()
+    if isinstance(secrets, Secret):
+        raise InvalidError(f"{where}: secrets={secrets!r} is no list: write secrets=[...]")
+    for secret in cast("Collection[Any]", secrets):
+        if not isinstance(secret, Secret):
+            shown = f"farcall.Secret.from_name({secret!r})" if isinstance(secret, str) else "farcall.Secret"
+            raise InvalidError(f"{where}: secrets= has a {type(secret).__name__}; write {shown}")
+    return tuple(secrets)
 
 
 def _volumes(decorator: str, volumes: Mapping[Any, Any]) -> None:

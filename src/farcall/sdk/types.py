@@ -1,10 +1,21 @@
-"""The reference API's `types` module: the values that its methods return. None of those methods is there yet."""
+"""The reference API's `types` module: the values that its methods return. Those of methods that are not there yet can
+be named, and no more."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from farcall.sdk.unimplemented import Placeholder
+
+
+class SecretInfo(NamedTuple):
+    """A stored secret, without its values. Times are in the local time zone."""
+
+    name: str
+    keys: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
 
 
 def __getattr__(name: str) -> Any:

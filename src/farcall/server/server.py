@@ -27,11 +27,13 @@ from farcall.server.capacity import Capacity
 from farcall.server.images import ImageBuilds
 from farcall.server.logs import Logs
 from farcall.server.pool import EXIT_GRACE, Pool
+from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
 from farcall.settings import Paths
 from farcall.spec.function import AppSpec
 from farcall.state import records
+from farcall.state.schema import definition_of
 from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
@@ -62,6 +64,7 @@ class Server:
         self.paths = paths
         self.server_id = f"sr-{os.urandom(8).hex()}"
         self.store = StateStore(paths.state)
+        self.secrets = Secrets(self.store)
         self.capacity = Capacity.of_this_machine()
         self.logs = Logs(paths.state / "logs", self.loop)
         self.spawned = Spawned(self)
@@ -70,6 +73,7 @@ class Server:
         builds = paths.cache / "builds"
         self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
         self.worker.find_root = self.images.root
+        self.worker.environment = self.secrets.environment
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
         self.worker.on_tick = self._tick
         self.apps: dict[str, App] = {}
@@ -263,7 +267,7 @@ class Server:
                 app.pool(function.function_id, b"").scale()
 
     async def _persist(self, app: App, spec: AppSpec) -> None:
-        definition = msgspec.msgpack.encode(spec)
+        definition = self.store.vault.seal(msgspec.msgpack.encode(spec), definition_of(app.app_id))
         record = records.App(
             app_id=app.app_id, name=app.name, state=app.mode, definition=definition, client_pid=app.client_pid
         )
@@ -338,7 +342,12 @@ class Server:
             if mode == "ephemeral" and not process_exists(record.client_pid or 0):
                 await self._set_state(record.app_id, "stopped")
                 continue
-            spec = msgspec.msgpack.decode(record.definition, type=AppSpec)
+            try:
+                definition = self.store.vault.open(record.definition, definition_of(record.app_id))
+            except errors.FarcallError as error:
+                self.log.error("app %s (%s) is not taken up: %s", record.name, record.app_id, error)
+                continue
+            spec = msgspec.msgpack.decode(definition, type=AppSpec)
             app = self.apps[record.app_id] = App(self, record.app_id, record.name, mode, None)
             app.client_pid = record.client_pid or 0
             for function in spec.functions:

@@ -19,6 +19,7 @@ from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import from_memory
+from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
@@ -138,6 +139,9 @@ class Session:
             case messages.StopServer():
                 self._only_clients()
                 self._stop_server(message)
+            case PutSecret() | DeleteSecret() | ListSecrets() | ReadSecret():
+                self._only_clients()
+                self._answer_later(message, self.server.secrets.answer(message))
             case errors.ProtocolError():
                 raise message
             case _:
@@ -145,7 +149,7 @@ class Session:
 
     def _only_clients(self) -> None:
         if self.app_id:
-            raise errors.PermissionDeniedError("code in a container cannot manage apps or the server")
+            raise errors.PermissionDeniedError("code in a container cannot manage apps, secrets or the server")
 
     def _answer_later(self, message: Any, work: Any) -> None:
         """Runs `work`, which returns the answer's body, and answers."""
@@ -264,6 +268,7 @@ class Session:
                 functions.append(function)
         finally:
             close_all(fds)
+        await self.server.secrets.check(one for one in functions if one.function_id not in self.server.functions)
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
     async def _build_image(self, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
@@ -352,7 +357,8 @@ class Session:
 def _public(app: App, function_id: str) -> FunctionSpec:
     """What a caller may know of a function: not its environment, and not its code, which may be long."""
     function = app.functions[function_id]
-    return msgspec.structs.replace(function, env={}, source=msgspec.structs.replace(function.source, pickled=None))
+    source = msgspec.structs.replace(function.source, pickled=None)
+    return msgspec.structs.replace(function.without_secrets(), source=source)
 
 
 def _pattern(grep: str) -> re.Pattern[str] | None:

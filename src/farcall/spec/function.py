@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from farcall.spec.container import Bind, Interpreter, Runtime
+from farcall.spec.secret import SecretSpec
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     timeout: float = 300.0  # seconds, of one attempt
     startup_timeout: float = 300.0  # seconds, imports and enter hooks
     scaling: Scaling = Scaling()
-    env: dict[str, str] = {}  # secrets included; never shown
+    env: dict[str, str] = {}  # the image's; `secrets` are put over it
     binds: tuple[Bind, ...] = ()
     block_network: bool = False
     single_use_containers: bool = False
@@ -89,6 +90,11 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     image_id: str = ""  # "im-...", an image that is built; "": the host's own system and interpreter
     trees: tuple[TreeRef, ...] = ()  # the user's source and other local files
     workdir: str = ""  # where it starts; "": the image's, or /root
+    secrets: tuple[SecretSpec, ...] = ()  # later ones win; what `env=` says is the last
+
+    def without_secrets(self) -> "FunctionSpec":
+        """The same for whoever need not know the values of its environment."""
+        return msgspec.structs.replace(self, env={}, secrets=())
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, None where there is none."""

@@ -1,6 +1,6 @@
 """Metadata of a server: what must survive it. `StateStore` is the way in."""
 
-from farcall.state.records import App, AppState, Call, CallStatus, Input, InputStatus, Output
+from farcall.state.records import App, AppState, Call, CallStatus, Input, InputStatus, Output, Secret
 from farcall.state.store import StateStatistics, StateStore
 from farcall.state.writer import WriterStatistics
 
@@ -12,6 +12,7 @@ __all__ = [
     "Input",
     "InputStatus",
     "Output",
+    "Secret",
     "StateStatistics",
     "StateStore",
     "WriterStatistics",

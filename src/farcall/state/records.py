@@ -1,4 +1,4 @@
-"""What the store keeps, as values: apps, calls, inputs and outputs. Times are seconds since the epoch."""
+"""What the store keeps, as values: apps, calls, inputs, outputs, secrets. Times are seconds since the epoch."""
 
 from typing import Literal
 
@@ -10,7 +10,8 @@ InputStatus = Literal["pending", "running", "done", "cancelled"]
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
-    """One app. `definition` is opaque here; `created_at` and `stopped_at` are stamped by the store."""
+    """One app. `definition` is opaque here: it holds values of secrets, and is sealed by the store's vault as what
+    `schema.definition_of` says. `created_at` and `stopped_at` are stamped by the store."""
 
     app_id: str
     name: str
@@ -61,3 +62,15 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     payload: bytes
     finished_at: float
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored secret: the names of its variables, and `sealed`, opaque here, with their values. The times are
+    stamped by the store."""
+
+    name: str
+    secret_id: str
+    keys: tuple[str, ...]
+    sealed: bytes
+    created_at: float = 0.0
+    updated_at: float = 0.0

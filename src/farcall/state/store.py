@@ -12,14 +12,16 @@ from typing import TypeVar
 from farcall.errors import InternalError
 from farcall.state import apps as app_rows
 from farcall.state import calls as call_rows
+from farcall.state import secrets as secret_rows
 from farcall.state.calls import StoredPayload
 from farcall.state.clock import Clock, uptime
 from farcall.state.disk import disk_error
 from farcall.state.lock import StateLock
 from farcall.state.payloads import FILE_BYTES, PayloadFiles
 from farcall.state.reader import Reader
-from farcall.state.records import App, AppState, Call, Input, Output
+from farcall.state.records import App, AppState, Call, Input, Output, Secret
 from farcall.state.schema import migrate
+from farcall.state.vault import KEY_NAME, Vault
 from farcall.state.writer import Operation, Transaction, Writer, WriterStatistics, closed_error
 
 DAY_SECONDS = 24 * 3600.0
@@ -45,7 +47,7 @@ class StateStatistics:
 
 
 class StateStore:
-    """Apps, spawned calls and their results, durable in one directory (SQLite in WAL mode, synchronous=FULL).
+    """Apps, spawned calls with their results, secrets: durable in one directory (SQLite in WAL mode, synchronous=FULL).
 
     Every coroutine that writes returns once its rows are committed and fsynced, and writes all or nothing; a coroutine
     that is cancelled may have written. A full disk raises ResourceExhaustedError to the callers whose writes did not
@@ -66,8 +68,9 @@ class StateStore:
         except OSError as error:
             raise disk_error(error, directory) from error
         self._database = directory / "state.db"
+        self.vault = Vault(directory / KEY_NAME)  # for what rows must not hold in clear
         try:
-            connection = _open(self._database)
+            connection = _open(self._database, self.vault)
             try:
                 self._files = PayloadFiles(directory / "payloads")
                 self._swept_files = self._files.sweep(lambda file: call_rows.is_file_named(connection, file))
@@ -117,6 +120,24 @@ class StateStore:
     async def apps(self) -> list[App]:
         """All apps, oldest first, those that stopped within the last week included."""
         return await self._reader.read(app_rows.select_apps)
+
+    async def put_secret(self, secret: Secret, *, replace: bool) -> Secret:
+        """Returns the secret as stored. With `replace` one of that name keeps its id and the time when it was made,
+        without it raises AlreadyExistsError."""
+        now = self._clock.now()
+        return await self._write(lambda t: secret_rows.put(t, secret, now, replace=replace), size=len(secret.sealed))
+
+    async def delete_secret(self, name: str) -> None:
+        """Raises NotFoundError."""
+        await self._write(lambda t: secret_rows.delete(t, name))
+
+    async def secret(self, name: str) -> Secret:
+        """Raises NotFoundError."""
+        return await self._reader.read(lambda c: secret_rows.select(c, name))
+
+    async def secrets(self) -> list[Secret]:
+        """All secrets, oldest first."""
+        return await self._reader.read(secret_rows.select_all)
 
     async def add_call(self, call: Call, inputs: Sequence[bytes], *, bulk: bool = False) -> Call:
         """A call with its first inputs (indexes from 0). Returns the call as stored.
@@ -312,14 +333,14 @@ def _retried(query: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Conn
     return run
 
 
-def _open(database: Path) -> sqlite3.Connection:
+def _open(database: Path, vault: Vault) -> sqlite3.Connection:
     connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # After a flood the log goes back to this size instead of keeping its largest one.
         connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
-        migrate(connection, database)
+        migrate(connection, database, vault)
     except BaseException:
         connection.close()
         raise

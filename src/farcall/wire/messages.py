@@ -17,6 +17,8 @@ import msgspec
 
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
+from farcall.wire.message import Message as _Message
+from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 
 PROTOCOL_VERSION = 1
 
@@ -32,10 +34,6 @@ REVOKED = 4  # from a runner only: the input was taken back in time and has not 
 
 # Of one value. Checked where a message is decoded: whoever shares out a frame's descriptors relies on it.
 DescriptorCount = Annotated[int, msgspec.Meta(ge=0, le=1)]
-
-
-class _Message(msgspec.Struct, array_like=True, gc=False):
-    """Base of all messages."""
 
 
 class Failure(_Message):
@@ -497,6 +495,10 @@ Client = (
     | BuildImage
     | CancelBuild
     | PublishImage
+    | PutSecret
+    | DeleteSecret
+    | ListSecrets
+    | ReadSecret
 )
 FromClient = Hello | Client
 ToClient = Welcome | Done | Failed | Outputs | Items | Pending | CallWaiting | LogBatch | AppStats | BuildEvent

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal as signals
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Worker:
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.find_root: Callable[[str], Root] = _no_images
+        self.environment: Callable[[FunctionSpec], Awaitable[dict[str, str]]] = _own_environment
         self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
         self.on_tick: Callable[[], None] = lambda: None
 
@@ -141,8 +142,9 @@ class Worker:
                 _check_interpreter(function)
             container.mounted = await self._filesystems.take(root, function)
             launcher = await self._connected()
+            environment = await self.environment(function)
             started = await launcher.start(
-                _container_spec(container, root, self._server_id),
+                _container_spec(container, root, environment, self._server_id),
                 ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
             )
         except (errors.FarcallError, OSError) as error:
@@ -221,7 +223,8 @@ class Worker:
         if container.state is not State.STARTING or container.transport is None:
             return
         container.state = State.LOADING
-        function = container.function
+        # Its environment it has already.
+        function = container.function.without_secrets()
         container.kill_at = self._loop.time() + function.startup_timeout
         fds: tuple[int, ...] = ()
         pickled = function.source.pickled
@@ -356,7 +359,14 @@ def _no_images(image_id: str) -> Root:
     raise errors.NotFoundError(f"there is no image {image_id} here")
 
 
-def _container_spec(container: Container, root: Root | None, server_id: str) -> ContainerSpec:
+async def _own_environment(function: FunctionSpec) -> dict[str, str]:
+    """Without anybody who knows stored secrets."""
+    return function.env
+
+
+def _container_spec(
+    container: Container, root: Root | None, environment: dict[str, str], server_id: str
+) -> ContainerSpec:
     function = container.function
     assert container.mounted is not None
     cpu_request, cpu_limit = function.cpu
@@ -373,7 +383,7 @@ def _container_spec(container: Container, root: Root | None, server_id: str) -> 
         binds=function.binds,
         env={
             **(root.env if root else {}),
-            **function.env,
+            **environment,
             "FARCALL_CONTAINER_ID": container.container_id,
             "FARCALL_APP_ID": container.app_id,
             "FARCALL_SERVER_ID": server_id,
