@@ -225,7 +225,8 @@ class ContentError(FarcallError):
 
 
 class CorruptedError(ContentError):
-    """An object, a tree or an archive that is truncated or damaged, or that is not what its digest says."""
+    """An object, a tree, an archive or a secret that is truncated or damaged, or that is not what its digest or key
+    says."""
 
     code = "corrupted"
 
@@ -265,7 +266,8 @@ class AsyncUsageWarning(FarcallWarning):
 
 
 def _tree(base: type[FarcallError]) -> dict[str, type[FarcallError]]:
-    found = {base.code: base}
+    # A subclass without a code of its own travels as its base, and is not what the base's code stands for.
+    found = {base.code: base} if "code" in vars(base) else {}
     for child in base.__subclasses__():
         found |= _tree(child)
     return found

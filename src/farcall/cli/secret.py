@@ -98,7 +98,10 @@ class _Input:
         if self._reader:
             raise UsageError(f"{self._reader} and {reader} cannot both be read from standard input")
         self._reader = reader
-        return sys.stdin.read()
+        text = sys.stdin.read()
+        if not text:
+            raise UsageError(f"nothing came from standard input for {reader}")
+        return text
 
 
 def _read(path: str) -> str:

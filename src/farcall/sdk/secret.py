@@ -61,9 +61,13 @@ class _Secrets:
         only_main("Secret.objects.list", environment_name)
         if isinstance(created_before, str):
             created_before = datetime.fromisoformat(created_before)
-        before = float("inf") if created_before is None else created_before.timestamp()
+        before = None if created_before is None else created_before.astimezone()
         reports = _reports((yield ListSecrets))
-        newest = [Secret.from_name(report.name) for report in reversed(reports) if report.created_at < before]
+        newest = [
+            Secret.from_name(report.name)
+            for report in reversed(reports)
+            if before is None or _time(report.created_at) < before
+        ]
         return newest[:max_objects]
 
     @asks

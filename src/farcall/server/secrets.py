@@ -43,7 +43,7 @@ class Secrets:
             case ListSecrets():
                 return _encode([_report(secret) for secret in await self._store.secrets()])
             case ReadSecret(name=name, required_keys=required_keys):
-                return _encode(await self._values(name, required_keys, "this program"))
+                return _encode(await self._values(name, required_keys, "this image"))
 
     async def check(self, functions: Iterable[FunctionSpec]) -> None:
         """Raises NotFoundError where a function names a secret that is not there, or lacks a key."""
@@ -86,12 +86,13 @@ class Secrets:
         except errors.NotFoundError as error:
             keys = " ".join(f"{key}=-" for key in required_keys) or "KEY=-"
             raise errors.NotFoundError(
-                f"{error}, which {whose} needs. Create it with `farcall secret create {name} {keys}`"
+                f"{whose}: {error}{'' if str(error).endswith('?') else '.'} Create it with "
+                f"`farcall secret create {name} {keys}`"
             ) from None
         values = self._open(secret)
         if missing := [key for key in required_keys if key not in values]:
             raise errors.NotFoundError(
-                f"secret {name!r} has no {' and no '.join(missing)}, which {whose} requires; it has "
+                f"{whose}: secret {name!r} has no {' and no '.join(missing)}; it has "
                 f"{', '.join(sorted(values)) or 'no keys'}. Add with `farcall secret update {name} "
                 f"{' '.join(f'{key}=-' for key in missing)}`"
             )
