@@ -126,7 +126,6 @@ for line in {ERRORS!r}.strip().splitlines():
 FEATURES = {
     "gpu='A100'": '@app.function(gpu="A100")',
     "volumes=": '@app.function(volumes={"/data": modal.Volume.from_name("v", create_if_missing=True)})',
-    "Secret.from_name('key')": '@app.function(secrets=[modal.Secret.from_name("key")])',
     "Image.apt_install(git)": '@app.function(image=modal.Image.debian_slim().apt_install("git"))',
     "Image.from_registry('nvidia/cuda')": '@app.function(image=modal.Image.from_registry("nvidia/cuda"))',
     "enable_memory_snapshot=True": "@app.function(enable_memory_snapshot=True)",

@@ -181,10 +181,9 @@ def test_a_function_sent_by_value(worker: Worker) -> None:
     assert worker.call("!") == captured + "!"
 
 
-def test_environment_and_path(worker: Worker) -> None:
-    worker.load("import os, sys\ndef f():\n    return os.environ['TOKEN'], sys.path\n", env={"TOKEN": "t"})
-    token, path = worker.call()
-    assert token == "t"
+def test_path(worker: Worker) -> None:
+    worker.load("import sys\ndef f():\n    return sys.path\n")
+    path = worker.call()
     assert path[0] == str(worker.folder)
     assert not any(entry.endswith("farcall/runner") for entry in path)
 

@@ -74,7 +74,11 @@ def test_a_declaration_becomes_a_spec() -> None:
     scaling = spec.scaling
     assert (scaling.min_containers, scaling.max_containers, scaling.buffer_containers) == (1, 3, 1)
     assert scaling.scaledown_window == 5.0
-    assert spec.env == {"A": "app", "B": "secret", "C": "env"}
+    assert [secret.values for secret in spec.secrets] == [
+        {"A": "app", "B": "app", "C": "app"},
+        {"B": "secret", "C": "secret"},
+        {"C": "env"},
+    ]
     assert spec.block_network
     assert spec.single_use_containers
     assert spec.unimplemented == ()
