@@ -60,6 +60,7 @@ def test_metadata(distributions: Built) -> None:
     required = [r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r]
     assert sorted(re.split(r"[^a-z]", r)[0] for r in required) == [
         "cloudpickle",
+        "cryptography",
         "httpx",
         "msgspec",
         "uv",

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from farcall.content.store import Store
 from farcall.launcher import messages
 from farcall.launcher.process import PROTOCOL_VERSION
 from farcall.launcher.worker_link import SOCKET_NAME
+from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
 
 
@@ -36,7 +38,8 @@ def dying_launcher(state: Path) -> threading.Thread:
 
 def test_a_launcher_that_is_killed_before_it_answers_is_replaced(tmp_path: Path) -> None:
     async def scenario() -> None:
-        worker = Worker(tmp_path, "sr-test", lambda container, stream, text: None)
+        filesystems = Filesystems(Store(tmp_path / "content"))
+        worker = Worker(tmp_path, "sr-test", lambda container, stream, text: None, filesystems)
         await worker.open()
         await worker.close()
 
