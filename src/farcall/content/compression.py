@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from typing import IO, cast
 
 from farcall.content.lease import Readable
+from farcall.content.readahead import CHUNK_BYTES, Pieces
 from farcall.errors import ContentError, CorruptedError
-
-CHUNK_BYTES = 256 * 1024
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([byte, 0x2A, 0x4D, 0x18]) for byte in range(0x50, 0x60))
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x5d\0\0": "lzma", b"PK\3\4": "zip"}
 
 
-class Decompressed:
+class Decompressed(Pieces):
     """What is in a stream: gzip, zstd, or neither, told by its first bytes. Any number of members or frames.
 
     Raises `CorruptedError` for a stream that is damaged or, other than with zstd, ends too early, and `ContentError`
@@ -28,31 +27,7 @@ class Decompressed:
         name = next((name for magic, name in _OTHERS.items() if first.startswith(magic)), None)
         if name is not None:
             raise ContentError(f"an archive that is compressed by {name}: only gzip, zstd and none can be read")
-        self._chunks = self._decompressed(first)
-        self._pending = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        """The next `size` bytes; fewer at the end of the stream."""
-        if len(self._pending) >= size:
-            data, self._pending = self._pending[:size], self._pending[size:]
-            return bytes(data)
-        parts = [bytes(self._pending)]
-        missing = size - len(self._pending)
-        self._pending = memoryview(b"")
-        while missing > 0:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            parts.append(chunk[:missing])
-            self._pending = memoryview(chunk)[missing:]
-            missing -= len(parts[-1])
-        return b"".join(parts)
-
-    def drain(self) -> None:
-        """Read to the end, for whoever hashes the stream below, and check what is left."""
-        self._pending = memoryview(b"")
-        for _ in self._chunks:
-            pass
+        super().__init__(self._decompressed(first))
 
     def _decompressed(self, first: bytes) -> Iterator[bytes]:
         if first.startswith(_GZIP):

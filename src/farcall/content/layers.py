@@ -46,12 +46,14 @@ def read_layer(lease: Lease, stream: Readable, base: Tree | None = None) -> Diff
     - Devices in /dev are left out, since every container has its own; others are refused.
     - Extended attributes: see `is_kept_attribute`.
 
-    Raises `ContentError` for paths with "..", hard links to nothing and what no tree can hold; `CorruptedError` for an
-    archive that is damaged or truncated; what `disk_error` says; and what `stream` raises.
+    The stream is read by another thread, but not after this has ended. Raises `ContentError` for paths with "..", hard
+    links to nothing and what no tree can hold; `CorruptedError` for an archive that is damaged or truncated; what
+    `disk_error` says; and what `stream` raises.
     """
     layer = _Layer(lease, base if base is not None else Tree.of([]))
-    for member in TarReader(stream):
-        layer.take(member)
+    with TarReader(stream) as members:
+        for member in members:
+            layer.take(member)
     return layer.finish()
 
 

@@ -11,10 +11,12 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from typing import Any, Self
 
-from farcall.content.compression import CHUNK_BYTES, Decompressed
+from farcall.content.compression import Decompressed
 from farcall.content.disk import printable
 from farcall.content.lease import Readable
+from farcall.content.readahead import CHUNK_BYTES, ReadAhead
 from farcall.errors import CorruptedError
 
 BLOCK = 512
@@ -62,12 +64,21 @@ class TarReader:
 
     Raises `CorruptedError` for an archive that is damaged or ends before its end-of-archive block. Extended headers are
     applied, sparse maps read. When the iteration has ended, the stream below has been read to its end.
+
+    A context manager: within it the stream is read ahead by another thread.
     """
 
     def __init__(self, stream: Readable) -> None:
-        self._stream = Decompressed(stream)
+        self._stream = ReadAhead(Decompressed(stream))
         self._left = 0  # bytes of the current member, padding included, that have not been read
         self._global: dict[bytes, bytes] = {}
+
+    def __enter__(self) -> Self:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stream.__exit__(*error)
 
     def __iter__(self) -> Iterator[Member]:
         while (member := self._next()) is not None:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from farcall.content import Lease
-from farcall.content.compression import CHUNK_BYTES, Decompressed
+from farcall.content.compression import Decompressed
 from farcall.content.layers import read_layer
 from farcall.content.lease import Readable
+from farcall.content.readahead import CHUNK_BYTES
 from farcall.errors import ContentError, CorruptedError, InvalidError, NotFoundError
 
 _KIND = "layers"  # records of the trees that images' lower layers make, by chain id
