@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import farcall
+from farcall.launcher.process import LOCK_NAME
 from tests.conftest import Installation, descendants, leftovers, snapshot
 
 ROUNDS = 50
@@ -172,6 +173,28 @@ def test_nothing_acknowledged_is_lost(app: Any, installation: Installation, rng:
 @pytest.mark.timeout(3600)
 def test_nothing_acknowledged_is_lost_for_long(app: Any, installation: Installation, rng: random.Random) -> None:
     run_rounds(app, installation, rng, LONG_ROUNDS)
+
+
+def test_a_launcher_that_hangs_is_replaced(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app stops though its launcher does not answer, and the next one runs; the server ends as well."""
+    installation.environment["FARCALL_LAUNCHER_PATIENCE"] = "1"
+    for name, value in installation.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    sys.modules.pop("programs", None)
+    programs = importlib.import_module("programs")
+    lock = Path(installation.environment["FARCALL_STATE_DIR"]) / "launcher" / LOCK_NAME
+    with programs.app.run():
+        assert programs.square.remote(3) == 9
+        hung = lock.read_text()
+        os.kill(int(hung), signal.SIGSTOP)
+    with programs.app.run():
+        assert programs.square.remote(4) == 16
+        assert lock.read_text() != hung
+        os.kill(int(lock.read_text()), signal.SIGSTOP)
+    before = time.monotonic()
+    installation.farcall("server", "stop", "--force")
+    assert time.monotonic() - before < 10
 
 
 def test_a_killed_client_leaves_nothing_running(installation: Installation, tmp_path: Path) -> None:

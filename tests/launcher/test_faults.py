@@ -14,6 +14,7 @@ import pytest
 from launcher_harness import PATIENCE, Rig, Running, cgroups_of, eventually, gone, make_runner
 
 from farcall.errors import ConnectionError, ContainerStartError
+from farcall.launcher import client as launcher_client
 from farcall.launcher import journal
 from farcall.launcher.client import LauncherClient
 from farcall.launcher.messages import Exited
@@ -171,6 +172,7 @@ def test_a_launcher_that_is_killed_while_it_starts_is_started_again(tmp_path: Pa
     async def scenario() -> None:
         connecting = asyncio.ensure_future(LauncherClient.connect(tmp_path))
         await asyncio.sleep(0)  # it has started one, which takes a tenth of a second to listen
+        eventually(lambda: len(processes_below(tmp_path)) == 1, "a launcher is starting")
         [pid] = processes_below(tmp_path)
         os.kill(pid, signal.SIGKILL)
         client = await connecting
@@ -178,6 +180,28 @@ def test_a_launcher_that_is_killed_while_it_starts_is_started_again(tmp_path: Pa
         await client.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+
+
+def test_a_launcher_that_hangs_is_killed_when_it_is_to_end(own_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher_client, "_END_SECONDS", 0.2)
+    container = own_rig.start(_SLEEPER)
+    os.kill(own_rig.client.launcher_pid, signal.SIGSTOP)
+    with pytest.raises(ConnectionError, match="did not end, and was killed"):
+        own_rig.wait(own_rig.client.shutdown())
+    assert gone(container.started.pidfd)
+    container.close()
+    own_rig.connect()
+    assert cgroups_of(own_rig.state) == []
+
+
+def test_a_launcher_that_hangs_is_killed_when_it_does_not_greet(own_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher_client, "_GREETING_SECONDS", 0.2)
+    hung = own_rig.client.launcher_pid
+    own_rig.client.close()
+    os.kill(hung, signal.SIGSTOP)
+    own_rig.connect()
+    assert own_rig.client.launcher_pid != hung
+    assert own_rig.run("print(1)").output == "1\n"
 
 
 def test_one_launcher_for_a_state_directory(own_rig: Rig) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -42,8 +43,10 @@ from farcall.spec.container import ContainerSpec, Interpreter
 
 _MAX_FDS = 250
 _START_SECONDS = 15.0  # for a new launcher to listen, a sweep of a killed one included
+_GREETING_SECONDS = 5.0  # for one that listens to answer; one that does not hangs
 _RETRY_SECONDS = 0.005
 _RESTART_SECONDS = 0.5
+_END_SECONDS = 20.0  # for a launcher to end all it has
 
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _encode = msgspec.msgpack.encode
@@ -85,7 +88,8 @@ class LauncherClient:
 
     `on_exit` is called for each container that ends, in order; the exit is acknowledged when it returns, so one that
     raises is told again to the next client that lists. `on_lost` is called once, when the launcher is gone without
-    having been asked; all its containers are then dead or dying, and their pidfds become readable.
+    having been asked, or was killed because it hung; all its containers are then dead or dying, and their pidfds become
+    readable.
     """
 
     def __init__(self, channel: socket.socket) -> None:
@@ -100,6 +104,9 @@ class LauncherClient:
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._out: list[tuple[bytes, list[int]]] = []
         self._closed = False
+        self._heard_at = self._loop.time()
+        self._asked_at: float | None = None  # for a sign of life, and has given none since
+        self._pidfd = _pidfd_of(channel)
         self._loop.add_reader(channel.fileno(), self._readable)
 
     @classmethod
@@ -118,10 +125,14 @@ class LauncherClient:
             if channel is not None:
                 client = cls(channel)
                 try:
-                    await client._greet()
+                    async with asyncio.timeout(_GREETING_SECONDS):
+                        await client._greet()
                     return client
                 except ServerConnectionError:
                     client.close()  # it was ending itself just then
+                except TimeoutError:
+                    client.give_up()
+                    client.close()
             now = time.monotonic()
             log = state_dir / "launcher.log"
             ended = None if starting is None else starting.poll()
@@ -174,9 +185,37 @@ class LauncherClient:
         self._send(AckExit(container_id), [])
 
     async def shutdown(self) -> None:
-        """Kill all containers and end the launcher; returns when nothing is left."""
-        await self._ask(Shutdown(self._seq()), Done)
-        self.close()
+        """Kill all containers and end the launcher; returns when nothing is left.
+
+        One that hangs is killed: then, as where it is lost meanwhile, farcall.errors.ConnectionError says that what it
+        had is left for the next one to sweep up.
+        """
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._ask(Shutdown(self._seq()), Done)
+        except TimeoutError:
+            self.give_up()
+            raise ServerConnectionError("the launcher did not end, and was killed") from None
+        finally:
+            self.close()
+
+    def check(self, patience: float) -> None:
+        """To be called now and then. A launcher that has given no sign of life for `patience` seconds, though it was
+        asked for one, is killed, and lost."""
+        now = self._loop.time()
+        if self._asked_at is not None:
+            if now - self._asked_at > patience:
+                self.give_up()
+                self._lost()
+        elif now - self._heard_at > patience / 4:
+            self._asked_at = now
+            self._send(Hello(PROTOCOL_VERSION, os.getpid()), [])
+
+    def give_up(self) -> None:
+        """Kill the launcher: the next one sweeps up."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Leave; the launcher and its containers go on."""
@@ -185,6 +224,9 @@ class LauncherClient:
             self._loop.remove_reader(self._channel.fileno())
             self._loop.remove_writer(self._channel.fileno())
             self._channel.close()
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
             for _, fds in self._out:
                 descriptors.close(fds)
             self._out.clear()
@@ -278,6 +320,7 @@ class LauncherClient:
             if not data:
                 self._lost()
                 return
+            self._heard_at, self._asked_at = self._loop.time(), None
             self._take(_decode_reply(data), fds)
 
     def _take(self, reply: Reply, fds: "list[int]") -> None:
@@ -342,6 +385,15 @@ def _try_connect(state_dir: Path) -> socket.socket | None:
         raise ServerConnectionError(f"cannot connect to the launcher of {state_dir}: {reason}") from error
     finally:
         os.close(directory)
+
+
+def _pidfd_of(channel: socket.socket) -> int:
+    """A descriptor of the process that listens at the other end; -1 where it has just ended."""
+    pid, _, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
 
 
 def _last_line(log: Path) -> str:

@@ -38,6 +38,8 @@ HELLO_SECONDS = 60.0  # how long a container that was made may take until its ru
 PRINT_COST = 1024  # bytes that a printed piece of text costs besides its length
 PRINT_MARGIN = 1.5  # runners keep to the rate themselves; those that do not are not to be told from jitter below this
 LAUNCHER_ATTEMPTS = 8  # launchers killed in a row before they are asked anything, until that is an error
+# Seconds without a sign of life after which a launcher is replaced; its containers go with it.
+LAUNCHER_PATIENCE = float(os.environ.get("FARCALL_LAUNCHER_PATIENCE", "60"))
 LOST_SECONDS = 2.0  # how long a container may live on without its connection, or its connection without it
 
 OnText = Callable[[Container, str, str], None]
@@ -104,10 +106,17 @@ class Worker:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
-        if self._launcher is not None:
-            self._launcher.on_lost = lambda: None
-            with contextlib.suppress(errors.FarcallError):
-                await self._launcher.shutdown()
+        for _ in range(2):
+            try:
+                # Also where there is none any more: the next one sweeps up what the last one left.
+                launcher = await self._connected()
+                launcher.on_lost = lambda: None
+                await launcher.shutdown()
+                return
+            except errors.ConnectionError:
+                self._launcher = None
+            except errors.FarcallError:
+                return
 
     def prepare(self, interpreter: Interpreter) -> None:
         """Warms the base template of an interpreter, in the background."""
@@ -268,6 +277,8 @@ class Worker:
     def _tick(self) -> None:
         self._ticking = None
         now = self._loop.time()
+        if self._launcher is not None:
+            self._launcher.check(LAUNCHER_PATIENCE)
         for container in self.containers:
             timed_out = container.check_time(now)
             if timed_out is not None:
