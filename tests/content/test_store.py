@@ -66,6 +66,7 @@ def test_a_moved_file_becomes_the_object(store: Store, lease: Lease, tmp_path: P
 def test_an_object_cut_short_is_replaced_by_the_next_that_adds_it(store: Store, lease: Lease) -> None:
     data = os.urandom(1000)
     digest = lease.add_bytes(data)
+    store.path_of(digest).chmod(0o600)
     os.truncate(store.path_of(digest), 500)
     with pytest.raises(CorruptedError, match=digest.hex()):
         store.read(digest)
