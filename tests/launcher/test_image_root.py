@@ -96,17 +96,129 @@ def test_a_command_that_is_not_there(rig: Rig, image: Path) -> None:
     assert result.output == "nonsense: No such file or directory\n"
 
 
+def files_in(directory: Path) -> list[str]:
+    """All that is below a directory, by relative path."""
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_what_is_mounted_leaves_no_trace_in_the_layer(rig: Rig, image: Path, tmp_path: Path) -> None:
+    """The image lacks /proc, /dev, /run, /sys, /etc/hosts and all other places to mount at."""
+    upper, cache, source = tmp_path / "upper", tmp_path / "cache", tmp_path / "source"
+    for directory in (upper, cache, source):
+        directory.mkdir()
+    (source / "file").write_text("from the tree\n")
+    seen = output(
+        rig,
+        image,
+        "cat /etc/hostname /srv/code/file /etc/inner/file /proc/self/comm; stat -c '%n %a %u' /tmp /root /sys /etc",
+        upper=str(upper),
+        container_id="ta-named",
+        binds=(Bind(str(cache), "/root/.cache/pip", read_only=False),),
+        trees=tuple(TreeMount("directory", str(source), target=target) for target in ("/srv/code", "/etc/inner")),
+    )
+    assert seen == ("ta-named\nfrom the tree\nfrom the tree\ncat\n/tmp 755 0\n/root 755 0\n/sys 555 0\n/etc 755 0\n")
+    assert files_in(upper / "upper") == []
+
+
+def test_a_directory_of_a_mount_point_keeps_what_it_is(rig: Rig, image: Path, tmp_path: Path) -> None:
+    """Places to mount at lie in the image's own directories, which look and are committed as before."""
+    mine = tmp_path / "mine"
+    shutil.copytree(image, mine, symlinks=True)
+    (mine / "etc").chmod(0o2751)
+    os.chown(mine / "etc", 7, 8)
+    os.utime(mine / "etc", (1000, 1000))
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    assert output(rig, mine, "stat -c '%a %u %g %Y' /etc; ls /etc; echo > /etc/new", upper=str(upper)) == (
+        "2751 7 8 1000\ngroup\nhostname\nhosts\nmotd\npasswd\nresolv.conf\n"
+    )
+    assert files_in(upper / "upper") == ["etc", "etc/new"]
+    committed = (upper / "upper/etc").stat()
+    assert (committed.st_mode & 0o7777, committed.st_gid - committed.st_uid) == (0o2751, 1)
+
+
+def test_an_image_with_nothing_but_a_program(rig: Rig, image: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(image, bare, symlinks=True, ignore=shutil.ignore_patterns("etc", "root", "tmp"))
+    assert output(
+        rig, bare, "pwd; stat -c '%n %a' /tmp /root /proc /dev; id -u; cat /etc/hostname", container_id="ta-x"
+    ) == ("/\n/tmp 1777\n/root 700\n/proc 555\n/dev 755\n0\nta-x\n")
+
+
+def test_the_working_directory_is_made(rig: Rig, image: Path, tmp_path: Path) -> None:
+    mine, upper = tmp_path / "mine", tmp_path / "upper"
+    shutil.copytree(image, mine, symlinks=True)
+    (mine / "current").symlink_to("/srv/releases/1")
+    upper.mkdir()
+    started = rig.start_async(
+        "",
+        interpreter=None,
+        command=("sh", "-c", "pwd; touch here; id -u"),
+        cwd="/current/app",
+        root=TreeMount("directory", str(mine)),
+        upper=str(upper),
+    )
+    result = rig.wait(started).result()
+    assert result.output == "/srv/releases/1/app\n0\n"
+    made = upper / "upper/srv/releases/1/app"
+    assert (made / "here").exists()
+    assert made.stat().st_uid == (made / "here").stat().st_uid
+
+
+def test_a_working_directory_that_is_a_file(rig: Rig, image: Path) -> None:
+    started = rig.start_async(
+        "", interpreter=None, command=("ls",), cwd="/etc/motd/x", root=TreeMount("directory", str(image))
+    )
+    with pytest.raises(Exception, match="cannot make the working directory /etc/motd/x: File exists"):
+        rig.wait(started)
+
+
+def test_mounts_within_mounts(rig: Rig, image: Path, tmp_path: Path) -> None:
+    """Parents come before what is in them, in whatever order the spec has them."""
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    (outer / "data").mkdir(parents=True)
+    inner.mkdir()
+    (outer / "file").write_text("outer ")
+    (inner / "file").write_text("inner ")
+    seen = output(
+        rig,
+        image,
+        "cat /code/file /code/data/file",
+        binds=(Bind(str(inner), "/code/data"),),
+        trees=(TreeMount("directory", str(outer), target="/code"),),
+    )
+    assert seen == "outer inner "
+
+
 def test_symlinks_of_the_image_lead_nowhere_outside(rig: Rig, image: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     evil = tmp_path / "evil"
     shutil.copytree(image, evil, symlinks=True)
     (evil / "proc").symlink_to(outside)
+    (evil / "tmp").rmdir()
+    (evil / "tmp").symlink_to("../" * 30 + f"farcall-{os.getpid()}")
     shutil.rmtree(evil / "etc")
     (evil / "etc").symlink_to(tmp_path / "elsewhere")
-    output(rig, evil, "cat /proc/self/comm; cat /etc/hosts")
+    (evil / "run").symlink_to("run")
+    with pytest.raises(Exception, match="cannot mount at /run"):
+        output(rig, evil, "true")
+    (evil / "run").unlink()
+    assert output(rig, evil, "cat /proc/self/comm; cat /etc/hostname", container_id="ta-y") == "cat\nta-y\n"
     assert os.listdir(outside) == []
-    assert not (tmp_path / "elsewhere").exists()
+    assert not (tmp_path / "elsewhere").exists() and not Path(f"/farcall-{os.getpid()}").exists()
+
+
+def test_a_resolver_behind_a_symlink(rig: Rig, image: Path, tmp_path: Path) -> None:
+    """As on systems with systemd-resolved, whose images are many."""
+    mine, upper = tmp_path / "mine", tmp_path / "upper"
+    shutil.copytree(image, mine, symlinks=True)
+    upper.mkdir()
+    (mine / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    (mine / "etc/hosts").symlink_to("/nowhere/hosts")
+    seen = output(rig, mine, "cat /etc/hosts; ls /run/systemd/resolve", upper=str(upper))
+    assert "localhost" in seen and "stub-resolv.conf" in seen
+    assert files_in(upper / "upper") == []
 
 
 def test_trees_are_seen_read_only(rig: Rig, image: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ journal, a dozen milliseconds when others write much.
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 
@@ -61,6 +62,17 @@ def make_skeleton(root: str, owner: Owner) -> None:
         os.fchown(fd, *owner)
         os.close(fd)
     os.umask(mask)
+
+
+def make_layer(directory: str) -> None:
+    """Fill the directory with what an overlay needs for the layer that is written: an empty one, and no work left."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(f"{directory}/upper", 0o755)
+    try:
+        os.mkdir(f"{directory}/work", 0o700)
+    except FileExistsError:  # of another container with this layer
+        shutil.rmtree(f"{directory}/work")
+        os.mkdir(f"{directory}/work", 0o700)
 
 
 def make_mount_points(root: str, binds: Iterable[tuple[str, str]], owner: Owner) -> None:

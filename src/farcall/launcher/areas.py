@@ -15,7 +15,8 @@ from farcall.launcher.loop import Loop
 _END_SECONDS = 1.0  # how long the launcher's own end waits for the janitor's
 POOL_SIZE = 8  # areas kept ready once there was a first container
 
-Binds = tuple[tuple[str, str], ...]  # (source, target)
+# The binds (source, target) whose mount points an area has; None for the layer that lies over an image.
+Binds = tuple[tuple[str, str], ...] | None
 
 
 class Areas:
@@ -50,7 +51,8 @@ class Areas:
                 return path, True
         path = self._next()
         os.mkdir(path, 0o711)
-        os.mkdir(path + "/root", 0o755)
+        if binds is not None:
+            os.mkdir(path + "/root", 0o755)
         return path, False
 
     def restock(self, binds: Binds, owner: Owner) -> None:
@@ -59,7 +61,7 @@ class Areas:
         while len(self._ready) + len(self._ordered) < POOL_SIZE or self._drop_other(binds):
             path = self._next()
             self._ordered[path] = binds
-            if not self._tell(janitor.Make(path, *owner, list(binds))):
+            if not self._tell(janitor.Make(path, *owner, None if binds is None else list(binds))):
                 del self._ordered[path]
                 return
 

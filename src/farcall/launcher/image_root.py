@@ -1,118 +1,178 @@
-"""Trees of the content store as file systems of a container: its root, and what else it sees of them.
+"""A tree of the content store as a container's root: read-only below, with a writable layer of the container's own.
 
-Everything happens in the container's own mount namespace, before it becomes the container's: nothing stays behind.
+    what the container writes    disk/upper, on disk; what a build commits
+    places to mount at           points, in the stage: those that the image lacks, so that no build commits them
+    the image                    EROFS over the store's objects, or a directory
+
+Everything happens in the mount namespace that becomes the container's, before it does: nothing stays behind.
 """
 
 import contextlib
 import errno
 import os
 import stat
-from pathlib import Path
 
 from farcall.launcher import syscalls
-from farcall.launcher.area import OWN_FILES
+from farcall.launcher.area import OWN_FILES, Owner, make_layer
 from farcall.launcher.plan import Plan
+from farcall.launcher.stage import Detached, Layers, Stage
 from farcall.spec.container import TreeMount
 
-Detached = tuple[int, str, bool]  # a mount's descriptor, where it is to be attached, whether it is a directory
+_UPPER = "disk/upper"
+_POINTS, _MERGED = "points", "merged"
+# Before the image's own root can take them, these are mounted in the stage.
+_SYSTEM = ("dev", "proc", "run")
+# What programs rely on, and minimal images lack: with their modes.
+_EXPECTED = (("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777), ("root", 0o700))
+_MAX_SYMLINKS = 40  # on one path, as in the kernel
+# The layer is gone with the container, or committed by whoever keeps it: programs in it need not wait for the disk.
+_UPPER_OPTIONS = f"upperdir={_UPPER},workdir=disk/work,index=off,volatile"
+# Whole files in the upper layer, renamed directories as copies: it means the same on any other day.
+_PLAIN = "metacopy=off,redirect_dir=off"
+_FOLLOWS_PLAIN = (6, 16)  # the first Linux that reads data-only layers below such an upper layer
 
-_STAGE = ("dev", "proc", "run")
-# Of a layer's folder: where what is below is mounted, what the container writes, and where both show as one.
-_LOWER, _OBJECTS, _UPPER, _WORK, _MERGED = "lower", "objects", "upper", "work", "merged"
+
+def make_system_places() -> None:
+    """Folders in the stage for the mounts that every container has."""
+    for name in _SYSTEM:
+        os.mkdir(name)
 
 
-def make_stage(directory: str) -> None:
-    """Folders in which the mounts are made that every container has, until the image's root can take them."""
-    for name in _STAGE:
-        os.makedirs(f"{directory}/{name}", exist_ok=True)
+def enter(root: TreeMount, plan: Plan, stage: Stage, extra: list[Detached]) -> list[Detached]:
+    """Mounts the root, with places for `extra`, and makes it the current directory.
 
-
-def enter(root: TreeMount, plan: Plan, idmap_fd: int | None) -> list[Detached]:
-    """From the stage, the current directory, to the image's root; returns the stage's mounts, to be attached there.
-
-    They are attached only inside, because on the way to a mount point the image may have symlinks.
+    Returns what is to be attached in it, in this order: the stage's mounts, the container's own files, `extra`. Only
+    inside, because on the way to a place the image may have symlinks.
     """
-    stage = [(syscalls.open_tree(name), f"/{name}", True) for name in _STAGE]
-    own = [(syscalls.open_tree(f"run/farcall/{name}"), f"/etc/{name}", False) for name in OWN_FILES]
-    _mount_root(root, plan, idmap_fd)
-    return stage + own
-
-
-def _mount_root(root: TreeMount, plan: Plan, idmap_fd: int | None) -> None:
-    """Mounts the image with the writable layer over it, and makes that the current directory."""
-    os.chdir(plan.spec.upper or plan.area)
+    mounts = [Detached(syscalls.open_tree(name), f"/{name}", True) for name in _SYSTEM]
+    mounts += [Detached(syscalls.open_tree(f"run/farcall/{name}"), f"/etc/{name}", False) for name in OWN_FILES]
+    mounts += extra
+    layers = stage.layers(root)
     owner = plan.uid_map[0][1], plan.gid_map[0][1]
-    for name in (_LOWER, _OBJECTS, _MERGED, _UPPER, _WORK):
-        os.makedirs(name, exist_ok=True)
-    # The root directory itself is the upper layer's: it has the image's owner and mode.
-    lower = _attach_lower(root, idmap_fd)
-    seen = os.stat(lower)
-    os.chown(_UPPER, seen.st_uid, seen.st_gid)
-    os.chmod(_UPPER, stat.S_IMODE(seen.st_mode))
-    os.chown(_WORK, *owner)
-    below = f"{lower}::{_OBJECTS}" if root.kind == "erofs" else lower
-    # Relative names: the folder's own path may have letters that mean something in an option.
-    options = f"lowerdir={below},upperdir={_UPPER},workdir={_WORK}"
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-    if plan.own_userns:
-        syscalls.mount("overlay", _MERGED, "overlay", flags, options + ",userxattr")
-    else:
-        _mount_overlay(options, flags)
+    points = _Points(layers.lower, owner)
+    for name, mode in _EXPECTED:
+        points.add(f"/{name}", True, mode)
+    for mount in mounts:
+        points.add(mount.target, mount.is_directory)
+    points.finish()
+    if not plan.area_made:
+        make_layer("disk")
+    # The root directory itself is the upper layer's.
+    _copy_attributes(layers.lower, _UPPER)
+    _mount(layers, stage, points.is_needed, plan.own_userns)
     os.chdir(_MERGED)
+    return mounts
 
 
-def _mount_overlay(options: str, flags: int) -> None:
-    """Without metacopy the upper layer holds whole files. Kernels before 6.16 refuse that over a data-only layer."""
-    try:
-        syscalls.mount("overlay", _MERGED, "overlay", flags, options + ",metacopy=off,redirect_dir=off")
-    except OSError:
-        syscalls.mount("overlay", _MERGED, "overlay", flags, options + ",metacopy=on,redirect_dir=off")
+def _mount(layers: Layers, stage: Stage, with_points: bool, own_userns: bool) -> None:
+    os.mkdir(_MERGED)
+    above = f"{_POINTS}:" if with_points else ""
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    # In a user namespace overlayfs keeps its marks in user attributes, and then knows neither metacopy nor redirect.
+    kind = "userxattr" if own_userns else _PLAIN
+
+    def mount(below: str) -> None:
+        syscalls.mount("overlay", _MERGED, "overlay", flags, f"lowerdir={above}{below},{_UPPER_OPTIONS},{kind}")
+
+    if not layers.data or _kernel() >= _FOLLOWS_PLAIN:
+        try:
+            mount(layers.option)
+            return
+        except OSError as error:
+            if not layers.data or error.errno != errno.EINVAL:
+                raise
+    mount(stage.read_only(layers))
 
 
-def _attach_lower(tree: TreeMount, idmap_fd: int | None) -> str:
-    """Mounts what is below the writable layer; returns where, relative to the current directory."""
-    if tree.kind == "erofs":
-        _attach(syscalls.open_tree(tree.objects, recursive=False), _OBJECTS, idmap_fd)
-        syscalls.mount(tree.path, _LOWER, "erofs", syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
-        mounted = syscalls.open_tree(_LOWER, recursive=False)
-    else:
-        mounted = syscalls.open_tree(tree.path, recursive=False)
-    _attach(mounted, _LOWER, idmap_fd)
-    return _LOWER
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
-def _attach(fd: int, target: str, idmap_fd: int | None) -> None:
-    """Attaches a detached mount, read-only, seen through the container's id map."""
-    if idmap_fd is not None:
-        with contextlib.suppress(OSError):  # not every file system can
-            syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_IDMAP, userns_fd=idmap_fd)
-    syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
-    syscalls.move_mount(fd, target)
-    os.close(fd)
+class _Points:
+    """A layer above the image that has places to mount at, as far as the image lacks them."""
+
+    def __init__(self, image: str, owner: Owner) -> None:
+        self._image = image
+        self._owner = owner
+        self._copied: list[str] = []  # directories that the image has, too
+        self.is_needed = False
+
+    def add(self, target: str, is_directory: bool, mode: int = 0o755) -> None:
+        """Make a place for a mount at `target`. Where the image has something else in the way, nothing is made."""
+        found, missing = self._resolve(target)
+        if not missing:
+            return
+        self.is_needed = True
+        path, below = _POINTS, self._image
+        for name in ("", *found):
+            path, below = os.path.join(path, name), os.path.join(below, name)
+            if not os.path.isdir(path):
+                os.mkdir(path)
+                self._copied.append(path.removeprefix(_POINTS))
+        for name in missing[:-1]:
+            path += f"/{name}"
+            self._make(path, True, 0o755)
+        self._make(f"{path}/{missing[-1]}", is_directory, mode)
+
+    def finish(self) -> None:
+        """Once all are made: directories that the image has look as there."""
+        for path in reversed(self._copied):
+            _copy_attributes(self._image + path, _POINTS + path)
+
+    def _make(self, path: str, is_directory: bool, mode: int) -> None:
+        try:
+            if is_directory:
+                os.mkdir(path)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+        except (FileExistsError, NotADirectoryError):
+            return
+        os.chmod(path, mode if is_directory else 0o644)
+        os.chown(path, *self._owner)
+
+    def _resolve(self, target: str) -> tuple[list[str], list[str]]:
+        """The names that lead to a path of the image, symlinks followed within it: directories that it has, and what
+        it lacks. The second are none when it is there, and when a file or a loop is in the way."""
+        found: list[str] = []
+        pending = target.split("/")[::-1]
+        symlinks = 0
+        while pending:
+            name = pending.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                del found[-1:]
+                continue
+            path = "/".join((self._image, *found, name))
+            try:
+                kind = stat.S_IFMT(os.lstat(path).st_mode)
+            except FileNotFoundError:
+                rest = [name, *(part for part in reversed(pending) if part not in ("", "."))]
+                return (found, []) if ".." in rest else (found, rest)
+            except OSError:  # a name that no file system takes
+                return found, []
+            if kind == stat.S_IFLNK:
+                symlinks += 1
+                if symlinks > _MAX_SYMLINKS:
+                    return found, []
+                link = os.readlink(path)
+                if link.startswith("/"):
+                    found.clear()
+                pending += link.split("/")[::-1]
+            elif kind == stat.S_IFDIR:
+                found.append(name)
+            else:
+                return found, []
+        return found, []
 
 
-def open_mount(tree: TreeMount, plan: Plan, idmap_fd: int | None) -> Detached:
-    """A tree that is seen read-only beside the root, as a detached mount."""
-    place = Path(plan.area, f"tree-{len(os.listdir(plan.area))}")
-    place.mkdir()
-    before = os.getcwd()
-    os.chdir(place)
-    try:
-        if tree.kind == "erofs":
-            for name in (_LOWER, _OBJECTS, _MERGED):
-                os.mkdir(name)
-            lower = _attach_lower(tree, idmap_fd)
-            options = f"lowerdir={lower}::{_OBJECTS},metacopy=on,redirect_dir=on"
-            syscalls.mount("overlay", _MERGED, "overlay", syscalls.MS_RDONLY | syscalls.MS_NOSUID, options)
-            source = _MERGED
-        else:
-            os.mkdir(_LOWER)
-            source = _attach_lower(tree, idmap_fd)
-        path = os.path.join(source, tree.subpath) if tree.subpath else source
-        if os.path.realpath(path) != os.path.abspath(path):  # the place itself has no symlinks: they are the tree's
-            raise OSError(errno.ELOOP, "a symlink is on the way to it in its tree", tree.subpath)
-        fd = syscalls.open_tree(path, recursive=False)
-        syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
-        return fd, tree.target, stat.S_ISDIR(os.fstat(fd).st_mode)
-    finally:
-        os.chdir(before)
+def _copy_attributes(source: str, target: str) -> None:
+    """Owner, mode, attributes and time of a directory."""
+    seen = os.stat(source)
+    os.chown(target, seen.st_uid, seen.st_gid)
+    os.chmod(target, stat.S_IMODE(seen.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith(("trusted.", "user.overlay.")):
+            with contextlib.suppress(OSError):  # not every file system has every kind
+                os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(seen.st_mtime_ns, seen.st_mtime_ns))

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from farcall.launcher import command, descriptors, sandbox, seccomp, syscalls
 from farcall.launcher.plan import Born, Broken, Ended, Plan, PlanFds, Report, Running, decode_signal, encode
+from farcall.launcher.stage import BindError
 from farcall.spec.container import ContainerSpec
 
 _MAX_REPORT = 64 * 1024  # bytes
@@ -190,7 +191,7 @@ def _build(
         step = "runner"
         runner = start_runner(plan, fds, enter_runner)
         mark(step)
-    except (OSError, sandbox.BindError) as error:
+    except (OSError, BindError) as error:
         raise StepError(step, error) from error
     return runner, timeline, notes
 

@@ -22,12 +22,12 @@ MAX_MESSAGE = 64 * 1024  # bytes
 
 
 class Make(msgspec.Struct, tag=True):
-    """Make an area at this path, with mount points for these binds (source, target)."""
+    """Make an area at this path, with mount points for these binds (source, target); None: one for an image."""
 
     path: str
     uid: int
     gid: int
-    binds: list[tuple[str, str]]
+    binds: list[tuple[str, str]] | None
 
 
 class Watch(msgspec.Struct, tag=True):
@@ -131,9 +131,12 @@ def _make(order: Make) -> bool:
     root = order.path + "/root"
     try:
         os.mkdir(order.path, 0o711)
-        os.mkdir(root, 0o755)
-        area.make_skeleton(root, owner)
-        area.make_mount_points(root, order.binds, owner)
+        if order.binds is None:
+            area.make_layer(order.path)
+        else:
+            os.mkdir(root, 0o755)
+            area.make_skeleton(root, owner)
+            area.make_mount_points(root, order.binds, owner)
     except OSError:
         shutil.rmtree(order.path, ignore_errors=True)
         return False

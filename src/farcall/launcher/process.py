@@ -220,8 +220,7 @@ class Launcher:
             raise _StartError("container-start", self._place.refusal)
         if not native and (why := process_runtime.unsupported(spec)):
             raise _StartError("container-start", why)
-        # The root of an image is put together by init: there is nothing to be made ahead.
-        area, made = self._areas.take(_binds(spec) if native and not spec.root else ())
+        area, made = self._areas.take(_binds(spec) if native else ())
         cgroup = self._cgroups.of(name)
         try:
             if cgroup:
@@ -239,7 +238,7 @@ class Launcher:
         plan = Plan(
             spec=spec,
             area=area,
-            area_made=made and native,
+            area_made=made and native and not spec.upper,
             uid_map=self._place.uid_map,
             gid_map=self._place.gid_map,
             cgroup_v1=cgroup.v1 if cgroup else [],
@@ -435,8 +434,8 @@ class Launcher:
         self._journal.write(container.id, container.plan.area, paths, [container.pid])
         spec = container.plan.spec
         self._areas.watch(container.id, spec.upper or container.plan.area, spec.limits.disk * _MIB)
-        if spec.runtime == "native" and not spec.root:
-            self._areas.restock(_binds(container.plan.spec), (self._place.uid_map[0][1], self._place.gid_map[0][1]))
+        if spec.runtime == "native" and not spec.upper:
+            self._areas.restock(_binds(spec), (self._place.uid_map[0][1], self._place.gid_map[0][1]))
 
     def _discard(self, name: str, area: str, cgroup: cgroups.Cgroup | None) -> None:
         """Remove a container's cgroup, area and journal entry."""
@@ -486,6 +485,8 @@ def _is_alive(pid: bytes) -> bool:
 
 
 def _binds(spec: ContainerSpec) -> Binds:
+    if spec.root is not None:
+        return None
     return tuple((bind.source, bind.target) for bind in sandbox.all_binds(spec))
 
 

@@ -17,6 +17,7 @@ import msgspec
 from farcall.launcher import init, sandbox, seccomp, syscalls
 from farcall.launcher.area import SYSTEM, make_skeleton
 from farcall.launcher.plan import Born, Plan, PlanFds
+from farcall.launcher.stage import BindError
 from farcall.spec.container import ContainerSpec
 
 NOTE = "not isolated: runtime process shares this machine's processes, users and file system"
@@ -37,7 +38,7 @@ def make_container(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> 
     """Become the supervisor of a container of this runtime, in a process just forked for it."""
     try:
         _supervise(plan, fds, enter_runner)
-    except (OSError, sandbox.BindError) as error:
+    except (OSError, BindError) as error:
         init.report(fds.status, init.StepError("process", error).report)
     except BaseException as error:
         init.report(fds.status, init.StepError("start", error).report)

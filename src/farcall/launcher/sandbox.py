@@ -12,10 +12,12 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterable
 
 from farcall.launcher import image_root, syscalls
 from farcall.launcher.area import OWN_FILES, SYSTEM, Owner, make_mount_point, make_skeleton
 from farcall.launcher.plan import Plan
+from farcall.launcher.stage import BindError, Detached, Stage
 from farcall.spec.container import Bind, ContainerSpec
 
 # What container root keeps, so that apt and pip work: see capabilities(7).
@@ -40,10 +42,6 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 
 
-class BindError(Exception):
-    """A bind that cannot be made: `str()` says which and why."""
-
-
 def enter_namespaces(plan: Plan, netns_fd: int | None) -> None:
     """Fresh mount, ipc and uts namespaces and the given or a fresh, empty network namespace with loopback up."""
     fresh = syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWUTS
@@ -66,29 +64,25 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
 
     Returns notes for the user. Raises BindError for a bind that cannot be made, and OSError.
     """
-    root = plan.area + "/root"
     owner = plan.uid_map[0][1], plan.gid_map[0][1]
     notes: list[str] = []
     # Sources are opened as detached mounts before the root changes and attached after: no symlink in a target can then
     # lead out of the container.
-    detached: list[tuple[int, str, bool]] = []
-    for bind in all_binds(plan.spec):
-        opened = _open_bind(bind, idmap_fd)
-        if opened is not None:
-            detached.append(opened)
+    system = _open_binds(_system_binds(plan.spec), idmap_fd)
+    chosen = _open_binds(plan.spec.binds, idmap_fd)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    detached += [image_root.open_mount(tree, plan, idmap_fd) for tree in plan.spec.trees]
     devices = [(syscalls.open_tree(f"/dev/{name}", recursive=False), name) for name in _DEVICES]
-
-    tree = syscalls.open_tree(root, recursive=False)
-    syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, recursive=False)
-    syscalls.move_mount(tree, root)
-    os.close(tree)
-    os.chdir(root)
+    stage = Stage(plan, idmap_fd) if plan.spec.root or plan.spec.trees else None
+    if stage is not None:
+        chosen += [stage.open(tree) for tree in plan.spec.trees]
+    # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
+    mounts = system + sorted(chosen, key=lambda mount: mount.target.rstrip("/").count("/"))
     if plan.spec.root is not None:
-        image_root.make_stage(".")
-    elif not plan.area_made:
-        make_skeleton(".", owner)
+        image_root.make_system_places()
+    else:
+        if stage is not None:
+            stage.leave()
+        _enter_area(plan, owner)
     os.umask(0)
     _make_own_files(plan, owner)
     # Both before the host's /proc is out of sight: the kernel allows an unprivileged proc only beside a visible one.
@@ -97,22 +91,40 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     _make_dev(devices, owner)
     if not _open_low_ports():
         notes.append("ports below 1024 cannot be bound: net.ipv4.ip_unprivileged_port_start is not writable")
-    stage = [] if plan.spec.root is None else image_root.enter(plan.spec.root, plan, idmap_fd)
+    if plan.spec.root is not None and stage is not None:
+        mounts = image_root.enter(plan.spec.root, plan, stage, mounts)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".")
     os.chdir("/")
-    for fd, target, is_directory in stage:
-        # Where the image has a symlink it is followed, within the image, also one that leads to nothing yet.
-        _attach(fd, os.path.realpath(target), is_directory, owner)
-    for fd, target, is_directory in detached:
-        _attach(fd, target, is_directory, owner)
-    os.makedirs(plan.spec.cwd, exist_ok=True)
+    for mount in mounts:
+        # Where an image has a symlink it is followed, within the image, also one that leads to nothing yet.
+        _attach(mount, os.path.realpath(mount.target) if plan.spec.root is not None else mount.target, owner)
+    try:
+        make_mount_point(os.path.realpath(plan.spec.cwd), True, owner)
+    except OSError as error:
+        raise BindError(f"cannot make the working directory {plan.spec.cwd}: {os.strerror(error.errno or 0)}") from None
     os.umask(0o022)
     return notes
 
 
+def _enter_area(plan: Plan, owner: Owner) -> None:
+    """Makes the area's root a mount, and the current directory."""
+    root = plan.area + "/root"
+    tree = syscalls.open_tree(root, recursive=False)
+    syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, recursive=False)
+    syscalls.move_mount(tree, root)
+    os.close(tree)
+    os.chdir(root)
+    if not plan.area_made:
+        make_skeleton(".", owner)
+
+
 def all_binds(spec: ContainerSpec) -> list[Bind]:
     """What of the host a container sees, in the order of mounting."""
+    return _system_binds(spec) + sorted(spec.binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+
+
+def _system_binds(spec: ContainerSpec) -> list[Bind]:
     binds: list[Bind] = []
     if spec.root is None:
         binds = [Bind(path, path, optional=True) for path in SYSTEM if not os.path.islink(path)]
@@ -122,15 +134,19 @@ def all_binds(spec: ContainerSpec) -> list[Bind]:
     for path in sorted(paths):
         if not any(_is_below(path, bind.target) for bind in binds if bind.source == bind.target):
             binds.append(Bind(path, path, optional=True))
-    # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
-    return binds + sorted(spec.binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+    return binds
 
 
 def _is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None:
+def _open_binds(binds: Iterable[Bind], idmap_fd: int | None) -> list[Detached]:
+    opened = [_open_bind(bind, idmap_fd) for bind in binds]
+    return [mount for mount in opened if mount is not None]
+
+
+def _open_bind(bind: Bind, idmap_fd: int | None) -> Detached | None:
     try:
         tree = syscalls.open_tree(bind.source)
     except FileNotFoundError:
@@ -144,16 +160,16 @@ def _open_bind(bind: Bind, idmap_fd: int | None) -> tuple[int, str, bool] | None
         with contextlib.suppress(OSError):
             syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, userns_fd=idmap_fd)
     syscalls.mount_setattr(tree, attributes)
-    return tree, bind.target, stat.S_ISDIR(os.fstat(tree).st_mode)
+    return Detached(tree, bind.target, stat.S_ISDIR(os.fstat(tree).st_mode))
 
 
-def _attach(fd: int, target: str, is_directory: bool, owner: Owner) -> None:
+def _attach(mount: Detached, target: str, owner: Owner) -> None:
     try:
-        make_mount_point(target, is_directory, owner)
-        syscalls.move_mount(fd, target)
+        make_mount_point(target, mount.is_directory, owner)
+        syscalls.move_mount(mount.fd, target)
     except OSError as error:
-        raise BindError(f"cannot mount at {target}: {os.strerror(error.errno or 0)}") from error
-    os.close(fd)
+        raise BindError(f"cannot mount at {mount.target}: {os.strerror(error.errno or 0)}") from error
+    os.close(mount.fd)
 
 
 def _make_own_files(plan: Plan, owner: Owner) -> None:

@@ -49,7 +49,8 @@ class TreeMount(msgspec.Struct, frozen=True):
     """A tree of the content store that is ready to be mounted; what containers see of it is read-only.
 
     It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
-    `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root.
+    `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root. Files belong to
+    whoever the container is to see; with `is_shifted`, to whoever that is on the host.
     """
 
     kind: Literal["directory", "erofs"]
@@ -57,6 +58,7 @@ class TreeMount(msgspec.Struct, frozen=True):
     objects: str = ""
     target: str = "/"
     subpath: str = ""
+    is_shifted: bool = False
 
 
 class ContainerSpec(msgspec.Struct, frozen=True):
