@@ -11,7 +11,7 @@ from launcher_harness import Rig, Running
 
 from farcall.spec.container import Bind, TreeMount
 
-PROGRAMS = ("sh", "cat", "ls", "id", "rm", "mkdir", "chown", "touch", "env", "stat", "mount")
+PROGRAMS = ("sh", "cat", "ls", "mv", "id", "rm", "mkdir", "chown", "touch", "env", "stat", "mount")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,15 @@ def test_what_it_writes_lies_over_the_image(rig: Rig, image: Path, tmp_path: Pat
     # Another container with the same layer sees it; one without does not.
     assert output(rig, image, "cat /root/new", upper=str(upper)) == "new\n"
     assert start(rig, image, "cat", "/root/new").result().exited.exit_code == 1
+
+
+def test_directories_of_the_image_can_be_renamed(rig: Rig, image: Path, tmp_path: Path) -> None:
+    """As root at no cost; where overlayfs refuses it (EXDEV), mv copies."""
+    mine = tmp_path / "mine"
+    shutil.copytree(image, mine, symlinks=True)
+    (mine / "etc/sub").mkdir()
+    (mine / "etc/sub/file").write_text("kept\n")
+    assert output(rig, mine, "mv /etc/sub /etc/moved; cat /etc/moved/file; ls -d /etc/sub || true").startswith("kept\n")
 
 
 def test_it_runs_as_a_user_of_the_image(rig: Rig, image: Path) -> None:

@@ -8,14 +8,13 @@ Everything happens in the mount namespace that becomes the container's, before i
 """
 
 import contextlib
-import errno
 import os
 import stat
 
 from farcall.launcher import syscalls
 from farcall.launcher.area import OWN_FILES, Owner, make_layer
 from farcall.launcher.plan import Plan
-from farcall.launcher.stage import Detached, Layers, Stage
+from farcall.launcher.stage import Detached, Stage
 from farcall.spec.container import TreeMount
 
 _UPPER = "disk/upper"
@@ -26,10 +25,10 @@ _SYSTEM = ("dev", "proc", "run")
 _EXPECTED = (("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777), ("root", 0o700))
 _MAX_SYMLINKS = 40  # on one path, as in the kernel
 # The layer is gone with the container, or committed by whoever keeps it: programs in it need not wait for the disk.
-_UPPER_OPTIONS = f"upperdir={_UPPER},workdir=disk/work,index=off,volatile"
-# Whole files in the upper layer, renamed directories as copies: it means the same on any other day.
-_PLAIN = "metacopy=off,redirect_dir=off"
-_FOLLOWS_PLAIN = (6, 16)  # the first Linux that reads data-only layers below such an upper layer
+_OPTIONS = f"upperdir={_UPPER},workdir=disk/work,index=off,volatile"
+# A change of owner copies no data, and directories can be renamed; data-only layers are looked at. In a user namespace
+# overlayfs can do neither, and keeps its marks in user attributes.
+_AS_ROOT, _AS_USER = "metacopy=on,redirect_dir=on", "userxattr"
 
 
 def make_system_places() -> None:
@@ -59,33 +58,12 @@ def enter(root: TreeMount, plan: Plan, stage: Stage, extra: list[Detached]) -> l
         make_layer("disk")
     # The root directory itself is the upper layer's.
     _copy_attributes(layers.lower, _UPPER)
-    _mount(layers, stage, points.is_needed, plan.own_userns)
+    lower = f"{_POINTS}:{layers.option}" if points.is_needed else layers.option
+    options = f"lowerdir={lower},{_OPTIONS},{_AS_USER if plan.own_userns else _AS_ROOT}"
+    os.mkdir(_MERGED)
+    syscalls.mount("overlay", _MERGED, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
     os.chdir(_MERGED)
     return mounts
-
-
-def _mount(layers: Layers, stage: Stage, with_points: bool, own_userns: bool) -> None:
-    os.mkdir(_MERGED)
-    above = f"{_POINTS}:" if with_points else ""
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-    # In a user namespace overlayfs keeps its marks in user attributes, and then knows neither metacopy nor redirect.
-    kind = "userxattr" if own_userns else _PLAIN
-
-    def mount(below: str) -> None:
-        syscalls.mount("overlay", _MERGED, "overlay", flags, f"lowerdir={above}{below},{_UPPER_OPTIONS},{kind}")
-
-    if not layers.data or _kernel() >= _FOLLOWS_PLAIN:
-        try:
-            mount(layers.option)
-            return
-        except OSError as error:
-            if not layers.data or error.errno != errno.EINVAL:
-                raise
-    mount(stage.read_only(layers))
-
-
-def _kernel() -> tuple[int, ...]:
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
 class _Points:
