@@ -16,7 +16,7 @@ Attributes = tuple[tuple[bytes, bytes], ...]
 Facts = Callable[[os.stat_result], tuple[int, int, int]]  # owner, group and time in ns that an entry gets
 
 
-@dataclass
+@dataclass(slots=True)
 class _Inode:
     """A regular file to be added, under all the names it was found with."""
 
