@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.measure import Bar, Peer, Row
 
 CONTENT = Peer("content", "farcall")
-PEERS = (CONTENT,)
+BUILDS = Peer("builds", "farcall")
+PEERS = (CONTENT, BUILDS)
 
 ROWS = (
     Row(
@@ -55,5 +56,43 @@ ROWS = (
         "one thread",
         measurement="hash",
         contenders={"SHA-256": CONTENT, "BLAKE2b": CONTENT, "BLAKE3": CONTENT},
+    ),
+    Row(
+        "build numpy and pandas",
+        "s",
+        "on Debian that is there, packages downloaded before",
+        measurement="packages",
+        contenders={"farcall": BUILDS, "uv pip install": BUILDS},
+    ),
+    Row(
+        "build beyond 1.2 times uv",
+        "s",
+        "the same: what it takes beyond 1.2 times uv's time into a new environment",
+        measurement="packages",
+        contenders={"farcall": BUILDS},
+        bars=(Bar(2),),
+    ),
+    Row(
+        "second image with torch",
+        "%",
+        "new bytes of a second image with torch, of those that the first one brought; bytecode included",
+        measurement="shared bytes",
+        contenders={"farcall": BUILDS},
+        bars=(Bar(3),),
+    ),
+    Row(
+        "run after an edit",
+        "ms",
+        "`farcall run` of a package of 2,000 modules",
+        measurement="edits",
+        contenders={"edited": BUILDS, "unchanged": BUILDS},
+    ),
+    Row(
+        "edit",
+        "ms",
+        "what a changed line adds to that",
+        measurement="edits",
+        contenders={"farcall": BUILDS},
+        bars=(Bar(50),),
     ),
 )
