@@ -3,6 +3,7 @@
 All tests share the content store of the session: Debian itself is made once.
 """
 
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -71,18 +72,20 @@ def test_debian_and_python_packages(run: Callable[..., str]) -> None:
     assert output == "Hello, world! 1.17.0 /usr/local/lib/python3.11/dist-packages/six.py\n"
 
 
-def test_another_python(run: Callable[..., str], connected: Farcall) -> None:
-    found = next((minor for minor in ("3.12", "3.13", "3.14") if pythons.find(minor, connected.environment)), None)
+def test_another_python(installation: Farcall, tmp_path: Path) -> None:
+    minors = ("3.12", "3.13", "3.14")
+    found = next((python for minor in minors if (python := pythons.find(minor, os.environ)) is not None), None)
     if found is None:
         pytest.skip("needs an interpreter with a prefix of its own, newer than 3.11, on this machine (uv, pyenv)")
-    output = run(
-        f"farcall.Image.debian_slim(python_version={found!r}).uv_pip_install('six')",
-        """
-        import ssl, sqlite3, sys, six
-        print("%d.%d" % sys.version_info[:2], six.__name__)
-        """,
+    installation.environment["PATH"] += f":{found.prefix}/bin"  # which its server looks through
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import farcall\nimage = farcall.Image.debian_slim(python_version={found.minor!r}).uv_pip_install('six')\n"
+        "app = farcall.App('images', image=image)\n@app.function()\ndef f():\n    import ssl, sqlite3, sys, six\n"
+        "    print('%d.%d' % sys.version_info[:2], six.__name__)\n"
+        "@app.local_entrypoint()\ndef main():\n    f.remote()\n"
     )
-    assert output == f"{found} six\n"
+    assert installation.farcall("run", program, timeout=BUILD_SECONDS).stdout == f"{found.minor} six\n"
 
 
 def test_a_python_that_is_not_to_be_had(run: Callable[..., str]) -> None:
@@ -136,10 +139,11 @@ def test_commands_environment_folder_and_shell(run: Callable[..., str]) -> None:
     assert output == "/data dark blue dark blue 5\n"
 
 
-def test_an_entrypoint_starts_the_runner(run: Callable[..., str]) -> None:
-    script = r'#!/bin/sh\nexport STARTED_BY=entrypoint\nexec "$@"\n'
+def test_an_entrypoint_starts_the_runner(run: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "start").write_text('#!/bin/sh\nexport STARTED_BY=entrypoint\nexec "$@"\n')
+    (tmp_path / "start").chmod(0o755)
     output = run(
-        f"{SLIM}.run_commands(\"printf '{script}' > /start && chmod 755 /start\").entrypoint(['/start'])",
+        f"{SLIM}.add_local_file(here / 'start', '/start', copy=True).entrypoint(['/start'])",
         """
         import os
         print(os.environ.get("STARTED_BY"))
@@ -236,13 +240,13 @@ def test_a_package_that_does_not_exist(run: Callable[..., str]) -> None:
 
 def test_names(run: Callable[..., str]) -> None:
     output = run(
-        "farcall.Image.from_name('tests/six')",
+        "farcall.Image.from_name('tests-six')",
         "import six; print(six.__version__)",
         more=f"""
         built = {SLIM}.pip_install('six==1.17.0')
         if farcall.is_local():
             built.build()
-            built.publish('tests/six')
+            built.publish('tests-six')
             assert farcall.Image.from_id(built.object_id) is not None
         """,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from farcall import _private
@@ -33,6 +33,15 @@ class Reference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{'-m ' if self.is_module else ''}{self.target}"
+
+
+class _Loader(SourceFileLoader):
+    """Compiles a program each time, as `python FILE` does: bytecode in a file would count as current for an edit that
+    came within the same second and left the size as it was."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def reference(text: str, *, is_module: bool = False) -> Reference:
@@ -85,7 +94,7 @@ def load(where: Reference, arguments: list[str]) -> ModuleType:
     begin_path(os.path.dirname(path))
     name = source.module_name(path)
     source.register_script(name, path)
-    spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
+    spec = spec_from_file_location(name, path, loader=_Loader(name, path))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
