@@ -196,7 +196,7 @@ def test_a_dockerfile(run: Callable[..., str], tmp_path: Path) -> None:
             print(whole.build().object_id[:3])
         """,
     )
-    assert output == "im-\ngood morning ['greeting.txt']\n"
+    assert output == "im-\ngood morning ['greeting.txt', 'listing']\n"
 
 
 def test_local_files(run: Callable[..., str], tmp_path: Path) -> None:
