@@ -126,8 +126,8 @@ for line in {ERRORS!r}.strip().splitlines():
 FEATURES = {
     "gpu='A100'": '@app.function(gpu="A100")',
     "volumes=": '@app.function(volumes={"/data": modal.Volume.from_name("v", create_if_missing=True)})',
-    "Image.apt_install(git)": '@app.function(image=modal.Image.debian_slim().apt_install("git"))',
-    "Image.from_registry('nvidia/cuda')": '@app.function(image=modal.Image.from_registry("nvidia/cuda"))',
+    "Image.micromamba()": "@app.function(image=modal.Image.micromamba())",
+    "Image.pip_install(gpu='A10G')": '@app.function(image=modal.Image.debian_slim().pip_install("a", gpu="A10G"))',
     "enable_memory_snapshot=True": "@app.function(enable_memory_snapshot=True)",
     "@concurrent(max_inputs=10)": "@app.function()\n@modal.concurrent(max_inputs=10)",
     "@batched": "@app.function()\n@modal.batched(max_batch_size=4, wait_ms=10)",

@@ -244,7 +244,7 @@ def test_a_script_mounts_its_own_file(program: Program, execute: Any, tmp_path: 
             import beside
             return beside.VALUE
 
-        image = farcall.Image.debian_slim().add_local_python_source("beside")
+        image = farcall.Image.host().add_local_python_source("beside")
 
         @app.function(image=image)
         def use_added():
@@ -418,7 +418,7 @@ def test_local_directories(program: Program, execute: Any, tmp_path: Path) -> No
     path = program(f"""
         import farcall
 
-        image = farcall.Image.debian_slim().add_local_dir({str(folder)!r}, "/data")
+        image = farcall.Image.host().add_local_dir({str(folder)!r}, "/data")
         app = farcall.App("dirs", image=image)
 
         @app.function()

@@ -86,6 +86,6 @@ def test_a_module_beside_the_notebook(kernel: Kernel, server: Installation) -> N
     )
     assert "No module named 'beside_notebook'" in ran.stdout
     assert 'add_local_python_source("beside_notebook")' in ran.stdout
-    kernel("sent = farcall.App(image=farcall.Image.debian_slim().add_local_python_source('beside_notebook'))")
+    kernel("sent = farcall.App(image=farcall.Image.host().add_local_python_source('beside_notebook'))")
     kernel("@sent.function()\ndef use():\n    return beside_notebook.help()")
     assert kernel("with sent.run():\n    got = use.remote()\ngot").value == "'helped'"

@@ -47,7 +47,7 @@ def plain() -> None: ...
 
 
 def specs(of: farcall.App) -> dict[str, FunctionSpec]:
-    return {spec.name: spec for spec in build.specs(of, "ap-test", build.Surroundings()).functions}
+    return {spec.name: spec for spec in build.Preparation(of, "ap-test", build.Surroundings(local=True)).functions()}
 
 
 def run_program(folder: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -94,8 +94,8 @@ def test_defaults() -> None:
 
 
 def test_ids_follow_from_app_and_name() -> None:
-    first, again = (build.specs(app, "ap-1", build.Surroundings()).functions for _ in range(2))
-    other = build.specs(app, "ap-2", build.Surroundings()).functions
+    first, again = (build.Preparation(app, "ap-1", build.Surroundings(local=True)).functions() for _ in range(2))
+    other = build.Preparation(app, "ap-2", build.Surroundings(local=True)).functions()
     assert [spec.function_id for spec in first] == [spec.function_id for spec in again]
     assert not {spec.function_id for spec in first} & {spec.function_id for spec in other}
 
@@ -200,7 +200,7 @@ def test_include_merges_functions_classes_and_tags() -> None:
     assert one.include(two) is one
     assert list(one.registered_functions) == ["f"]
     assert one.tags == {"a": "1", "b": "1", "c": "2"}
-    assert [spec.name for spec in build.specs(one, "ap-x", build.Surroundings()).functions] == ["f"]
+    assert [spec.name for spec in build.Preparation(one, "ap-x", build.Surroundings(local=True)).functions()] == ["f"]
 
 
 def test_two_entrypoints_cannot_have_one_name() -> None:
@@ -364,7 +364,7 @@ def test_a_program_that_uses_nothing_new_gives_no_warning(tmp_path: Path) -> Non
         tmp_path,
         """
         import farcall
-        app = farcall.App("a", image=farcall.Image.debian_slim())
+        app = farcall.App("a", image=farcall.Image.host())
 
         @app.function(schedule=farcall.Period(hours=1))
         def f(x=1):

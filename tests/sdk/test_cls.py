@@ -285,7 +285,11 @@ def test_handles_travel(running: None) -> None:
 
 
 def test_specs() -> None:
-    spec = next(spec for spec in build.specs(app, "ap-x", build.Surroundings()).functions if spec.name == "Model")
+    spec = next(
+        spec
+        for spec in build.Preparation(app, "ap-x", build.Surroundings(local=True)).functions()
+        if spec.name == "Model"
+    )
     assert spec.is_class
     assert spec.function_id.startswith("cs-")
     assert spec.source.qualname == "Model"

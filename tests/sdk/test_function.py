@@ -153,7 +153,10 @@ def test_in_a_container_the_ids_are_those_the_server_was_given(monkeypatch: pyte
     from farcall.sdk import build
 
     monkeypatch.setattr(context, "_app_id", "ap-there")
-    ids = {spec.name: spec.function_id for spec in build.specs(app, "ap-there", build.Surroundings()).functions}
+    ids = {
+        spec.name: spec.function_id
+        for spec in build.Preparation(app, "ap-there", build.Surroundings(local=True)).functions()
+    }
     try:
         assert double.object_id == ids["double"]
         assert not farcall.is_local()
@@ -252,7 +255,7 @@ def test_a_closure_can_be_sent_by_value() -> None:
 
     assert scaled.name == "scaled"
     found = source.find(scaled.raw, serialized=True, include=True)
-    assert found.binds == ()
+    assert found.files == ()
     assert found.source.pickled is not None
     assert pickle.loads(found.source.pickled)(2) == 15
 
@@ -335,8 +338,8 @@ def test_a_module_brings_its_file(module_folder: Path) -> None:
     path = str(module_folder / "lonely_module.py")
     assert (found.source.module, found.source.qualname, found.source.script) == ("lonely_module", "f", None)
     assert found.source.paths == (str(module_folder),)
-    assert [(bind.source, bind.target, bind.read_only) for bind in found.binds] == [(path, path, True)]
-    assert source.find(lonely_module.f, serialized=False, include=False).binds == ()
+    assert [(file.source, file.target) for file in found.files] == [(path, path)]
+    assert source.find(lonely_module.f, serialized=False, include=False).files == ()
 
 
 def test_a_package_brings_its_top_folder(module_folder: Path) -> None:
@@ -350,7 +353,7 @@ def test_a_package_brings_its_top_folder(module_folder: Path) -> None:
     found = source.find(leaf.f, serialized=False, include=True)
     assert found.source.module == "a_package.inner.leaf"
     assert found.source.paths == (str(module_folder),)
-    assert [bind.source for bind in found.binds] == [str(module_folder / "a_package")]
+    assert [file.source for file in found.files] == [str(module_folder / "a_package")]
 
 
 def test_a_namespace_package_brings_all_its_folders(
@@ -364,7 +367,7 @@ def test_a_namespace_package_brings_all_its_folders(
     from spread import one  # type: ignore[import-not-found]
 
     found = source.find(one.f, serialized=False, include=True)
-    assert {bind.source for bind in found.binds} == {str(module_folder / "spread"), str(other / "spread")}
+    assert {file.source for file in found.files} == {str(module_folder / "spread"), str(other / "spread")}
     assert set(found.source.paths) == {str(module_folder), str(other)}
 
 
@@ -372,9 +375,9 @@ def test_what_is_installed_brings_nothing() -> None:
     import json
 
     found = source.find(pytest.main, serialized=False, include=True)
-    assert (found.source.paths, found.binds) == ((), ())
+    assert (found.source.paths, found.files) == ((), ())
     found = source.find(json.dumps, serialized=False, include=True)
-    assert (found.source.paths, found.binds) == ((), ())
+    assert (found.source.paths, found.files) == ((), ())
 
 
 def test_a_script_the_command_line_imported_brings_itself(module_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +390,7 @@ def test_a_script_the_command_line_imported_brings_itself(module_folder: Path, m
 
     found = source.find(some_script.f, serialized=False, include=True)
     assert (found.source.script, found.source.paths) == (path, ())
-    assert [bind.source for bind in found.binds] == [path]
+    assert [file.source for file in found.files] == [path]
 
 
 def test_a_script_named_like_a_module_gets_another_name(tmp_path: Path) -> None:
@@ -400,7 +403,7 @@ def test_a_missing_module_that_is_here_gets_a_line_to_add(module_folder: Path) -
     hint = source.hint_for_missing_module("my_helpers.deep")
     assert hint is not None
     assert '.add_local_python_source("my_helpers")' in hint
-    assert source.hint_for_missing_module("pytest") is None
+    assert '.pip_install("pytest")' in str(source.hint_for_missing_module("_pytest"))
     assert source.hint_for_missing_module("json") is None
     missing = source.hint_for_missing_module("there_is_no_such_module.deep")
     assert missing is not None
@@ -424,7 +427,7 @@ def f():
 if __name__ == "__main__":
     local.use_local()
     found = source.find(f.raw, serialized=False, include=True)
-    print(found.source.module, found.source.qualname, found.source.script == __file__, len(found.binds))
+    print(found.source.module, found.source.qualname, found.source.script == __file__, len(found.files))
     with app.run():
         pass
     print(sys.modules["point_of"].Point is Point)
@@ -444,7 +447,7 @@ def test_standard_input_is_sent_by_value() -> None:
         PROGRAM.partition("if __name__")[0]
         + """
 found = source.find(f.raw, serialized=False, include=True)
-print(found.source.module, found.source.pickled is not None, found.binds)
+print(found.source.module, found.source.pickled is not None, found.files)
 app.function(name="g")(lambda: 1)
 """
     )

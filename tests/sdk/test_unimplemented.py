@@ -12,6 +12,7 @@ from farcall.sdk import build
 from farcall.sdk.function import Function
 
 app = farcall.App("unimplemented")
+DEBIAN = farcall.Image.debian_slim()
 
 
 def f(x: int) -> int:
@@ -26,7 +27,7 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
         target = decorator(target)
     function = own.function(**options)(target)
     function.bind("ap-test")
-    build.specs(own, "ap-test", build.Surroundings())
+    build.Preparation(own, "ap-test", build.Surroundings(local=True))
     return function
 
 
@@ -41,11 +42,9 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
         ({"restrict_modal_access": True}, "restrict_modal_access=True"),
         ({"i6pn": True}, "i6pn=True"),
         ({"network_file_systems": {"/n": farcall.NetworkFileSystem.from_name("n")}}, "network_file_systems="),
-        ({"image": farcall.Image.from_registry("debian")}, r"Image\.from_registry\('debian'\)"),
-        ({"image": farcall.Image.debian_slim().apt_install("git", ["curl"])}, r"Image\.apt_install\(git, curl\)"),
-        ({"image": farcall.Image.debian_slim("3.8")}, r"Image\.debian_slim\(python_version='3.8'\)"),
-        ({"image": farcall.Image.debian_slim().pip_install("no-such-distribution-here")}, "not installed in"),
-        ({"image": farcall.Image.debian_slim().pip_install("pytest==0.1")}, "is what is installed in"),
+        ({"image": farcall.Image.micromamba()}, r"Image\.micromamba\(\)"),
+        ({"image": DEBIAN.micromamba_install("a", ["b"])}, r"Image\.micromamba_install\(a, b\)"),
+        ({"image": DEBIAN.pip_install("a", gpu="T4")}, r"Image\.pip_install\(gpu='T4'\)"),
     ],
 )
 def test_declared_features_are_named_when_the_function_is_called(options: dict[str, Any], named: str) -> None:
@@ -81,7 +80,7 @@ def test_decorators_register_and_are_named_when_the_function_is_called(decorator
 def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
     own.function(gpu="T4")(farcall.concurrent(max_inputs=2)(f))
-    (spec,) = build.specs(own, "ap-test", build.Surroundings()).functions
+    (spec,) = build.Preparation(own, "ap-test", build.Surroundings(local=True)).functions()
     assert spec.unimplemented == ("gpu='T4'", "@concurrent(max_inputs=2)", "App(volumes=)")
 
 
@@ -144,7 +143,8 @@ def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
         lambda: farcall.Volume.from_name("v").with_mount_options(read_only=True).commit(),
         lambda: farcall.Environment.from_context().roles.list(),
         lambda: farcall.Workspace.from_context().members.list(),
-        lambda: farcall.Image.debian_slim().build(app),
+        lambda: farcall.Image.micromamba().build(),
+        lambda: DEBIAN.logs.fetch(),
         lambda: farcall.App.lookup("a", create_if_missing=True),
         lambda: app.deploy(),
         lambda: app.logs.tail(),
@@ -172,93 +172,7 @@ def test_value_types() -> None:
     assert farcall.types.InputStatus.__name__ == "InputStatus"
 
 
-# --- images: what works without a build
-
-
-def spec_of(image: farcall.Image) -> Any:
-    own = farcall.App(image=image)
-    own.function()(f)
-    (spec,) = build.specs(own, "ap-test", build.Surroundings()).functions
-    return spec
-
-
-def test_the_default_image_and_what_is_installed_need_no_build(tmp_path: Path) -> None:
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("# a comment\npytest >= 7  # another\n\nmsgspec; python_version > '3'\n")
-    image = (
-        farcall.Image.debian_slim()
-        .pip_install("pytest>=6,<1000", ["msgspec[toml]"])
-        .uv_pip_install("pytest~=8.0" if pytest.__version__.startswith("8") else "pytest")
-        .pip_install_from_requirements(str(requirements))
-        .workdir("/root")
-        .env({"A": "1"})
-        .pipe(lambda image, value: image.env({"B": value}), "2")
-    )
-    spec = spec_of(image)
-    assert spec.unimplemented == ()
-    assert spec.env == {"A": "1", "B": "2"}
-    with pytest.raises(InvalidError, match="is an option, not a package"):
-        farcall.Image.debian_slim().pip_install("--upgrade")
-    with pytest.raises(InvalidError, match="names and values are strings"):
-        farcall.Image.debian_slim().env({"A": 1})  # type: ignore[dict-item]
-
-
-@pytest.mark.parametrize(
-    ("installed", "condition", "fits"),
-    [
-        ("1.2.3", "", True),
-        ("1.2.3", "==1.2.3", True),
-        ("1.2", "==1.2.0", True),
-        ("1.2.3", "==1.2.*", True),
-        ("1.3.0", "==1.2.*", False),
-        ("2.1.0+cu121", "==2.1.0", True),
-        ("1.2.3rc1", "==1.2.3", False),
-        ("1.10", ">=1.9", True),
-        ("1.10", "<1.9", False),
-        ("1.2.9", "~=1.2.3", True),
-        ("1.3.0", "~=1.2.3", False),
-        ("1.3", "!=1.3,>1", False),
-        ("1.3", "@ https://example.com/x.whl", False),
-    ],
-)
-def test_versions(installed: str, condition: str, fits: bool) -> None:
-    from farcall.sdk.image import _fits
-
-    assert _fits(installed, condition) is fits
-
-
-def test_local_files_are_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "helper_of_image.py").touch()
-    (tmp_path / "note.txt").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    image = (
-        farcall.Image.debian_slim()
-        .add_local_dir(tmp_path / "data", "/root/data/")
-        .add_local_file(tmp_path / "note.txt", "/notes/")
-        .add_local_python_source("helper_of_image")
-    )
-    spec = spec_of(image)
-    mounted = {bind.target: bind.source for bind in spec.binds}
-    assert mounted["/root/data"] == str(tmp_path / "data")
-    assert mounted["/notes/note.txt"] == str(tmp_path / "note.txt")
-    assert mounted[str(tmp_path / "helper_of_image.py")] == str(tmp_path / "helper_of_image.py")
-    assert {str(tmp_path), "/root"} <= set(spec.source.paths)
-    default = farcall.Image.debian_slim()
-    for add, message in (
-        (lambda: default.add_local_file(tmp_path / "missing", "/x"), "there is no file"),
-        (lambda: default.add_local_dir(tmp_path / "missing", "/x"), "there is no folder"),
-        (lambda: default.add_local_dir(tmp_path, "x"), "not absolute"),
-        (lambda: default.add_local_python_source("a/b.py"), "takes names of modules"),
-        (lambda: spec_of(default.add_local_python_source("no_such_module_here")), "there is no module"),
-    ):
-        with pytest.raises(InvalidError, match=message):
-            add()
-
-
-def test_imports_that_only_containers_need() -> None:
-    with farcall.Image.debian_slim().imports():
-        import no_such_module_here  # type: ignore[import-not-found]  # noqa: F401
+# --- patterns
 
 
 def test_patterns() -> None:

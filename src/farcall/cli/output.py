@@ -1,4 +1,4 @@
-"""What a run shows: logs of its containers, progress of its maps, why a call waits, how it ended.
+"""What a run shows: builds of its images, logs of its containers, progress of its maps, why a call waits, how it ended.
 
 The program's own output, and what its containers write to stdout, goes to stdout; everything that is ours goes to
 stderr. On a terminal the progress stands below the logs and is drawn in place; without one it is a line now and then.
@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from farcall.cli import signals
+from farcall.cli.builds import BuildLines
 from farcall.cli.terminal import SharedStream, Style
 from farcall.cli.tracebacks import is_ours
-from farcall.sdk.events import AppStats, CallWaiting, Event, LogLine, MapProgress
+from farcall.sdk.events import AppStats, BuildEnd, BuildStep, CallWaiting, Event, LogLine, MapProgress
 
 PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
 PROGRESS_SECONDS = 30.0  # or when this many seconds have passed since it was told
@@ -141,6 +142,7 @@ class Renderer:
         self._partial: dict[_Source, str] = {}
         self._open: dict[int, _Source] = {}  # whose line stands unended on a stream
         self._cut: set[_Source] = set()  # whose line was ended for them
+        self._builds = BuildLines(clock, duration, in_place=self._in_place)
         self._maps: dict[str, _Map] = {}
         self._waiting: dict[str, CallWaiting] = {}
         self._told: set[tuple[str, str]] = set()
@@ -150,6 +152,7 @@ class Renderer:
         self._started = clock()
         self._ending_until: float | None = None
         self._show_countdown = False
+        self._ticker: threading.Thread | None = None
         self._stop_ticking = threading.Event()
 
     def __call__(self, event: Event) -> None:
@@ -161,6 +164,12 @@ class Renderer:
                 self._redraw()
             elif isinstance(event, MapProgress):
                 self._progress(event)
+            elif isinstance(event, BuildStep):
+                self._build(event)
+            elif isinstance(event, BuildEnd):
+                for line in self._builds.end(event):
+                    self.say(line)
+                self._redraw()
             else:
                 self._wait(event)
 
@@ -201,8 +210,7 @@ class Renderer:
             self.say(f"interrupted: stopping {running}{done} (again: kill)")
         with self._lock:
             self._ending_until = self._clock() + grace
-        if self._in_place:
-            threading.Thread(target=self._tick, name="farcall-countdown", daemon=True).start()
+            self._begin_ticking()
 
     def ended(self) -> None:
         """The app has stopped."""
@@ -211,10 +219,19 @@ class Renderer:
             self._stop_ticking.set()
             self._redraw()
 
+    def _begin_ticking(self) -> None:
+        """Has what is drawn in place drawn again each second, as long as it says how many have passed."""
+        if self._in_place and self._ticker is None:
+            self._ticker = threading.Thread(target=self._tick, name="farcall-ticker", daemon=True)
+            self._ticker.start()
+
     def _tick(self) -> None:
         while not self._stop_ticking.wait(1.0):
             with self._lock:
-                self._show_countdown = True
+                if self._ending_until is None and not self._builds.active:
+                    self._ticker = None
+                    return
+                self._show_countdown = self._ending_until is not None
                 self._redraw()
 
     def finish(self) -> None:
@@ -226,6 +243,7 @@ class Renderer:
                 if rest or source in self._open.values():
                     self._show_line(source, rest)
             self._clear()
+            self._builds.clear()
             self._maps.clear()
             self._waiting.clear()
 
@@ -308,6 +326,13 @@ class Renderer:
 
     # --- progress
 
+    def _build(self, event: BuildStep) -> None:
+        for kind, line in self._builds.take(event):
+            self.say(line if kind == "step" else self._style.dim(f"  {printable(line)}"))
+        if self._builds.active:
+            self._begin_ticking()
+        self._redraw()
+
     def _progress(self, event: MapProgress) -> None:
         now = self._clock()
         known = self._maps.get(event.call_id)
@@ -349,6 +374,7 @@ class Renderer:
         for (_, stream, function), part in self._partial.items():
             if stream != "system" and (shown := _COLOR.sub("", printable(part))):
                 yield f"{function} | {shown}" if function else shown
+        yield from self._builds.status()
         for one in self._maps.values():
             yield one.line(now, self._containers())
         for event in self._waiting.values():

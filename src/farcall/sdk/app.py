@@ -11,7 +11,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -34,6 +33,7 @@ from farcall.sdk.twin import Twin
 from farcall.sdk.unimplemented import Later, later, refuse
 
 if TYPE_CHECKING:
+    from farcall.sdk.build import Preparation
     from farcall.sdk.image import Image
     from farcall.sdk.output import LogStream
     from farcall.sdk.secret import Secret
@@ -100,32 +100,58 @@ class AppRun:
         self._detach = detach
         self._pid = os.getpid()
         self._logs: LogStream | None = None
+        self._preparation: Preparation | None = None
 
     def __enter__(self) -> App:
-        spec = self._begin()
+        preparation = self._begin()
         try:
             if not _runs_here():
                 from farcall.sdk import client
 
+                preparation.build(client.current())
+                spec = self._spec(preparation)
                 client.current().create_app(spec)
                 self._logs = _logs_of(spec.app_id)
         except BaseException:
-            self._app.unbind()
+            self._never_began()
             raise
         return self._app
 
     async def __aenter__(self) -> App:
-        spec = self._begin()
+        preparation = self._begin()
         try:
             if not _runs_here():
                 from farcall.sdk import client
 
+                await preparation.build_async(client.current())
+                spec = self._spec(preparation)
                 await client.current().create_app_async(spec)
                 self._logs = _logs_of(spec.app_id)
         except BaseException:
-            self._app.unbind()
+            self._never_began()
             raise
         return self._app
+
+    def _spec(self, preparation: Preparation) -> AppSpec:
+        from farcall.spec.function import AppSpec
+
+        app_id = self._app.app_id
+        assert app_id is not None
+        return AppSpec(
+            app_id=app_id,
+            name=self._name or self._app.description,
+            mode="detached" if self._detach else "ephemeral",
+            functions=preparation.functions(),
+        )
+
+    def _never_began(self) -> None:
+        self._app.unbind()
+        self._release()
+
+    def _release(self) -> None:
+        preparation, self._preparation = self._preparation, None
+        if preparation is not None and os.getpid() == self._pid:
+            preparation.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -154,11 +180,12 @@ class AppRun:
             self._end_logs()
 
     def _end_logs(self) -> None:
+        self._release()
         logs, self._logs = self._logs, None
         if logs is not None and os.getpid() == self._pid:
             logs.close()
 
-    def _begin(self) -> AppSpec:
+    def _begin(self) -> Preparation:
         if not context.is_local():
             from farcall.sdk import top_level
 
@@ -177,12 +204,12 @@ class AppRun:
                 from farcall.sdk import output
 
                 output.listen_unless_somebody_does()
-        spec = self._app.bind("detached" if self._detach else "ephemeral", self._name)
+        self._preparation = preparation = self._app.bind()
         if not _runs_here():
             from farcall.sdk import top_level
 
             top_level.warn_unless_guarded(self._app)
-        return spec
+        return preparation
 
     def _end(self) -> str | None:
         """The app's id where it is to be stopped: not one that goes on, not in a child that was forked meanwhile."""
@@ -439,29 +466,22 @@ class App:
         self.unbind()
         return None if _runs_here() else self._app_id
 
-    def bind(self, mode: Literal["ephemeral", "detached"], name: str | None) -> AppSpec:
-        """Gives the app's members their ids, so that they can be called and sent, and builds its spec."""
+    def bind(self) -> Preparation:
+        """Gives the app's members their ids, so that they can be called and sent, and prepares their specs."""
         from farcall.sdk import build
-        from farcall.spec.function import AppSpec
 
         app_id = ids.new_id("ap")
         source.alias_main()
         for member in self._members():
             member.bind(app_id)
         try:
-            shared = build.surroundings()
-            built = build.specs(self, app_id, shared)
+            preparation = build.Preparation(self, app_id, build.surroundings())
         except BaseException:
             self.unbind()
             raise
         self._app_id = app_id
         self._is_running = True
-        if built.packages and not shared.quiet:
-            print(
-                f"farcall: images are not built yet; using what {sys.executable} has of {', '.join(built.packages)}",
-                file=sys.stderr,
-            )
-        return AppSpec(app_id=app_id, name=name or self.description, mode=mode, functions=built.functions)
+        return preparation
 
     def unbind(self) -> None:
         """The app has stopped: its members cannot be called any more."""

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from farcall.errors import InvalidError
-from farcall.sdk import ids, source
+from farcall.sdk import ids, source, watched
 from farcall.sdk.cls import Cls
 from farcall.sdk.function import Function
-from farcall.spec.container import Interpreter, Runtime
+from farcall.spec.container import Bind, Interpreter, Runtime
 from farcall.spec.function import FunctionSpec, MethodSpec
 from farcall.spec.function import Source as SourceSpec
 from farcall.spec.secret import SecretSpec
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
+    from farcall.sdk.builds import Builds
+    from farcall.sdk.client import Client
     from farcall.sdk.image import Image
-
-
-class Built(NamedTuple):
-    """What `specs` returns: the functions' specs, and the packages that images named and this interpreter has."""
-
-    functions: tuple[FunctionSpec, ...]
-    packages: tuple[str, ...]
+    from farcall.sdk.image_parts import LocalFiles
+    from farcall.sdk.local_trees import LocalTrees
 
 
 class Surroundings(NamedTuple):
     """What all functions of a run share: the Python, what isolates containers, whether `import modal` is farcall; and
-    whether the user wants to see only what the program itself says."""
+    whether functions run in this process, so that no image and no tree is needed."""
 
     interpreter: Interpreter | None = None
     runtime: Runtime = "native"
     compat: bool = False
-    quiet: bool = False
+    local: bool = False
 
 
 def surroundings() -> Surroundings:
@@ -48,32 +48,94 @@ def surroundings() -> Surroundings:
     if found.local:
         local.use_local()
     if local.is_active():
-        return Surroundings()
+        return Surroundings(local=True)
     compat = sys.modules.get("farcall.compat")
-    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed(), found.quiet)
+    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
 
 
-def specs(app: App, app_id: str, shared: Surroundings) -> Built:
-    """The specs of all functions and classes of an app, whose features not available here are noted on them."""
-    made: list[FunctionSpec] = []
-    packages: dict[str, None] = {}
-    members: list[Function[..., Any, Any] | Cls[..., Any]] = [
-        *app.registered_functions.values(),
-        *app.registered_classes.values(),
-    ]
-    for member in members:
+class Preparation:
+    """An app on its way from what the decorators said to the spec that the server is given.
+
+    Features that this version does not have are noted on the functions that declare them. Content stays in the store
+    until `close`.
+    """
+
+    def __init__(self, app: App, app_id: str, shared: Surroundings) -> None:
+        from farcall.sdk.image_parts import Resolution
+        from farcall.sdk.local_trees import LocalTrees
+
+        self._shared = shared
+        self._trees = LocalTrees()
+        self._resolution = Resolution(self._trees, compat=shared.compat)
+        self._functions: list[tuple[FunctionSpec, Image | None]] = []
+        self._builds: Builds | None = None
+        members: list[Function[..., Any, Any] | Cls[..., Any]] = [
+            *app.registered_functions.values(),
+            *app.registered_classes.values(),
+        ]
+        try:
+            for member in members:
+                self._add(member, app_id)
+            watched.tell(self._trees.paths)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """The app has ended, or will not begin."""
+        self._trees.close()
+
+    def build(self, client: Client) -> None:
+        """Has the images built. Raises ImageBuildError."""
+        if self._builds is not None:
+            self._builds.run(client)
+
+    async def build_async(self, client: Client) -> None:
+        """`build`, awaited."""
+        if self._builds is not None:
+            await self._builds.run_async(client)
+
+    def functions(self) -> tuple[FunctionSpec, ...]:
+        """The specs of all functions and classes, with the images that are built.
+
+        Raises InvalidError for an image that cannot run its function.
+        """
+        return tuple(self._placed(spec, image) for spec, image in self._functions)
+
+    def _add(self, member: Function[..., Any, Any] | Cls[..., Any], app_id: str) -> None:
         image = member.declaration.image or member.app.image
         features = missing(member, image)
         member.add_unimplemented(features)
-        made.append(_spec(member, image, app_id, shared))
-        if image is not None and not features:
-            packages |= dict.fromkeys(image.packages)
-    return Built(tuple(made), tuple(packages))
+        self._functions.append((_spec(member, image, app_id, self._shared, self._trees), image))
+        if image is None or image.is_host or features or self._shared.local:
+            return
+        if self._builds is None:
+            from farcall.sdk.builds import Builds
+
+            self._builds = Builds(self._resolution)
+        self._builds.add(image, member.name)
+
+    def _placed(self, spec: FunctionSpec, image: Image | None) -> FunctionSpec:
+        built = None if self._builds is None else self._builds.built.get(id(image))
+        if built is None:
+            return spec
+        if not built.python:
+            raise InvalidError(
+                f"{spec.name}: its image {image!r} has no Python: add one with add_python=, as in "
+                'farcall.Image.from_registry("...", add_python="3.12")'
+            )
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if spec.source.pickled is not None and not f"{built.python}.".startswith(f"{here}."):
+            raise InvalidError(
+                f"{spec.name} is sent by value, from Python {here} to an image with {built.python}, which cannot read "
+                f"it: use an image with Python {here}, or define the function in a module"
+            )
+        return msgspec.structs.replace(spec, image_id=built.image_id)
 
 
 def missing(member: Function[..., Any, Any] | Cls[..., Any], image: Image | None) -> tuple[str, ...]:
     """The features of image and app that this version does not have."""
-    features = list(image.unimplemented()) if image is not None else []
+    features = list(image.unimplemented) if image is not None else []
     if member.app.volumes:
         features.append("App(volumes=)")
     return tuple(features)
@@ -84,6 +146,7 @@ def _spec(
     image: Image | None,
     app_id: str,
     shared: Surroundings,
+    trees: LocalTrees,
 ) -> FunctionSpec:
     declaration = member.declaration
     is_class = isinstance(member, Cls)
@@ -91,10 +154,13 @@ def _spec(
     assert raw is not None  # only declared functions are registered
     include = member.app.include_source if declaration.include_source is None else declaration.include_source
     found = source.find(raw, serialized=declaration.serialized, include=include)
-    folders, binds = image.mounts() if image is not None else ((), ())
-    for bind in binds:
-        if any(bind.target == other.target and bind.source != other.source for other in found.binds):
-            raise InvalidError(f"{member.name}: two different files would be mounted at {bind.target}")
+    folders, added = source.local_of(image) if image is not None else ((), ())
+    for file in added:
+        if any(file.target == other.target and file.source != other.source for other in found.files):
+            raise InvalidError(f"{member.name}: two different files would be mounted at {file.target}")
+    files = tuple(dict.fromkeys((*found.files, *added)))
+    trees.paths |= {file.source for file in files}
+    mounts = not shared.local and shared.runtime == "native"
     secrets = [secret.spec for secret in (*member.app.secrets, *declaration.secrets)]
     if declaration.env:
         secrets.append(SecretSpec(values=declaration.env))
@@ -112,15 +178,22 @@ def _spec(
         timeout=declaration.timeout,
         startup_timeout=declaration.startup_timeout,
         scaling=declaration.scaling,
-        env=image.environment if image is not None else {},
-        binds=tuple(dict.fromkeys((*found.binds, *binds))),
+        env=image.host_environment if image is not None else {},
+        binds=() if mounts else _binds(files),
         block_network=declaration.block_network,
         single_use_containers=declaration.single_use_containers,
         compat="modal" if shared.compat else "",
         runtime=shared.runtime,
         unimplemented=member.marks,
         secrets=tuple(secrets),
+        trees=trees.mounted(files) if mounts else (),
+        workdir=image.host_workdir if image is not None else "",
     )
+
+
+def _binds(files: Sequence[LocalFiles]) -> tuple[Bind, ...]:
+    """Where nothing can be mounted, the function sees the files themselves."""
+    return tuple(Bind(file.source, file.target) for file in files)
 
 
 def _with_paths(found: SourceSpec, folders: tuple[str, ...]) -> SourceSpec:

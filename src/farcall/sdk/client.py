@@ -117,6 +117,7 @@ class Client:
                 | messages.Failed(seq=seq)
                 | messages.Pending(seq=seq)
                 | messages.Outputs(seq=seq)
+                | messages.BuildEvent(seq=seq)
             ):
                 receiver = self._replies.get(seq)
             case _:  # a frame this version refused: nobody can be waiting for it by name
@@ -186,31 +187,29 @@ class Client:
                 self._replies.pop(seq, None)
                 descriptors.close_all(reply.fds)
 
-    def _begin(
-        self, make: Callable[[int], Any], fds: tuple[int, ...], waiter: Waiter | None = None
-    ) -> tuple[int, _Reply]:
-        seq, reply = next(self._seqs), _Reply(waiter)
-        self._replies[seq] = reply
+    def begin(self, make: Callable[[int], Any], fds: tuple[int, ...], receiver: Receiver) -> int:
+        """Sends a request whose answers go to `receiver`, until `end` of the number returned."""
+        seq = next(self._seqs)
+        self._replies[seq] = receiver
         try:
             self.connection.send(make(seq), fds)
         except BaseException:
             del self._replies[seq]
             raise
-        return seq, reply
+        return seq
+
+    def end(self, seq: int) -> None:
+        """Nobody waits for answers to that request any more."""
+        self._replies.pop(seq, None)
+
+    def _begin(
+        self, make: Callable[[int], Any], fds: tuple[int, ...], waiter: Waiter | None = None
+    ) -> tuple[int, _Reply]:
+        reply = _Reply(waiter)
+        return self.begin(make, fds, reply), reply
 
     def _checked(self, reply: _Reply) -> Any:
-        message = reply.message
-        if isinstance(message, messages.Failed):
-            failure = message.failure
-            error = errors.from_code(failure.code, failure.message)
-            if isinstance(error, errors.ConnectionLostError):
-                error.may_have_run = failure.may_have_run
-            elif isinstance(error, errors.ImageBuildError):
-                error.step, error.command = failure.step, failure.command
-            raise error
-        if isinstance(message, errors.ConnectionLostError):
-            raise errors.ConnectionLostError(f"{message}; see `farcall server logs`")
-        return message
+        return checked(reply.message)
 
     # --- apps
 
@@ -259,6 +258,21 @@ class Client:
     def close(self) -> None:
         """Ends the connection."""
         self.connection.close()
+
+
+def checked(message: Any) -> Any:
+    """An answer. Raises the error that it is, where it is one."""
+    if isinstance(message, messages.Failed):
+        failure = message.failure
+        error = errors.from_code(failure.code, failure.message)
+        if isinstance(error, errors.ConnectionLostError):
+            error.may_have_run = failure.may_have_run
+        elif isinstance(error, errors.ImageBuildError):
+            error.step, error.command = failure.step, failure.command
+        raise error
+    if isinstance(message, errors.ConnectionLostError):
+        raise errors.ConnectionLostError(f"{message}; see `farcall server logs`")
+    return message
 
 
 def _creations(app: AppSpec) -> list[tuple[Callable[[int], messages.CreateApp], tuple[int, ...]]]:

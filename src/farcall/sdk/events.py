@@ -51,4 +51,29 @@ class AppStats(NamedTuple):
     run_seconds: float
 
 
-Event = LogLine | CallWaiting | MapProgress | AppStats
+class BuildStep(NamedTuple):
+    """A step of an image has come to another state, is further on, or has printed `text` (whole lines).
+
+    `image` names the image for people, "" where the program has only one; `key` is the same for a step that two images
+    share. `seconds` is since it began to run. `progress` is for people, and replaced by the next.
+    """
+
+    image: str
+    step: int  # from 1
+    steps: int
+    title: str
+    state: Literal["queued", "cached", "running", "done", "failed"]
+    text: str
+    progress: str
+    seconds: float
+    key: str
+
+
+class BuildEnd(NamedTuple):
+    """No more steps of the image will come: it is built, or will not be."""
+
+    image: str
+    built: bool
+
+
+Event = LogLine | CallWaiting | MapProgress | AppStats | BuildStep | BuildEnd

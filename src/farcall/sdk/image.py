@@ -1,28 +1,40 @@
-"""`Image`: what a container's file system holds.
-
-This version has one image, the default: the project's own interpreter with everything installed in it, and the user's
-source. What an `Image` adds to it without a build works (environment variables, local files, packages that are there
-already); everything else is remembered, and named in the error when a function with that image is called.
-"""
+"""`Image`: what a container's file system holds."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Unpack
 
 from farcall.errors import InvalidError
+from farcall.sdk import image_options as checks
 from farcall.sdk.context import is_local
 from farcall.sdk.deprecations import deprecated
-from farcall.sdk.unimplemented import later
-from farcall.spec.container import Bind
+from farcall.sdk.image_options import (
+    CallOptions,
+    CommandOptions,
+    DockerfileOptions,
+    Ignore,
+    Options,
+    RegistryOptions,
+)
+from farcall.sdk.image_packages import PackageSteps
+from farcall.sdk.image_parts import LocalFiles, LocalModules, adding, starting
+from farcall.sdk.twin import Twin
+from farcall.sdk.unimplemented import later, refuse
+
+if TYPE_CHECKING:
+    from farcall.sdk.app import App
+    from farcall.sdk.image_parts import Part, Resolution, Start
+    from farcall.sdk.secret import Secret
+    from farcall.spec.image import Base, ImageSpec, Step
 
 __all__ = ["Image"]
 
 P = ParamSpec("P")
+
+_REGISTRY_VARIABLES = ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")
 
 _OLD_NAMES = {
     "copy_local_file": "add_local_file",
@@ -30,158 +42,315 @@ _OLD_NAMES = {
 }
 
 
-class Image:
-    """A container's file system, as steps on a base. Every method returns a new image; nothing is built by it."""
+class Image(PackageSteps):
+    """A container's file system: a base, steps on it, and local files.
+
+    Every method returns a new image, and nothing is built before an app that uses it runs, or `build()`. Each step is
+    built once for all images that begin with the same steps, and again only when it, what is before it, or a file that
+    it copies has changed. `force_build=True` builds a step, and those after it, in any case.
+
+    Steps that run something take `env` and `secrets`: environment variables for the time of that step. The values of
+    secrets do not become part of the image, and a change of them builds nothing anew.
+    """
 
     def __init__(self) -> None:
-        self._steps: tuple[str, ...] = ()  # steps that need a build
-        self._packages: tuple[str, ...] = ()  # requirements
-        self._env: dict[str, str] = {}
-        self._binds: tuple[Bind, ...] = ()
-        self._modules: tuple[str, ...] = ()
+        self._start: Start | None = None  # None: the host's own system
+        self._parts: tuple[Part, ...] = ()
+        self._titles: tuple[str, ...] = ("Image.host()",)
+        self._local: tuple[LocalFiles | LocalModules, ...] = ()
+        self._host_env: dict[str, str] = {}
+        self._host_workdir = ""
+        self._unimplemented: tuple[str, ...] = ()
+        self._object_id: str | None = None
 
-    def _changed(self, **changes: Any) -> Image:
-        image = Image()
-        image.__dict__.update(self.__dict__, **changes)
+    def _changed(self, **changes: Any) -> Self:
+        image = type(self)()
+        image.__dict__.update(self.__dict__ | {"_object_id": None} | changes)
         return image
 
-    def _needs_build(self, step: str) -> Image:
-        return self._changed(_steps=(*self._steps, step))
+    @classmethod
+    def _from(cls, title: str, start: Start, unimplemented: Sequence[str] = ()) -> Image:
+        return cls()._changed(_start=start, _titles=(title,), _unimplemented=tuple(unimplemented))
+
+    def _with(self, title: str, part: Part, unimplemented: Sequence[str] = ()) -> Self:
+        """The image with one more build step, or several."""
+        if self._start is None:
+            raise InvalidError(
+                f"{title}: Image.host() is this machine's own system and Python, on which nothing is built; begin "
+                "with farcall.Image.debian_slim()"
+            )
+        if self._local:
+            raise InvalidError(
+                f"{title} comes after {self._titles[-1]}: what is added without copy=True is mounted when a container "
+                "starts, and build steps do not see it. Write copy=True there, or move that line to the end"
+            )
+        return self._changed(
+            _parts=(*self._parts, part),
+            _titles=(*self._titles, title),
+            _unimplemented=(*self._unimplemented, *unimplemented),
+        )
 
     # --- bases
 
     @classmethod
+    def host(cls) -> Image:
+        """This machine's own system and the project's Python, with all that is installed in it: what a function gets
+        that names no image. It is not built: `env`, `workdir` and `add_local_*` are all that can be added."""
+        return cls()
+
+    @classmethod
     def debian_slim(cls, python_version: str | None = None, force_build: bool = False) -> Image:
-        """The default image, with the Python of this project. Another `python_version` needs a build."""
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if python_version is None or python_version in (here, f"{here}.{sys.version_info.micro}"):
-            return cls()
-        return cls()._needs_build(f"Image.debian_slim(python_version={python_version!r}), as this is Python {here}")
+        """Debian, as small as it comes, with Python ("3.12" or "3.12.4"; default: the version that runs this), pip and
+        uv."""
+        version = checks.python_version("Image.debian_slim", python_version)
+
+        def base(_: Resolution) -> Base:
+            from farcall.spec.image import DebianBase
+
+            return DebianBase(version, force_build)
+
+        return cls._from(f"Image.debian_slim(python_version={version!r})", starting(base))
 
     @classmethod
-    def from_registry(cls, tag: str, *args: Any, **kwargs: Any) -> Image:
-        """An image of a container registry."""
-        return cls()._needs_build(f"Image.from_registry({tag!r})")
+    def from_registry(cls, tag: str, secret: Secret | None = None, **options: Unpack[RegistryOptions]) -> Image:
+        """An image of a container registry, such as "python:3.12-slim" or "ghcr.io/owner/name@sha256:...".
+
+        To run functions it needs a Python: `add_python="3.12"` adds one. `secret` has REGISTRY_USERNAME and
+        REGISTRY_PASSWORD; without it ~/.docker/config.json counts. The other parameters: `RegistryOptions`.
+        """
+        return cls._registry("from_registry", tag, secret, _REGISTRY_VARIABLES, options)
 
     @classmethod
-    def from_dockerfile(cls, path: str | Path, **kwargs: Any) -> Image:
-        """What a Dockerfile builds."""
-        return cls()._needs_build(f"Image.from_dockerfile({str(path)!r})")
+    def from_aws_ecr(cls, tag: str, secret: Secret | None = None, **options: Unpack[RegistryOptions]) -> Image:
+        """An image of Amazon's registry, "<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>".
+
+        `secret` has AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, perhaps AWS_SESSION_TOKEN. The other parameters:
+        `RegistryOptions`.
+        """
+        return cls._registry("from_aws_ecr", tag, secret, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), options)
+
+    @classmethod
+    def from_gcp_artifact_registry(
+        cls, tag: str, secret: Secret | None = None, **options: Unpack[RegistryOptions]
+    ) -> Image:
+        """An image of Google's registry, "<region>-docker.pkg.dev/<project>/<repository>/<name>:<tag>".
+
+        `secret` has SERVICE_ACCOUNT_JSON. The other parameters: `RegistryOptions`.
+        """
+        return cls._registry("from_gcp_artifact_registry", tag, secret, ("SERVICE_ACCOUNT_JSON",), options)
+
+    @classmethod
+    def _registry(
+        cls,
+        method: str,
+        tag: str,
+        secret: Secret | None,
+        variables: tuple[str, ...],
+        given: RegistryOptions,
+    ) -> Image:
+        title = f"Image.{method}"
+        if not isinstance(tag, str) or not tag or any(letter.isspace() for letter in tag) or "://" in tag:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(f'{title}: {tag!r} names no image; write "name:tag" or "registry.example/name:tag"')
+        options = Options.of(title, RegistryOptions, given)
+        add_python = given.get("add_python")
+        version = "" if add_python is None else checks.python_version(title, add_python)
+
+        def base(resolution: Resolution) -> Base:
+            from farcall.spec.image import RegistryBase
+
+            return RegistryBase(tag, version, resolution.handles([secret] if secret else ()), options.force)
+
+        _check_registry_secret(title, secret, variables)
+        image = cls._from(f"{title}({tag!r})", starting(base))
+        setup = options.words("setup_dockerfile_commands")
+        return image.dockerfile_commands(list(setup)) if setup else image
+
+    @classmethod
+    def from_dockerfile(
+        cls,
+        path: str | Path,
+        *,
+        registry_secret: Secret | None = None,
+        add_python: str | None = None,
+        **options: Unpack[DockerfileOptions],
+    ) -> Image:
+        """What a local Dockerfile builds, in its last stage.
+
+        `registry_secret` and `add_python`: as `from_registry`. The other parameters: `DockerfileOptions`; patterns of
+        `<path>.dockerignore` come before those of the context's own .dockerignore.
+        """
+        from farcall.sdk.dockerfiles import Dockerfile
+
+        title = "Image.from_dockerfile"
+        checked = Options.of(title, DockerfileOptions, options)
+        version = "" if add_python is None else checks.python_version(title, add_python)
+        file = Dockerfile.of_file(title, path, checked)
+
+        def start(resolution: Resolution) -> ImageSpec:
+            credentials = resolution.handles([registry_secret] if registry_secret else ())
+            return file.image(resolution, credentials=credentials, add_python=version)
+
+        _check_registry_secret(title, registry_secret, _REGISTRY_VARIABLES)
+        return cls._from(f"{title}({str(path)!r})", start, checked.unimplemented)
 
     @classmethod
     def from_scratch(cls, force_build: bool = False) -> Image:
-        """An empty image."""
-        return cls()._needs_build("Image.from_scratch()")
+        """An empty file system. It can run functions once a Python has been copied into it."""
+
+        def base(_: Resolution) -> Base:
+            from farcall.spec.image import ScratchBase
+
+            return ScratchBase(force=force_build)
+
+        return cls._from("Image.from_scratch()", starting(base))
+
+    @classmethod
+    def from_id(cls, image_id: str, client: Any = None) -> Image:
+        """The built image with that id (`im-...`)."""
+        if not isinstance(image_id, str) or not image_id.startswith("im-"):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidError(f"Image.from_id: {image_id!r} is no image's id, which begins with im-")
+        return cls._from_built("from_id", image_id)
+
+    @classmethod
+    def from_name(cls, name: str, *, environment_name: str | None = None, client: Any = None) -> Image:
+        """The image that was published as "name" or "name:tag"; it is not built here."""
+        return cls._from_built("from_name", _published_name("Image.from_name", name, environment_name))
+
+    @classmethod
+    def _from_built(cls, method: str, image: str) -> Image:
+        def base(_: Resolution) -> Base:
+            from farcall.spec.image import BuiltBase
+
+            return BuiltBase(image)
+
+        return cls._from(f"Image.{method}({image!r})", starting(base))
 
     @classmethod
     def micromamba(cls, python_version: str | None = None, force_build: bool = False) -> Image:
         """A base with a conda environment."""
-        return cls()._needs_build("Image.micromamba()")
+        return cls.debian_slim(python_version)._with("Image.micromamba()", adding(), ["Image.micromamba()"])
 
     @classmethod
-    def from_aws_ecr(cls, tag: str, *args: Any, **kwargs: Any) -> Image:
-        """An image of Amazon's registry."""
-        return cls()._needs_build(f"Image.from_aws_ecr({tag!r})")
+    def from_installed(cls, *, force_build: bool = False) -> Image:
+        """Debian with this interpreter's version of Python and all packages that are installed for it, in the same
+        versions: what a function without an image gets on a server elsewhere.
 
-    @classmethod
-    def from_gcp_artifact_registry(cls, tag: str, *args: Any, **kwargs: Any) -> Image:
-        """An image of Google's registry."""
-        return cls()._needs_build(f"Image.from_gcp_artifact_registry({tag!r})")
+        Packages installed in editable mode are mounted as they are when a container starts. Raises InvalidError,
+        naming them, where some cannot be had from an index: what was installed from a repository, a folder or a file.
+        """
+        image = cls.debian_slim(force_build=force_build)
+        if not is_local():
+            return image
+        from farcall.sdk import distributions
 
-    @classmethod
-    def from_id(cls, image_id: str, client: Any = None) -> Image:
-        """The image with that id."""
-        return cls()._needs_build(f"Image.from_id({image_id!r})")
-
-    @classmethod
-    def from_name(cls, name: str, *, environment_name: str | None = None, client: Any = None) -> Image:
-        """The image published under that name."""
-        return cls()._needs_build(f"Image.from_name({name!r})")
-
-    # --- packages
-
-    def pip_install(self, *packages: str | list[str], **options: Any) -> Image:
-        """Python packages. Those that this project's interpreter has, in a fitting version, need no build."""
-        return self._install("pip_install", packages, options)
-
-    def uv_pip_install(
-        self, *packages: str | list[str], requirements: list[str] | None = None, **options: Any
-    ) -> Image:
-        """Python packages, installed by uv. Those that this project's interpreter has need no build."""
-        lines = [line for path in requirements or () for line in _requirement_lines(path)]
-        return self._install("uv_pip_install", (*packages, lines), options)
-
-    def pip_install_from_requirements(self, requirements_txt: str, *args: Any, **options: Any) -> Image:
-        """The packages of a requirements file. Those that this project's interpreter has need no build."""
-        return self._install("pip_install_from_requirements", (_requirement_lines(requirements_txt),), options)
-
-    def _install(self, method: str, packages: tuple[str | list[str], ...], options: Mapping[str, Any]) -> Image:
-        names = _flat(method, packages)
-        for name in names:
-            if name.startswith("-"):
-                raise InvalidError(f"Image.{method}: {name!r} is an option, not a package; use the keyword arguments")
-        return self._changed(_packages=(*self._packages, *names))
-
-    def uv_sync(self, uv_project_dir: str = "./", **options: Any) -> Image:
-        """The packages of a uv project."""
-        return self._needs_build("Image.uv_sync")
-
-    def pip_install_from_pyproject(self, pyproject_toml: str, *args: Any, **options: Any) -> Image:
-        """The dependencies of a pyproject.toml."""
-        return self._needs_build("Image.pip_install_from_pyproject")
-
-    def pip_install_private_repos(self, *repositories: str, git_user: str, **options: Any) -> Image:
-        """Packages of private git repositories."""
-        return self._needs_build("Image.pip_install_private_repos")
-
-    def poetry_install_from_file(self, poetry_pyproject_toml: str, *args: Any, **options: Any) -> Image:
-        """The packages of a poetry project."""
-        return self._needs_build("Image.poetry_install_from_file")
-
-    def micromamba_install(self, *packages: str | list[str], **options: Any) -> Image:
-        """conda packages."""
-        return self._needs_build(f"Image.micromamba_install({', '.join(_flat('micromamba_install', packages))})")
-
-    def apt_install(self, *packages: str | list[str], **options: Any) -> Image:
-        """Debian packages."""
-        return self._needs_build(f"Image.apt_install({', '.join(_flat('apt_install', packages))})")
+        found = distributions.installed()
+        for index, packages in found.packages.items():
+            image = image.uv_pip_install(list(packages), extra_index_url=index or None, extra_options="--no-deps")
+        return image.add_local_python_source(*found.editable) if found.editable else image
 
     # --- build steps
 
-    def run_commands(self, *commands: str | list[str], **options: Any) -> Image:
-        """Shell commands."""
-        return self._needs_build("Image.run_commands")
+    def run_commands(self, *commands: str | list[str], **options: Unpack[CommandOptions]) -> Image:
+        """Commands for the image's shell, each a step of its own: `cd` and `export` end with their command. Parameters:
+        those of `CommandOptions`."""
+        checked = Options.of("Image.run_commands", CommandOptions, options)
+        found = checks.names("Image.run_commands", "command", commands)
+        if not found:
+            return self
 
-    def dockerfile_commands(self, *dockerfile_commands: str | list[str], **options: Any) -> Image:
-        """Lines of a Dockerfile."""
-        return self._needs_build("Image.dockerfile_commands")
+        def step(command: str) -> Callable[[Resolution], Step]:
+            def make(resolution: Resolution) -> Step:
+                from farcall.spec.image import Run
 
-    def run_function(self, raw_f: Callable[..., Any], **options: Any) -> Image:
-        """A Python function as a build step."""
-        return self._needs_build(f"Image.run_function({getattr(raw_f, '__name__', raw_f)})")
+                return Run(command, checked.env, resolution.handles(checked.secrets), force=checked.force)
+
+            return make
+
+        title = f"Image.run_commands({', '.join(map(repr, found))})"
+        return self._with(title, adding(*map(step, found)), checked.unimplemented)
+
+    def dockerfile_commands(
+        self,
+        *dockerfile_commands: str | list[str],
+        context_files: Mapping[str, str | Path] | None = None,
+        **options: Unpack[DockerfileOptions],
+    ) -> Image:
+        """Lines of a Dockerfile, without FROM. `context_files` are local files by their path in the context. The other
+        parameters: `DockerfileOptions`."""
+        from farcall.sdk.dockerfiles import Dockerfile
+
+        title = "Image.dockerfile_commands"
+        checked = Options.of(title, DockerfileOptions, options)
+        lines = checks.names(title, "line", dockerfile_commands)
+        if not lines:
+            return self
+        file = Dockerfile.of_lines(title, "\n".join(lines), context_files or {}, checked)
+        return self._with(title, lambda before, resolution: file.image(resolution, onto=before), checked.unimplemented)
+
+    def run_function(self, raw_f: Callable[..., Any], **options: Unpack[CallOptions]) -> Image:
+        """A Python function as a build step: what it writes to the file system becomes part of the image, what it
+        returns does not.
+
+        It runs in a container of its own. The step is built again when the function's code changes, or that of the
+        functions it uses, or the values of the globals it refers to, or its arguments. Parameters: those of
+        `CallOptions`.
+        """
+        from farcall.sdk.build_functions import BuildFunction
+
+        checked = Options.of("Image.run_function", CallOptions, options)
+        function = BuildFunction.of(raw_f, checked)
+        return self._with(f"Image.run_function({raw_f.__qualname__})", adding(function.step), checked.unimplemented)
+
+    # --- configuration
 
     def env(self, vars: Mapping[str, str]) -> Image:
-        """Environment variables; the functions' own come after them."""
+        """Environment variables, for the steps that follow and for functions, whose own come after them."""
         for name, value in vars.items():
-            if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidError(f"Image.env: {name!r}={value!r}: names and values are strings")
-        return self._changed(_env=self._env | dict(vars))
+        found = checks.environment("Image.env", vars)
+        if self._start is None:
+            return self._changed(_host_env=self._host_env | found)
+        return self._configured(f"Image.env({', '.join(found)})", "env", pairs=found)
 
     def workdir(self, path: str | PurePosixPath) -> Image:
-        """The folder in which containers start; the default is /root."""
-        return self if str(path).rstrip("/") == "/root" else self._needs_build(f"Image.workdir({str(path)!r})")
+        """The folder in which the steps that follow, and containers, start; it is made where it is missing."""
+        text = str(path)
+        if self._start is not None:
+            return self._configured(f"Image.workdir({text!r})", "workdir", (text,))
+        if not text.startswith("/"):
+            raise InvalidError(f"Image.workdir: {text!r} is not absolute; write /root/{text} or the like")
+        return self._changed(_host_workdir=text)
 
     def entrypoint(self, entrypoint_commands: list[str]) -> Image:
-        """A program that starts the runner."""
-        return self if not entrypoint_commands else self._needs_build("Image.entrypoint")
+        """A program that containers start with; it gets a command as its arguments and has to execute it."""
+        words = checks.words("Image.entrypoint", entrypoint_commands)
+        return self._configured("Image.entrypoint", "entrypoint", words)
 
     def cmd(self, cmd: list[str]) -> Image:
-        """What a sandbox of this image runs; functions do not use it."""
-        return self
+        """The command of a sandbox that is given none; functions do not use it."""
+        return self._configured("Image.cmd", "cmd", checks.words("Image.cmd", cmd))
 
     def shell(self, shell_commands: list[str]) -> Image:
-        """The shell of `run_commands`."""
-        return self._needs_build("Image.shell")
+        """The shell of the `run_commands` that follow, default ["/bin/sh", "-c"]."""
+        words = checks.words("Image.shell", shell_commands)
+        if not words:
+            raise InvalidError("Image.shell: the list is empty; the default is ['/bin/sh', '-c']")
+        return self._configured("Image.shell", "shell", words)
+
+    def _configured(
+        self,
+        title: str,
+        field: Literal["env", "workdir", "entrypoint", "cmd", "shell"],
+        words: tuple[str, ...] = (),
+        pairs: Mapping[str, str] | None = None,
+    ) -> Image:
+        def step(_: Resolution) -> Step:
+            from farcall.spec.image import Configure
+
+            return Configure(field, words, dict(pairs or {}))
+
+        return self._with(title, adding(step))
 
     def pipe(self, func: Callable[Concatenate[Image, P], Image], *args: P.args, **kwargs: P.kwargs) -> Image:
         """`func(image, ...)`, for chains."""
@@ -190,40 +359,78 @@ class Image:
     # --- local files
 
     def add_local_file(self, local_path: str | Path, remote_path: str, *, copy: bool = False) -> Image:
-        """A local file, at the absolute path `remote_path`, or under its own name in it where that ends in a slash."""
+        """A local file, at the absolute path `remote_path`, or under its own name in it where that ends in a slash.
+
+        It is mounted, read-only, when a container starts, as it was when the app began to run. With `copy` it becomes
+        part of the image, for the build steps that follow.
+        """
         local = Path(local_path).expanduser().absolute()
-        target = _remote_path("add_local_file", remote_path)
-        if remote_path.endswith("/"):
+        target = checks.remote_path("Image.add_local_file", remote_path)
+        if str(remote_path).endswith("/"):
             target = f"{target.rstrip('/')}/{local.name}"
         if is_local() and not local.is_file():
             raise InvalidError(f"Image.add_local_file: there is no file {local}")
-        return self._changed(_binds=(*self._binds, Bind(str(local), target)))
+        title = f"Image.add_local_file({str(local_path)!r})"
+        if not copy or self._start is None:
+            return self._mounting(title, LocalFiles(str(local), target))
+        folder, _, name = target.rpartition("/")
+
+        def step(resolution: Resolution) -> Step:
+            from farcall.spec.image import Copy
+
+            return Copy(f"{folder}/", (".",), resolution.trees.files({name: local}))
+
+        return self._with(title, adding(step))
 
     def add_local_dir(
-        self,
-        local_path: str | Path,
-        remote_path: str,
-        *,
-        copy: bool = False,
-        ignore: Sequence[str] | Callable[[Path], bool] = (),
+        self, local_path: str | Path, remote_path: str, *, copy: bool = False, ignore: Ignore = ()
     ) -> Image:
-        """A local folder with all that is in it, at the absolute path `remote_path`."""
+        """A local folder with all that is in it, at the absolute path `remote_path`. `ignore` are patterns as in a
+        .dockerignore file, or a function of the path inside the folder; `copy` as `add_local_file`."""
         local = Path(local_path).expanduser().absolute()
-        target = _remote_path("add_local_dir", remote_path)
+        target = checks.remote_path("Image.add_local_dir", remote_path)
         if is_local() and not local.is_dir():
             raise InvalidError(f"Image.add_local_dir: there is no folder {local}")
-        if ignore:
-            return self._needs_build("Image.add_local_dir(ignore=...)")
-        return self._changed(_binds=(*self._binds, Bind(str(local), target)))
+        checks.check_ignore("Image.add_local_dir", ignore)
+        title = f"Image.add_local_dir({str(local_path)!r})"
+        if not copy or self._start is None:
+            if target == "/":
+                raise InvalidError("Image.add_local_dir: a folder cannot be mounted at /; write copy=True")
+            return self._mounting(title, LocalFiles(str(local), target, ignore))
 
-    def add_local_python_source(
-        self, *modules: str, copy: bool = False, ignore: Sequence[str] | Callable[[Path], bool] | None = None
-    ) -> Image:
-        """Modules and packages that are importable here, made importable in the container."""
+        def step(resolution: Resolution) -> Step:
+            from farcall.spec.image import Copy
+
+            return Copy(f"{target.rstrip('/')}/", (".",), resolution.trees.directory(local, ignore))
+
+        return self._with(title, adding(step))
+
+    def add_local_python_source(self, *modules: str, copy: bool = False, ignore: Ignore | None = None) -> Image:
+        """Modules and packages that are importable here, made importable in the container.
+
+        Mounted, they are at the same path as here, with all their files. With `copy` they become part of the image, in
+        /root, by default only what is Python source. `ignore`: as `add_local_dir`.
+        """
         for module in modules:
             if not isinstance(module, str) or "/" in module or module.endswith(".py"):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidError(f"Image.add_local_python_source takes names of modules, not {module!r}")
-        return self._changed(_modules=(*self._modules, *modules))
+        checks.check_ignore("Image.add_local_python_source", ignore or ())
+        title = f"Image.add_local_python_source({', '.join(modules)})"
+        if not copy or self._start is None:
+            return self._mounting(title, LocalModules(modules, ignore or ()))
+
+        def step(module: str) -> Callable[[Resolution], Step]:
+            def make(resolution: Resolution) -> Step:
+                from farcall.spec.image import Copy
+
+                return Copy("/root/", (".",), resolution.trees.module(module, ignore))
+
+            return make
+
+        return self._with(title, adding(*map(step, modules)))
+
+    def _mounting(self, title: str, local: LocalFiles | LocalModules) -> Image:
+        return self._changed(_local=(*self._local, local), _titles=(*self._titles, title))
 
     def __getattr__(self, name: str) -> Any:
         if name not in _OLD_NAMES:
@@ -240,163 +447,111 @@ class Image:
             if not is_local():
                 raise
 
-    # --- what is left
+    # --- what becomes of it
 
-    @later
-    def build(self) -> Any:
-        """Builds the image now."""
+    @property
+    def object_id(self) -> str | None:
+        """The id (`im-...`) that the image has had when this program built it last; None before."""
+        return self._object_id
 
-    @later
-    def publish(self) -> Any:
-        """Gives the image a name."""
+    @property
+    def build(self) -> Twin[[App | None], Image]:
+        """Builds the image now, and returns it: `image.build()`, `await image.build.aio()`. Raises ImageBuildError.
+
+        An `app` may be given, as elsewhere; images belong to no app.
+        """
+        from farcall.sdk import builds
+
+        return Twin(lambda app=None: builds.build(self), lambda app=None: builds.build_async(self), "image.build")
+
+    @property
+    def publish(self) -> Twin[[str], None]:
+        """Builds the image and gives it a name, "name" or "name:tag", for `Image.from_name`: `image.publish("base")`.
+        Another image of that name loses it."""
+        from farcall.sdk import builds
+
+        def blocking(name: str) -> None:
+            builds.publish(self, _published_name("image.publish", name))
+
+        async def awaited(name: str) -> None:
+            await builds.publish_async(self, _published_name("image.publish", name))
+
+        return Twin(blocking, awaited, "image.publish")
 
     @later
     def logs(self) -> Any:
         """What the build printed."""
 
-    def unimplemented(self) -> list[str]:
-        """The steps that this version cannot do. Looks at what is installed."""
-        return [*self._steps, *_not_installed(self._packages)]
+    # --- for the SDK
+
+    def resolve(self, resolution: Resolution) -> ImageSpec | None:
+        """The description for the server, with local files as they are now; None for the host's own system."""
+        if self._start is None:
+            return None
+        spec = self._start(resolution)
+        for part in self._parts:
+            spec = part(spec, resolution)
+        return spec
+
+    def built(self, image_id: str) -> None:
+        """The server has built it."""
+        self._object_id = image_id
 
     @property
-    def packages(self) -> tuple[str, ...]:
-        """The requirements given to the install methods."""
-        return self._packages
+    def is_host(self) -> bool:
+        """Whether it is the host's own system, with or without local files."""
+        return self._start is None
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The variables given to `env`."""
-        return dict(self._env)
+    def unimplemented(self) -> tuple[str, ...]:
+        """The steps that this version cannot do."""
+        return self._unimplemented
 
-    def mounts(self) -> tuple[tuple[str, ...], tuple[Bind, ...]]:
-        """Folders for `sys.path`, and mounts, of the local files and modules."""
-        from farcall.sdk.source import mounts_of
+    @property
+    def host_environment(self) -> dict[str, str]:
+        """The variables given to `env` on the host's own system; a built image has its own."""
+        return dict(self._host_env)
 
-        folders: list[str] = []
-        binds = list(self._binds)
-        for module in self._modules:
-            module_folders, module_binds = mounts_of(module)
-            folders += module_folders
-            binds += module_binds
-        if any(f"{bind.target}/".startswith("/root/") for bind in self._binds):
-            folders.append("/root")
-        return tuple(dict.fromkeys(folders)), tuple(dict.fromkeys(binds))
+    @property
+    def host_workdir(self) -> str:
+        """The folder given to `workdir` on the host's own system, "" for none."""
+        return self._host_workdir
+
+    @property
+    def local(self) -> tuple[LocalFiles | LocalModules, ...]:
+        """What is mounted when a container starts."""
+        return self._local
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An image that travels with a function's globals is there for `imports()`; what it is made of stays here.
+        return _travelled, (self._titles,)
 
     def __repr__(self) -> str:
-        steps = [*self._steps, *self._packages]
-        return f"<farcall.Image {', '.join(steps) if steps else 'default'}>"
+        first, *others = self._titles
+        return f"<farcall.{'.'.join([first, *(title.removeprefix('Image.') for title in others)])}>"
 
 
-def _flat(method: str, names: tuple[str | list[str], ...]) -> list[str]:
-    flat: list[str] = []
-    for name in names:
-        if isinstance(name, str):
-            flat.append(name)
-        elif isinstance(name, (list, tuple)) and all(isinstance(part, str) for part in name):  # pyright: ignore[reportUnnecessaryIsInstance]
-            flat += name
-        else:
-            raise InvalidError(f"Image.{method}: {name!r} is neither a string nor a list of strings")
-    return flat
+def _travelled(titles: tuple[str, ...]) -> Image:
+    return Image()._changed(_titles=titles)  # pyright: ignore[reportPrivateUsage]
 
 
-def _remote_path(method: str, path: str) -> str:
-    target = os.path.normpath(str(path))
-    if not target.startswith("/"):
-        raise InvalidError(f"Image.{method}: remote_path={str(path)!r} is not absolute; write /root/{path} or the like")
-    return target
+def _check_registry_secret(method: str, secret: Secret | None, variables: tuple[str, ...]) -> None:
+    """Raises InvalidError for a secret of this program without the variables. What a stored one has the server says."""
+    if secret is None or not is_local() or secret.name is not None:
+        return
+    values = secret.spec.values
+    if missing := [name for name in variables if not values.get(name)]:
+        known = ", ".join(sorted(values)) or "nothing"
+        raise InvalidError(f"{method}: the secret has no {' and no '.join(missing)}; it has {known}")
 
 
-def _requirement_lines(path: str) -> list[str]:
-    if not is_local():
-        return []
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidError(f"Image: the requirements file {path} cannot be read: {error.strerror}") from error
-    lines = (line.partition(" #")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+def _published_name(method: str, name: str, environment_name: str | None = None) -> str:
+    import re
 
-
-def _not_installed(requirements: Sequence[str]) -> list[str]:
-    """The requirements that the project's interpreter does not meet, as features for a message."""
-    if not requirements:
-        return []
-    from importlib.metadata import PackageNotFoundError, version
-
-    lacking: list[str] = []
-    for requirement in requirements:
-        name, condition = _split(requirement)
-        try:
-            installed = version(name)
-        except (PackageNotFoundError, ValueError):
-            lacking.append(f"Image.pip_install({requirement!r}) of a package that is not installed in {sys.executable}")
-            continue
-        if not _fits(installed, condition):
-            lacking.append(
-                f"Image.pip_install({requirement!r}) where {installed} is what is installed in {sys.executable}"
-            )
-    return lacking
-
-
-def _split(requirement: str) -> tuple[str, str]:
-    """`"numpy[x]>=1,<2; python_version > '3'"` as `("numpy", ">=1,<2")`."""
-    text = requirement.partition(";")[0].strip()
-    end = next((place for place, letter in enumerate(text) if not (letter.isalnum() or letter in "._-")), len(text))
-    name, rest = text[:end], text[end:].strip()
-    if rest.startswith("["):
-        rest = rest.partition("]")[2].strip()
-    return name, rest.strip("() ")
-
-
-def _fits(installed: str, condition: str) -> bool:
-    """Whether a version meets a requirement's comma-separated conditions, compared as release numbers (PEP 440)."""
-    if condition.startswith("@"):
-        return False
-    for clause in filter(None, (part.strip() for part in condition.split(","))):
-        operator = next(
-            (sign for sign in ("===", "==", "!=", "~=", ">=", "<=", ">", "<") if clause.startswith(sign)), ""
-        )
-        wanted = clause.removeprefix(operator).strip()
-        if not _compare(installed, operator, wanted):
-            return False
-    return True
-
-
-def _compare(installed: str, operator: str, wanted: str) -> bool:
-    if operator in ("==", "!=", "==="):
-        if wanted.endswith(".*"):
-            prefix = _release(wanted[:-2])
-            equal = _release(installed)[: len(prefix)] == prefix
-        else:
-            equal = installed == wanted or installed.partition("+")[0] == wanted or _padded(installed, wanted)
-        return equal != (operator == "!=")
-    mine, theirs = _release(installed), _release(wanted)
-    width = max(len(mine), len(theirs))
-    mine, theirs = mine + (0,) * (width - len(mine)), theirs + (0,) * (width - len(theirs))
-    if operator == "~=":
-        fixed = _release(wanted)[:-1]
-        return mine >= theirs and mine[: len(fixed)] == fixed
-    return {">=": mine >= theirs, "<=": mine <= theirs, ">": mine > theirs, "<": mine < theirs}.get(operator, False)
-
-
-def _padded(installed: str, wanted: str) -> bool:
-    mine, theirs = _release(installed), _release(wanted)
-    width = max(len(mine), len(theirs))
-    plain = all(letter.isdigit() or letter == "." for letter in installed.partition("+")[0] + wanted)
-    return plain and mine + (0,) * (width - len(mine)) == theirs + (0,) * (width - len(theirs))
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for part in version.partition("+")[0].split("."):
-        digits = ""
-        for letter in part:
-            if not letter.isdigit():
-                break
-            digits += letter
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
+    if environment_name not in (None, "main"):
+        refuse(f"{method}(environment_name={environment_name!r})")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}(:[\w][\w.-]{0,127})?", name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f'{method}: {name!r} is no name; write "name" or "name:tag" of letters, digits and _.-')
+    if name.startswith("im-"):
+        raise InvalidError(f"{method}: {name!r} begins like an image's id, im-; choose another name")
+    return name if ":" in name else f"{name}:latest"

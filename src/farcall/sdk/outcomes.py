@@ -66,8 +66,8 @@ def _hint(error: BaseException) -> str | None:
             return None
         return (
             f"{os.path.abspath(os.fsdecode(name))} is on your machine, and a container does not see it: read it here "
-            "and pass its contents as an argument, or add it with farcall.Image.debian_slim().add_local_file(...) or "
-            ".add_local_dir(...)"
+            "and pass its contents as an argument, or add it to the image with .add_local_file(...) or "
+            ".add_local_dir(...); farcall.Image.host() is what a function has without one"
         )
     kind = type(error)
     if (kind.__module__, kind.__name__) == ("bdb", "BdbQuit"):

@@ -192,3 +192,12 @@ def _plain_listener(event: Any) -> None:
         stream = sys.stdout if event.stream == "stdout" else sys.stderr
         stream.write(event.text)
         stream.flush()
+    elif isinstance(event, events.BuildStep) and event.state != "cached":
+        image = f"image of {event.image}" if event.image else "image"
+        step = f"{image}: step {event.step} of {event.steps}: {event.title}"
+        if event.state in ("done", "failed"):
+            sys.stderr.write(f"{step}: {event.state}, {event.seconds:.1f} s\n")
+        elif event.state == "running" and not event.text and not event.progress:
+            sys.stderr.write(f"{step}\n")
+        sys.stderr.write(event.text)
+        sys.stderr.flush()

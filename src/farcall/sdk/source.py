@@ -13,11 +13,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farcall.errors import FarcallWarning, InvalidError, SerializationError
-from farcall.spec.container import Bind
+from farcall.sdk.image_parts import LocalFiles
 from farcall.spec.function import Source
+
+if TYPE_CHECKING:
+    from farcall.sdk.image import Image
 
 PICKLE_WARNING = 256 * 1024  # bytes of a function sent by value
 PICKLE_LIMIT = 16 * 1024 * 1024
@@ -29,7 +32,7 @@ class Found(NamedTuple):
     """Where the code is, and what to mount for it."""
 
     source: Source
-    binds: tuple[Bind, ...] = ()
+    files: tuple[LocalFiles, ...] = ()
 
 
 def register_script(module: str, path: str) -> None:
@@ -93,9 +96,9 @@ def find(raw: Callable[..., Any], *, serialized: bool, include: bool) -> Found:
     if script is not None:
         if not include:
             return Found(Source(module=name, qualname=raw.__qualname__, is_main=module == "__main__"))
-        return Found(Source(module=name, qualname=raw.__qualname__, script=script), (Bind(script, script),))
-    paths, binds = mounts_of(name) if include else ((), ())
-    return Found(Source(module=name, qualname=raw.__qualname__, paths=paths, is_main=module == "__main__"), binds)
+        return Found(Source(module=name, qualname=raw.__qualname__, script=script), (LocalFiles(script, script),))
+    paths, files = files_of(name) if include else ((), ())
+    return Found(Source(module=name, qualname=raw.__qualname__, paths=paths, is_main=module == "__main__"), files)
 
 
 def pickled(raw: Callable[..., Any]) -> bytes:
@@ -128,8 +131,8 @@ def pickled(raw: Callable[..., Any]) -> bytes:
     return buffer.getvalue()
 
 
-def mounts_of(name: str) -> tuple[tuple[str, ...], tuple[Bind, ...]]:
-    """The folders for `sys.path`, and the mounts, that make module `name` importable in a container.
+def files_of(name: str) -> tuple[tuple[str, ...], tuple[LocalFiles, ...]]:
+    """The folders for `sys.path`, and the files and folders, that make module `name` importable in a container.
 
     Nothing for what is installed or built in. Raises `InvalidError` where there is no such module.
     """
@@ -141,7 +144,25 @@ def mounts_of(name: str) -> tuple[tuple[str, ...], tuple[Bind, ...]]:
     roots = [os.path.abspath(location) for location in locations] or [os.path.abspath(str(origin))]
     outside = [root for root in roots if not is_installed(root)]
     folders = tuple(dict.fromkeys(os.path.dirname(root) for root in outside))
-    return folders, tuple(Bind(root, root) for root in outside)
+    return folders, tuple(LocalFiles(root, root, is_source=True) for root in outside)
+
+
+def local_of(image: Image) -> tuple[tuple[str, ...], tuple[LocalFiles, ...]]:
+    """Folders for `sys.path`, and what is mounted, of the local files and modules of an image."""
+    folders: list[str] = []
+    files: list[LocalFiles] = []
+    for local in image.local:
+        if isinstance(local, LocalFiles):
+            files.append(local)
+            continue
+        for module in local.names:
+            module_folders, found = files_of(module)
+            folders += module_folders
+            files += [file._replace(ignore=local.ignore) for file in found]
+    # What is put into /root, mounted or by a build, is importable there.
+    if not image.is_host or any(f"{file.target}/".startswith("/root/") for file in files):
+        folders.append("/root")
+    return tuple(dict.fromkeys(folders)), tuple(dict.fromkeys(files))
 
 
 def _locations_of(module: ModuleType) -> tuple[str | None, list[str]]:
@@ -184,17 +205,23 @@ def hint_for_missing_module(name: str) -> str | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
+    if top in sys.stdlib_module_names:
+        return None
     if spec is None:
         return (
-            f"containers use what is installed for {sys.executable}, and there is no {top!r}: "
-            f"`{sys.executable} -m pip install {top}` installs it, where its package has the same name"
+            f"there is no {top!r} for {sys.executable} either, which functions without an image use: "
+            f'`{sys.executable} -m pip install {top}` installs it, or .pip_install("{top}") on the image of the '
+            "function, where its package has the same name"
         )
     if not (spec.has_location or spec.submodule_search_locations):
         return None
     places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
     if any(is_installed(os.path.abspath(place)) for place in places):
-        return None
+        from importlib.metadata import packages_distributions
+
+        package = packages_distributions().get(top, [top])[0]
+        return f'{top!r} is installed here but not in the image of the function: add .pip_install("{package}") to it'
     return (
-        f"the module {top!r} is here ({places[0]}) but was not sent: "
-        f'add image=farcall.Image.debian_slim().add_local_python_source("{top}") to the function or the app'
+        f'the module {top!r} is here ({places[0]}) but was not sent: add .add_local_python_source("{top}") to the '
+        "image of the function or the app, which is farcall.Image.host() where there is none"
     )

@@ -242,7 +242,8 @@ class BuildImage(_Message, tag=22):
 
 
 class CancelBuild(_Message, tag=23):
-    """Nobody waits for the BuildImage of number `build` any more: it is answered Failed. Answer: Done."""
+    """Nobody waits for the BuildImage of number `build` any more: it is answered Failed, or not at all. Answer, where
+    seq is not 0: Done."""
 
     seq: int
     build: int

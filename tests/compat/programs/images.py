@@ -1,4 +1,4 @@
-"""Chains of image methods that come to what the interpreter has already."""
+"""What can be added to the host's own system."""
 
 # runs: farcall run images.py
 # only in containers: environments
@@ -7,13 +7,7 @@ import os
 
 import modal
 
-image = (
-    modal.Image.debian_slim()
-    .pip_install("pytest>=7")
-    .uv_pip_install(["pytest"])
-    .env({"MODE": "batch"})
-    .env({"LEVEL": "1"})
-)
+image = modal.Image.host().env({"MODE": "batch"}).env({"LEVEL": "1"})
 app = modal.App("images", image=image)
 
 with image.imports():
@@ -25,7 +19,7 @@ def encode(x):
     return os.environ["MODE"], os.environ["LEVEL"], x, pytest.__name__
 
 
-@app.function(image=modal.Image.debian_slim().env({"MODE": "other"}))
+@app.function(image=modal.Image.host().env({"MODE": "other"}))
 def other():
     return os.environ["MODE"], "LEVEL" in os.environ
 

@@ -5,7 +5,7 @@
 import modal
 
 app = modal.App("inference")
-image = modal.Image.debian_slim()
+image = modal.Image.host()
 
 
 @app.cls(image=image, cpu=0.5, scaledown_window=120, max_containers=2)

@@ -12,7 +12,7 @@ from modal.app import App as AppToo
 from modal.functions import Function, FunctionCall
 from modal.retries import Retries
 
-app = App("modules", image=Image.debian_slim())
+app = App("modules", image=Image.host())
 
 
 @app.function(secrets=[Secret.from_dict({"A": "1"})], retries=Retries(max_retries=1))

@@ -5,7 +5,7 @@
 import modal
 
 app = modal.App("web")
-image = modal.Image.debian_slim()
+image = modal.Image.host()
 
 
 @app.function(image=image)
