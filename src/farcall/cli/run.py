@@ -12,6 +12,7 @@ from farcall.cli.arguments import Arguments, parse
 from farcall.cli.output import Renderer
 from farcall.cli.tracebacks import output_lost, report
 from farcall.cli.usage import Parser, UsageError
+from farcall.sdk import watched
 
 
 def add_arguments(parser: Parser) -> None:
@@ -23,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     interpreter.add_arguments(parser)
     parser.add_argument("--detach", "-d", action="store_true", help="let the app go on when this command ends")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module of a package")
+    parser.add_argument("--watch", action="store_true", help="run again whenever one of the program's files is saved")
     parser.program_follows = True
 
 
@@ -34,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
         where, words = script.reference(words[0]), words[1:]
     else:
         raise UsageError("what is to be run? Name a file (`farcall run main.py`), or make one with `farcall init`")
+    if options.watch:
+        return _watch(where, quiet=bool(options.quiet), detach=options.detach)
     settings, choice = interpreter.settle(interpreter.flags(options), where.folder)
 
     renderer = Renderer(sys.stdout, sys.stderr, quiet=settings.quiet)
@@ -50,18 +54,29 @@ def run(options: argparse.Namespace) -> int:
         except SystemExit as ended:
             return status_of(ended)
         except BaseException as error:
+            watched.tell_program(error)
             status = report(error, program=where.target)
             if isinstance(error, ModuleNotFoundError):
                 print(interpreter.missing_module(error, choice, settings.compat), file=sys.stderr)
             elif isinstance(error, ImportError) and "no known parent package" in str(error) and not where.is_module:
                 print(script.relative_import_hint(where), file=sys.stderr)
             return status
+        watched.tell_program()
         chosen = _choose(module, where, words)
         if chosen is None:
             return 0
         program = f"farcall run {where}{'::' + where.name if where.name else ''}"
         arguments = parse(chosen.raw, words, program, method=chosen.kind == "method")
         return _Run(chosen, arguments, renderer, detach=options.detach).execute(where.target)
+
+
+def _watch(where: script.Reference, *, quiet: bool, detach: bool) -> int:
+    from farcall.cli import watch
+
+    if detach:
+        raise UsageError("--watch ends each run before the next: leave out --detach")
+    paths = watch.first_paths(where.target, is_module=where.is_module)
+    return watch.Watch(watch.command(), paths, quiet=quiet).run()
 
 
 def status_of(ended: SystemExit) -> int:
