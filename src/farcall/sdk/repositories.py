@@ -34,7 +34,7 @@ def install_command(method: str, repositories: Sequence[str], git_user: str, opt
                 f'{method}: {repository!r} is no repository of {" or ".join(TOKENS)}; write "github.com/owner/name@ref"'
             )
         hosts[found["host"]] = TOKENS[found["host"]]
-    names = {name for secret in options.secrets for name in secret.values}
+    names = {name for secret in options.secrets for name in (*secret.spec.values, *secret.spec.required_keys)}
     for host, token in hosts.items():
         # In a container secrets have no values, and nothing is built.
         if token not in names and (names or not options.secrets):
