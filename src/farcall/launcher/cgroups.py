@@ -78,6 +78,24 @@ class Cgroup:
                 return Usage(peak, _read_field(events, "oom_kill"))
         return Usage(0, 0)
 
+    def measure(self) -> tuple[float, int, int]:
+        """Processor seconds so far, bytes of memory without files that are only cached, and processes."""
+        memory = 0
+        seconds: float | None = None
+        for directory, (version, controllers) in self._directories.items():
+            if "memory" in controllers:
+                used = _read_number(directory / ("memory.usage_in_bytes" if version == 1 else "memory.current"))
+                cached = _read_field(
+                    directory / "memory.stat", "total_inactive_file" if version == 1 else "inactive_file"
+                )
+                memory = max(0, used - cached)
+            if version == 2:
+                seconds = _read_field(directory / "cpu.stat", "usage_usec") / 1e6
+            elif (accounted := directory / "cpuacct.usage").exists():
+                seconds = _read_number(accounted) / 1e9
+        pids = members(self.paths[0])
+        return (sum(map(_cpu_seconds, pids)) if seconds is None else seconds), memory, len(pids)
+
     def remove(self) -> bool:
         """Remove the directories; False when the kernel still counts a process in one: it must be tried again."""
         return remove(self.paths)
@@ -138,6 +156,16 @@ def members(path: str) -> list[int]:
             return [int(line) for line in file]
     except OSError:
         return []
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has used, and its children that have ended; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 _OPTIONAL = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,25 +23,34 @@ from farcall.launcher.messages import (
     MAX_DATAGRAM,
     AckExit,
     Done,
+    Exec,
+    ExecEnded,
+    ExecStarted,
     Exited,
     Failed,
     Hello,
     List,
     Listed,
+    Measure,
+    Measured,
     Prepare,
     Reattach,
     Reply,
     Request,
     Shutdown,
     Signal,
+    SignalExec,
     Start,
     Started,
+    Usage,
 )
 from farcall.launcher.process import PROTOCOL_VERSION
 from farcall.launcher.worker_link import SOCKET_NAME
 from farcall.spec.container import ContainerSpec, Interpreter
 
 _MAX_FDS = 250
+_MAX_EXEC = 60 * 1024  # bytes of a command with its environment: pid 1 takes 64 KiB
+_MAX_MEASURED = 1000  # containers a message
 _START_SECONDS = 15.0  # for a new launcher to listen, a sweep of a killed one included
 _GREETING_SECONDS = 5.0  # for one that listens to answer; one that does not hangs
 _RETRY_SECONDS = 0.005
@@ -51,7 +60,7 @@ _END_SECONDS = 20.0  # for a launcher to end all it has
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _encode = msgspec.msgpack.encode
 
-_R = TypeVar("_R", Done, Started, Listed)
+_R = TypeVar("_R", Done, Started, Listed, ExecStarted, Measured)
 
 
 class ContainerFds(NamedTuple):
@@ -87,14 +96,15 @@ class LauncherClient:
     """A worker's connection to its launcher. All methods belong to one event loop.
 
     `on_exit` is called for each container that ends, in order; the exit is acknowledged when it returns, so one that
-    raises is told again to the next client that lists. `on_lost` is called once, when the launcher is gone without
-    having been asked, or was killed because it hung; all its containers are then dead or dying, and their pidfds become
-    readable.
+    raises is told again to the next client that lists. `on_exec_end` is called for each command of `start_exec` that
+    ends. `on_lost` is called once, when the launcher is gone without having been asked, or was killed because it hung;
+    all its containers are then dead or dying, and their pidfds become readable.
     """
 
     def __init__(self, channel: socket.socket) -> None:
         """Takes over a connected, non-blocking socket. Use `connect`."""
         self.on_exit: Callable[[Exited], None] = _ignore_exit
+        self.on_exec_end: Callable[[ExecEnded], None] = _ignore_exec_end
         self.on_lost: Callable[[], None] = _ignore_loss
         self.launcher_pid = 0
         self._channel = channel
@@ -167,6 +177,40 @@ class LauncherClient:
     async def kill(self, container_id: str) -> None:
         """End a container at once."""
         await self.signal(container_id, signal.SIGKILL)
+
+    async def start_exec(
+        self,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        workdir: str = "",
+        streams: Sequence[int] = (),
+        terminal: tuple[int, int] | None = None,
+    ) -> tuple[int, int]:
+        """Start a command in a container, on `streams` (input, output, error) or on a `terminal` of (rows, columns).
+
+        Returns its number, and the controlling end of its terminal, which belongs to the caller, -1 without one.
+        Raises NotFoundError, and ConflictError where the container ends. A command that cannot be executed says so on
+        its standard error, and ends with 126 or 127.
+        """
+        request = Exec(self._seq(), container_id, [*command], {**(environment or {})}, workdir, terminal)
+        reply, received = await self._ask(request, ExecStarted, [*streams])
+        return reply.exec_id, received[0] if received else -1
+
+    def signal_exec(self, container_id: str, exec_id: int, signum: int) -> None:
+        """Signal a command and its process group; one that has ended is no error."""
+        if not self._closed:
+            self._send(SignalExec(container_id, exec_id, int(signum)), [])
+
+    async def measure(self, container_ids: Sequence[str]) -> dict[str, Usage]:
+        """What containers use; those without a cgroup, or gone, are left out."""
+        usages: dict[str, Usage] = {}
+        for start in range(0, len(container_ids), _MAX_MEASURED):
+            page = [*container_ids[start : start + _MAX_MEASURED]]
+            reply, _ = await self._ask(Measure(self._seq(), page), Measured)
+            usages |= reply.usages
+        return usages
 
     async def list(self) -> tuple[list[LiveContainer], list[Exited]]:
         """All containers that run, and the exits that nobody has acknowledged; acknowledge them with `acknowledge`."""
@@ -252,7 +296,7 @@ class LauncherClient:
 
     async def _ask(
         self,
-        request: Start | Prepare | Reattach | Signal | List | Shutdown,
+        request: Start | Prepare | Reattach | Signal | Exec | Measure | List | Shutdown,
         expected: type[_R],
         fds: "list[int] | None" = None,
     ) -> "tuple[_R, list[int]]":
@@ -277,10 +321,10 @@ class LauncherClient:
 
     def _send(self, request: Request, fds: "list[int]") -> None:
         data = _encode(request)
-        if len(data) > MAX_DATAGRAM:
-            raise ResourceExhaustedError(
-                f"the container's specification is {len(data)} bytes, more than {MAX_DATAGRAM}: shorten its environment"
-            )
+        most = _MAX_EXEC if isinstance(request, Exec) else MAX_DATAGRAM
+        if len(data) > most:
+            what = "the command" if isinstance(request, Exec) else "the container's specification"
+            raise ResourceExhaustedError(f"{what} is {len(data)} bytes, more than {most}: shorten its environment")
         if self._out:
             self._out.append((data, [os.dup(fd) for fd in fds]))
             return
@@ -331,6 +375,8 @@ class LauncherClient:
             case Exited():
                 self.on_exit(reply)
                 self.acknowledge(reply.container_id)
+            case ExecEnded():
+                self.on_exec_end(reply)
             case Failed(seq=0):
                 error = from_code(reply.code, reply.message)
                 if not self._hello.done():
@@ -363,6 +409,10 @@ class LauncherClient:
 
 def _ignore_exit(exited: Exited) -> None:
     """The default `on_exit`."""
+
+
+def _ignore_exec_end(ended: ExecEnded) -> None:
+    """The default `on_exec_end`."""
 
 
 def _ignore_loss() -> None:

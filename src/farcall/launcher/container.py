@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 from farcall.launcher import descriptors, init, process_runtime
 from farcall.launcher.cgroups import Cgroup
@@ -14,6 +15,9 @@ from farcall.launcher.plan import (
     Born,
     Broken,
     Ended,
+    ExecEnded,
+    ExecStarted,
+    Order,
     Plan,
     PlanFds,
     Report,
@@ -24,7 +28,6 @@ from farcall.launcher.plan import (
 )
 from farcall.launcher.template import HAS_IDMAP, HAS_NETNS
 
-_MAX_REPORT = 64 * 1024  # bytes
 _MIB = 1024 * 1024
 
 
@@ -51,6 +54,7 @@ class Container:
         self.dead = False  # pid 1 is gone
         self.exit: Exited | None = None
         self.empty_scans = 0  # how often in a row nothing was found that outlived it
+        self.execs: dict[int, int] = {}  # number of a command to the request that is not answered yet, 0 once it is
         self.status, self._status_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lifeline, lifeline_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.status.setblocking(False)
@@ -102,12 +106,13 @@ class Container:
                 os.close(fd)
             self._given = []
 
-    def reports(self) -> tuple[list[Report], bool]:
-        """Take in what has arrived. The second value is True at the end of the stream."""
-        found: list[Report] = []
+    def reports(self) -> tuple[list[tuple[Report, list[int]]], bool]:
+        """Take in what has arrived, with descriptors that are the caller's. The second value is True at the end of the
+        stream."""
+        found: list[tuple[Report, list[int]]] = []
         while True:
             try:
-                data, fds = descriptors.receive(self.status, _MAX_REPORT, 1)
+                data, fds = descriptors.receive(self.status, init.MAX_REPORT, 1)
             except BlockingIOError:
                 return found, False
             except OSError:
@@ -117,7 +122,7 @@ class Container:
             message = decode_report(data)
             match message:
                 case Born(pid=pid):
-                    self.pid, self.pidfd = pid, fds[0]
+                    self.pid, self.pidfd = pid, fds.pop()
                     self.mark("born")
                 case Running(timeline=timeline, notes=notes):
                     self.timeline |= timeline
@@ -127,7 +132,9 @@ class Container:
                     self.broken = self.broken or message
                 case Ended():
                     self.ended = message
-            found.append(message)
+                case ExecStarted() | ExecEnded():
+                    pass
+            found.append((message, fds))
 
     def steps(self) -> dict[str, float]:
         """The timeline as seconds since the request, in order."""
@@ -140,7 +147,11 @@ class Container:
             self.killed_by_us = True
             self.kill()
         else:
-            self.status.send(encode(SendSignal(number)))
+            self.order(SendSignal(number))
+
+    def order(self, order: Order, fds: Sequence[int] = ()) -> None:
+        """Tell pid 1 to do something. Raises OSError where it cannot be told."""
+        descriptors.send(self.status, encode(order), fds, wait=False)
 
     def kill(self) -> None:
         """End the container at once, whatever it does."""

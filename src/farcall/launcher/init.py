@@ -17,14 +17,29 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from farcall.launcher import command, descriptors, sandbox, seccomp, syscalls
-from farcall.launcher.plan import Born, Broken, Ended, Plan, PlanFds, Report, Running, decode_signal, encode
+from farcall.launcher.execs import Execs
+from farcall.launcher.plan import (
+    Born,
+    Broken,
+    Ended,
+    Plan,
+    PlanFds,
+    Report,
+    Running,
+    SendSignal,
+    SignalExec,
+    StartExec,
+    decode_order,
+    encode,
+)
 from farcall.launcher.stage import BindError
 from farcall.spec.container import ContainerSpec
 
-_MAX_REPORT = 64 * 1024  # bytes
+MAX_REPORT = 64 * 1024  # bytes, of an order too
 _FORWARDED = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -144,7 +159,8 @@ def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.s
     except BaseException as error:
         report(fds.status, StepError("start", error).report)
         os._exit(1)
-    supervise(fds.status, runner, timeline, notes)
+    execs = Execs(plan.spec, runner_environment(plan.spec), partial(report, fds.status), partial(limit_resources, plan))
+    supervise(fds.status, runner, timeline, notes, execs)
 
 
 def _build(
@@ -252,7 +268,7 @@ def _become_runner(plan: Plan, enter_runner: RunnerEntry) -> None:
     os.setsid()
     with contextlib.suppress(OSError):
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # the change of ids cleared it; /proc/self must be the runner's own
-    _limit_resources(plan)
+    limit_resources(plan)
     os.chdir(plan.spec.cwd)
     environment = runner_environment(plan.spec)
     os.environ.clear()
@@ -261,7 +277,8 @@ def _become_runner(plan: Plan, enter_runner: RunnerEntry) -> None:
     enter_runner(plan.spec)
 
 
-def _limit_resources(plan: Plan) -> None:
+def limit_resources(plan: Plan) -> None:
+    """Set the limits of user code on this process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, plan.open_files)
     for kind, limit in (
@@ -332,9 +349,10 @@ def supervise(
     runner: int,
     timeline: dict[str, float],
     notes: list[str],
+    execs: Execs,
     end: Callable[[], None] | None = None,
 ) -> NoReturn:
-    """Be init until the runner ends: reap, forward signals, and report how the runner ended.
+    """Be init until the runner ends: reap, forward signals, start commands, and report how the runner ended.
 
     Ends at once, and with it the whole container, when the launcher is gone. `end` kills what is left where there is no
     pid namespace that dies with this process.
@@ -353,7 +371,7 @@ def supervise(
     while ended is None:
         for number in numbers:
             if number == signal.SIGCHLD:
-                ended = _reap(runner)
+                ended = _reap(runner, execs)
             else:
                 os.kill(runner, number)
         numbers = b""
@@ -361,14 +379,19 @@ def supervise(
             break
         for fd, _ in poll.poll():
             if fd == status:
-                message = channel.recv(_MAX_REPORT)
+                message, carried = descriptors.receive(channel, MAX_REPORT, 3)
                 if not message:
                     if end:
                         end()
                     os._exit(1)
-                number = decode_signal(message).signal
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(runner, number)
+                match decode_order(message):
+                    case SendSignal(signal=number):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(runner, number)
+                    case StartExec() as order:
+                        execs.start(order, carried)
+                    case SignalExec() as order:
+                        execs.signal(order)
             else:
                 numbers += wake_in.recv(1024)
     code = os.waitstatus_to_exitcode(ended)
@@ -378,7 +401,7 @@ def supervise(
     os._exit(0)
 
 
-def _reap(runner: int) -> int | None:
+def _reap(runner: int, execs: Execs) -> int | None:
     """Reap all that has ended; the runner's wait status, if it is among them."""
     ended = None
     with contextlib.suppress(ChildProcessError):
@@ -388,4 +411,6 @@ def _reap(runner: int) -> int | None:
                 break
             if pid == runner:
                 ended = wait_status
+            else:
+                execs.reaped(pid, wait_status)
     return ended

@@ -49,6 +49,33 @@ class Signal(msgspec.Struct, tag=True):
     signal: int
 
 
+class Exec(msgspec.Struct, tag=True):
+    """Start a command in a container that runs, confined as everything there. Carries its standard input, output and
+    error; none where it is to have a terminal, of (rows, columns). Answer: ExecStarted; ExecEnded comes later."""
+
+    seq: int
+    container_id: str
+    command: list[str]
+    environment: dict[str, str] = {}  # over the container's
+    workdir: str = ""  # "": the container's
+    terminal: tuple[int, int] | None = None
+
+
+class SignalExec(msgspec.Struct, tag=True):
+    """Send a signal to a command and all in its process group; one that has ended is no error. Has no reply."""
+
+    container_id: str
+    exec_id: int
+    signal: int
+
+
+class Measure(msgspec.Struct, tag=True):
+    """Ask what containers use now. Answer: Measured."""
+
+    seq: int
+    container_ids: list[str]
+
+
 class List(msgspec.Struct, tag=True):
     """Ask for all live containers, and for the exits no worker has acknowledged."""
 
@@ -87,6 +114,37 @@ class Started(msgspec.Struct, tag=True):
     notes: list[str] = []
 
 
+class ExecStarted(msgspec.Struct, tag=True):
+    """The command is started: named `exec_id` from here on. Carries the controlling end of its terminal, if it has
+    one."""
+
+    seq: int
+    exec_id: int
+
+
+class ExecEnded(msgspec.Struct, tag=True):
+    """The command has ended, by itself or with its container. Exactly one of `exit_code` and `signal` is set."""
+
+    exec_id: int
+    exit_code: int | None
+    signal: int | None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a container uses. `cpu` is seconds of processor time since its start."""
+
+    cpu: float
+    memory: int  # bytes, without files that are only cached
+    processes: int
+
+
+class Measured(msgspec.Struct, tag=True):
+    """What containers use. Those that have no cgroup, or are gone, are left out."""
+
+    seq: int
+    usages: dict[str, Usage]
+
+
 class Failed(msgspec.Struct, tag=True):
     """The request failed. `code` is one of farcall.errors; `message` says what and what to do next."""
 
@@ -121,5 +179,5 @@ class Listed(msgspec.Struct, tag=True):
     more: bool = False
 
 
-Request = Hello | Prepare | Start | Reattach | Signal | List | AckExit | Shutdown
-Reply = Hello | Done | Started | Failed | Exited | Listed
+Request = Hello | Prepare | Start | Reattach | Signal | Exec | SignalExec | Measure | List | AckExit | Shutdown
+Reply = Hello | Done | Started | Failed | Exited | Listed | ExecStarted | ExecEnded | Measured

@@ -39,7 +39,7 @@ class Plan(msgspec.Struct):
 class PlanFds(NamedTuple):
     """The descriptors that go with a plan, in the order they are sent."""
 
-    status: int  # SEQPACKET socket to the launcher: reports out, SendSignal in, end of file when the launcher dies
+    status: int  # SEQPACKET socket to the launcher: reports out, orders in, end of file when the launcher dies
     control: int
     stdout: int
     stderr: int
@@ -84,6 +84,40 @@ class SendSignal(msgspec.Struct, tag=True):
     signal: int
 
 
+class StartExec(msgspec.Struct, tag=True):
+    """From the launcher: start a command. Carries its three standard streams; none where it gets a terminal, of
+    (rows, columns)."""
+
+    exec_id: int
+    command: list[str]
+    environment: dict[str, str]  # over the container's
+    workdir: str  # "": the container's
+    terminal: tuple[int, int] | None
+
+
+class SignalExec(msgspec.Struct, tag=True):
+    """From the launcher: send this signal to a command's process group."""
+
+    exec_id: int
+    signal: int
+
+
+class ExecStarted(msgspec.Struct, tag=True):
+    """The command is started, or could not be, for `error`. Carries the controlling end of its terminal, if it has
+    one."""
+
+    exec_id: int
+    error: str
+
+
+class ExecEnded(msgspec.Struct, tag=True):
+    """The command ended; exactly one of the two is set."""
+
+    exec_id: int
+    exit_code: int | None
+    signal: int | None
+
+
 def fingerprint() -> bytes:
     """Of all that a plan is made of: launcher and template understand each other when theirs are equal. A launcher may
     meet a runner directory of a farcall installed before or after its own."""
@@ -98,15 +132,22 @@ def fingerprint() -> bytes:
         Running,
         Broken,
         Ended,
+        SendSignal,
+        StartExec,
+        SignalExec,
+        ExecStarted,
+        ExecEnded,
     ]
     fields = [(kind.__name__, kind.__struct_fields__) for kind in kinds]
     return b"%08x" % zlib.crc32(repr((fields, PlanFds._fields)).encode())
 
 
-Report = Born | Running | Broken | Ended
+Report = Born | Running | Broken | Ended | ExecStarted | ExecEnded
+Order = SendSignal | StartExec | SignalExec
 
 encode = msgspec.msgpack.encode
 _report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 decode_report = _report_decoder.decode
 decode_plan = msgspec.msgpack.Decoder(Plan).decode
-decode_signal = msgspec.msgpack.Decoder(SendSignal).decode
+_order_decoder: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+decode_order = _order_decoder.decode

@@ -16,23 +16,29 @@ from typing import Any
 from farcall.launcher import cgroups, descriptors, namespaces, process_runtime, sandbox, seccomp, syscalls, template
 from farcall.launcher.areas import Areas, Binds
 from farcall.launcher.container import Container
+from farcall.launcher.exec_requests import ExecRequests
 from farcall.launcher.journal import Journal
 from farcall.launcher.loop import Loop
 from farcall.launcher.messages import (
     AckExit,
     Done,
+    Exec,
     Exited,
     Failed,
     Hello,
     List,
     Listed,
+    Measure,
+    Measured,
     Prepare,
     Reattach,
     Request,
     Shutdown,
     Signal,
+    SignalExec,
     Start,
     Started,
+    Usage,
 )
 from farcall.launcher.network import NetworkPool
 from farcall.launcher.plan import Broken, Plan, Running
@@ -92,6 +98,7 @@ class Launcher:
         self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
         self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
         self._link = WorkerLink(self._loop, self._state, self._handle, self._worker_came)
+        self._execs = ExecRequests(self._link)
 
     # -- life
 
@@ -148,7 +155,15 @@ class Launcher:
         self._listed = ([], 0)
 
     def _handle(self, request: Request, fds: list[int]) -> None:
-        wanted = 4 if isinstance(request, Start) else 1 if isinstance(request, Reattach) else 0
+        match request:
+            case Start():
+                wanted = 4
+            case Exec(terminal=None):
+                wanted = 3
+            case Reattach():
+                wanted = 1
+            case _:
+                wanted = 0
         if len(fds) != wanted:
             descriptors.close(fds)
             message = f"{type(request).__name__} carries {wanted} descriptors, not {len(fds)}"
@@ -165,6 +180,12 @@ class Launcher:
                 self._reattach(request, fds[0])
             case Signal():
                 self._signal(request)
+            case Exec():
+                self._execs.start(self._containers.get(request.container_id), request, fds)
+            case SignalExec():
+                self._execs.signal(self._containers.get(request.container_id), request)
+            case Measure():
+                self._measure(request)
             case List():
                 self._list(request.seq)
             case AckExit():
@@ -341,6 +362,14 @@ class Launcher:
         else:
             self._link.reply(Done(request.seq))
 
+    def _measure(self, request: Measure) -> None:
+        usages: dict[str, Usage] = {}
+        for name in request.container_ids:
+            container = self._containers.get(name)
+            if container is not None and container.cgroup is not None and container.started:
+                usages[name] = Usage(*container.cgroup.measure())
+        self._link.reply(Measured(request.seq, usages))
+
     def _list(self, seq: int) -> None:
         names, at = self._listed
         exits: list[Exited] = []
@@ -363,7 +392,9 @@ class Launcher:
             self._loop.add(container.pidfd, lambda: self._init_died(container))
             if container.killed_by_us:
                 container.kill()
-        for report in reports:
+        for report, fds in reports:
+            self._execs.hear(container, report, fds)
+            descriptors.close(fds)
             if isinstance(report, Running) and not had_started:
                 assert container.pid is not None and container.pidfd is not None
                 steps, notes = container.steps(), container.notes
@@ -385,6 +416,7 @@ class Launcher:
         if container.dead:
             return
         container.dead = True
+        self._execs.end(container)
         self._loop.remove(container.status.fileno())
         self._reap_intermediates()
         self._closing.append(container)

@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import NoReturn
 
 import msgspec
 
 from farcall.launcher import init, sandbox, seccomp, syscalls
 from farcall.launcher.area import SYSTEM, make_skeleton
+from farcall.launcher.execs import Execs
 from farcall.launcher.plan import Born, Plan, PlanFds
 from farcall.launcher.stage import BindError
 from farcall.spec.container import ContainerSpec
@@ -73,7 +75,13 @@ def _supervise(plan: Plan, fds: PlanFds, enter_runner: init.RunnerEntry) -> None
 
     runner = init.start_runner(inside, fds, enter)
     timeline["runner"] = time.monotonic()
-    init.supervise(fds.status, runner, timeline, notes, end=_kill_descendants)
+
+    def prepare() -> None:
+        init.limit_resources(inside)
+        _confine(inside, root)
+
+    execs = Execs(inside.spec, init.runner_environment(inside.spec), partial(init.report, fds.status), prepare)
+    init.supervise(fds.status, runner, timeline, notes, execs, end=_kill_descendants)
 
 
 def _on_the_host(spec: ContainerSpec, root: str) -> ContainerSpec:
