@@ -361,3 +361,35 @@ def test_descriptors_of_long_frames_are_not_taken_for_each_other(server: EchoSer
         os.close(arrived)
         assert os.read(read, 10) == b"%d" % seq
         os.close(read)
+
+
+def test_the_end_of_one_connection_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """What one message causes goes out to all, though one of them is gone and its end is not handled."""
+
+    def ended() -> None:
+        raise RuntimeError("not handled")
+
+    def forward(message: Any, fds: tuple[int, ...]) -> None:
+        gone.send(messages.Done(1))
+        other.send(messages.Done(2))
+
+    async def main() -> None:
+        nonlocal gone, other
+        source = Transport(pairs[0][1], messages.FromClient, forward, lambda: None)
+        gone = Transport(pairs[1][1], messages.FromClient, forward, ended)
+        other = Transport(pairs[2][1], messages.FromClient, forward, lambda: None)
+        gone.pause()  # it does not see the end before it sends
+        pairs[1][0].close()
+        pairs[0][0].sendall(FrameEncoder().encode(messages.CancelCall(1, "fc-x"), 0))
+        pairs[2][0].setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(pairs[2][0], 1000)
+        source.close()
+        other.close()
+
+    gone: Any = None
+    other: Any = None
+    pairs = [socket.socketpair() for _ in range(3)]
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert "not handled" in caplog.text
+    pairs[0][0].close()
+    pairs[2][0].close()

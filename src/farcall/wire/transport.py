@@ -139,7 +139,10 @@ class Transport:
         finally:
             _corked = None
             for transport in corked:
-                transport._flush()
+                try:
+                    transport._flush()
+                except Exception:  # of its `on_close`; the others' messages are not to be lost for it
+                    logging.getLogger("farcall.wire").exception("the end of a connection was not handled")
 
     def _flush(self) -> None:
         self._flushing = False
