@@ -152,8 +152,7 @@ def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
         lambda: farcall.forward(8000),
         lambda: farcall.experimental.get_cluster_info(),
         lambda: farcall.billing.workspace_billing_report(start=None),
-        lambda: declared().get_current_stats(),
-        lambda: declared().update_autoscaler(max_containers=3),
+        lambda: declared().stats(),
         lambda: farcall.FunctionCall.from_id("fc-1").get_call_graph(),
     ],
 )

@@ -34,7 +34,14 @@ def test_apps(store: Store) -> None:
         store.spawn("fc-1", b"")
     with pytest.raises(errors.AlreadyExistsError):
         store.add_app("ap-2")
-    for missing in (store.state.app("ap-3"), store.state.set_app_state("ap-3", "stopped")):
+    store.run(store.state.set_app_definition("ap-2", b"\0changed"))
+    store.reopen()
+    assert store.run(store.state.app("ap-2")).definition == b"\0changed"
+    for missing in (
+        store.state.app("ap-3"),
+        store.state.set_app_state("ap-3", "stopped"),
+        store.state.set_app_definition("ap-3", b""),
+    ):
         with pytest.raises(errors.NotFoundError, match="ap-3"):
             store.run(missing)
 

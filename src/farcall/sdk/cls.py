@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
 from farcall.sdk import context, ids, parameters
+from farcall.sdk.asking import Asking, asks
 from farcall.sdk.decorators import CONCURRENT, HOOK
 from farcall.sdk.function import Function, MethodInfo, method_info, not_running, registry
 from farcall.sdk.partial import PartialFunction
@@ -18,8 +19,10 @@ from farcall.version import __version__
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
+    from farcall.sdk.autoscaler import Autoscaler
     from farcall.sdk.calls import Target
     from farcall.sdk.options import Declaration, VariantOptions
+    from farcall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 
 __all__ = ["Cls"]
 
@@ -284,6 +287,8 @@ class Instance:
             raise AttributeError(name)
         if name in state.cls.shape.methods:
             return _method(state, self, name)
+        if name in _OF_INSTANCES and not hasattr(state.cls.raw if state.cls.has_code else None, name):
+            return getattr(_Containers(state), name)
         if not state.cls.has_code:
             if state.cls.marks and not state.cls.shape.methods:  # not looked up: it may be a method
                 unknown: Function[..., Any, Any] = Function(name, instance=self, unimplemented=state.cls.marks)
@@ -321,6 +326,53 @@ class Instance:
         else:
             shown = [repr(value) for value in arguments[0]] + [f"{k}={v!r}" for k, v in arguments[1].items()]
         return f"<farcall instance {state.cls.name}({', '.join(shown)})>"
+
+
+class _Containers:
+    """What an Instance has for its pool of containers, where the user's class has nothing of that name."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    @property
+    def _display_name(self) -> str:
+        return self._state.cls.name
+
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """The bounds of its pool of containers, to be asked for and changed."""
+        from farcall.sdk.autoscaler import Autoscaler
+
+        return Autoscaler(self._target())
+
+    @asks
+    def update_autoscaler(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> Asking[FunctionAutoscalerSettings]:
+        """`Function.update_autoscaler` for the containers of a class with these parameters."""
+        from farcall.sdk import autoscaler
+
+        changes = autoscaler.given(min_containers, max_containers, buffer_containers, scaledown_window)
+        return (yield from autoscaler.update(self._target(), changes))
+
+    @asks
+    def get_current_stats(self) -> Asking[FunctionCurrentStats]:
+        """`Function.get_current_stats` for the containers of a class with these parameters."""
+        from farcall.sdk import autoscaler
+
+        return (yield from autoscaler.current_stats(self._target()))
+
+    def _target(self) -> Target:
+        target = self._state.cls.target(self._state.params, "")
+        return target._replace(name=self._state.cls.name)
+
+
+_OF_INSTANCES = ("autoscaler", "update_autoscaler", "get_current_stats")
 
 
 class _State:

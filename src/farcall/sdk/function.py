@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
 from farcall.sdk import context, ids
+from farcall.sdk.asking import Asking, asks
 from farcall.sdk.function_call import FunctionCall
 from farcall.sdk.partial import ASYNC, GENERATOR, PartialFunction, code_flags
 from farcall.sdk.twin import StreamTwin, stream_twin, twin
@@ -15,9 +16,11 @@ from farcall.version import __version__
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
+    from farcall.sdk.autoscaler import Autoscaler
     from farcall.sdk.calls import Target
     from farcall.sdk.cls import Instance
     from farcall.sdk.options import Declaration, VariantOptions
+    from farcall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 
 __all__ = ["Function"]
 
@@ -457,17 +460,45 @@ class Function(Generic[P, R, L]):
             raise InvalidError(f"{function_id!r} is not a function's id, which starts with fu-")
         return handle(function_id, function_id, None, ())
 
-    @later
-    def update_autoscaler(self) -> Any:
-        """Changes the pool's bounds until the next deployment."""
+    # --- its containers
 
-    @later
-    def autoscaler(self) -> Any:
-        """The pool's bounds."""
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """The bounds of its pool of containers, to be asked for and changed."""
+        from farcall.sdk.autoscaler import Autoscaler
 
-    @later
-    def get_current_stats(self) -> Any:
-        """Backlog and containers, now."""
+        if self._instance is not None:
+            raise InvalidError(
+                f"{self.name} shares its containers with all methods of its class: write "
+                f"{self.name.partition('.')[0]}(...).update_autoscaler(...), without the method"
+            )
+        return Autoscaler(self._ready())
+
+    @asks
+    def update_autoscaler(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> Asking[FunctionAutoscalerSettings]:
+        """Changes bounds of its pool of containers until the app is deployed again; None keeps one as it is.
+
+        Returns those that hold then. Raises InvalidError for values that cannot be, and for a method: its class's
+        instance has the containers.
+        """
+        from farcall.sdk import autoscaler
+
+        changes = autoscaler.given(min_containers, max_containers, buffer_containers, scaledown_window)
+        return (yield from autoscaler.update(self.autoscaler.target, changes))
+
+    @asks
+    def get_current_stats(self) -> Asking[FunctionCurrentStats]:
+        """How many inputs wait and run, and how many containers there are. A method's are those of its instance."""
+        from farcall.sdk import autoscaler
+
+        return (yield from autoscaler.current_stats(self._ready()))
 
     @later
     def stats(self) -> Any:

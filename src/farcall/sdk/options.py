@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 from farcall.errors import InvalidError
 from farcall.sdk.deprecations import deprecated
 from farcall.sdk.retries import policy_of
-from farcall.spec.function import RetryPolicy, Scaling
+from farcall.spec.function import RetryPolicy
+from farcall.spec.scaling import Scaling, at_least, seconds_within
 from farcall.spec.secret import check_values
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 300
 TIMEOUT_RANGE = (1, 24 * 3600)  # seconds
-SCALEDOWN_RANGE = (2, 3600)  # seconds
 FORBIDDEN_MOUNTS = ("/", "/root", "/tmp")
 
 
@@ -127,20 +127,21 @@ class Declaration(NamedTuple):
             InvalidError: an unknown name, or a value outside its range.
         """
         given = _known(decorator, _renamed(options))
-        timeout = _seconds(decorator, "timeout", given.get("timeout", DEFAULT_TIMEOUT), TIMEOUT_RANGE)
+        timeout = seconds_within(decorator, "timeout", given.get("timeout", DEFAULT_TIMEOUT), TIMEOUT_RANGE)
         startup = given.get("startup_timeout")
+        disk = given.get("ephemeral_disk")
         if given.get("max_inputs") not in (None, 1):
             raise InvalidError(f"{decorator}: max_inputs can only be 1; write single_use_containers=True")
         return cls(
             options=given,
             cpu=_cpu(decorator, given.get("cpu")),
             memory=_memory(decorator, given.get("memory")),
-            disk=_at_least(decorator, "ephemeral_disk", given.get("ephemeral_disk"), 1),
+            disk=None if disk is None else at_least(decorator, "ephemeral_disk", disk, 1),
             retries=policy_of(given.get("retries")),
             timeout=timeout,
             startup_timeout=timeout
             if startup is None
-            else _seconds(decorator, "startup_timeout", startup, TIMEOUT_RANGE),
+            else seconds_within(decorator, "startup_timeout", startup, TIMEOUT_RANGE),
             scaling=_scaling(decorator, given),
             env=_environment(decorator, given.get("env")),
             image=given.get("image"),
@@ -196,24 +197,6 @@ def _known(decorator: str, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _seconds(decorator: str, name: str, value: Any, allowed: tuple[float, float]) -> float:
-    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidError(f"{decorator}: {name}={value!r} is not a number of seconds")
-    if not allowed[0] <= value <= allowed[1]:
-        raise InvalidError(f"{decorator}: {name}={value} is outside {allowed[0]} to {allowed[1]} seconds")
-    return float(value)
-
-
-def _at_least(decorator: str, name: str, value: Any, least: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidError(f"{decorator}: {name}={value!r} is not a whole number")
-    if value < least:
-        raise InvalidError(f"{decorator}: {name}={value} is below {least}")
-    return value
-
-
 def _pair(decorator: str, name: str, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, (tuple, list)):
         return value, None
@@ -252,17 +235,8 @@ def _memory(decorator: str, value: Any) -> tuple[int, int | None]:
 
 
 def _scaling(decorator: str, given: Mapping[str, Any]) -> Scaling:
-    least = _at_least(decorator, "min_containers", given.get("min_containers"), 0) or 0
-    most = _at_least(decorator, "max_containers", given.get("max_containers"), 1)
-    if most is not None and least > most:
-        raise InvalidError(f"{decorator}: min_containers={least} is above max_containers={most}")
-    window = given.get("scaledown_window")
-    return Scaling(
-        min_containers=least,
-        max_containers=most,
-        buffer_containers=_at_least(decorator, "buffer_containers", given.get("buffer_containers"), 0) or 0,
-        scaledown_window=60.0 if window is None else _seconds(decorator, "scaledown_window", window, SCALEDOWN_RANGE),
-    )
+    bounds = {name: given[name] for name in Scaling.__struct_fields__ if name in given}
+    return Scaling().changed(decorator, bounds)
 
 
 def _environment(decorator: str, env: Mapping[str, Any] | None) -> dict[str, str]:

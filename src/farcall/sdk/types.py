@@ -18,6 +18,28 @@ class SecretInfo(NamedTuple):
     updated_at: datetime
 
 
+class FunctionAutoscalerSettings(NamedTuple):
+    """Bounds of a pool of containers. `scaledown_window` is seconds."""
+
+    min_containers: int
+    max_containers: int | None
+    buffer_containers: int
+    scaledown_window: float
+
+
+class FunctionCurrentStats(NamedTuple):
+    """What a pool of containers has to do, and what it has to do it with, at one moment."""
+
+    backlog: int
+    """Inputs that wait for a container."""
+    num_total_runners: int
+    """Containers that serve or are being started."""
+    num_running_inputs: int
+    """Inputs that containers have been given."""
+    input_headroom: int
+    """Inputs that the containers could take now."""
+
+
 def __getattr__(name: str) -> Any:
     if not name[:1].isupper():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

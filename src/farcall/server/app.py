@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from farcall import errors
 from farcall.server.pool import Pool
-from farcall.spec.function import FunctionSpec
+from farcall.spec.function import AppSpec, FunctionSpec, PoolScaling
+from farcall.spec.scaling import Scaling
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
@@ -28,6 +30,9 @@ class App:
         self.client_pid = 0
         self.functions: dict[str, FunctionSpec] = {}
         self.pools: dict[tuple[str, bytes], Pool] = {}
+        self.scalings: dict[tuple[str, bytes], Scaling] = {}  # of pools whose bounds were changed since
+        self.recording = asyncio.Lock()
+        self.recorded = False
         self.stopping = False
         self.containers_started = 0
         self.inputs_done = 0
@@ -37,6 +42,12 @@ class App:
         self.calls_pending = 0  # spawned calls without all their results
         self.noted: set[str] = set()  # what its users have been told about its containers
         self._empty = asyncio.Event()
+
+    @property
+    def spec(self) -> AppSpec:
+        """What another server must know to take it up."""
+        scalings = (PoolScaling(*key, scaling) for key, scaling in self.scalings.items())
+        return AppSpec(self.app_id, self.name, self.mode, tuple(self.functions.values()), tuple(scalings))
 
     @property
     def state(self) -> str:
@@ -78,8 +89,31 @@ class App:
             if function.interpreter is None and not function.image_id:
                 raise errors.InvalidError(f"{function.name} names no interpreter")
             self.server.capacity.check(function)
-            pool = self.pools[key] = Pool(self.server, self, function, params)
+            pool = self.pools[key] = Pool(self.server, self, function, params, self.scaling(function_id, params))
         return pool
+
+    def scaling(self, function_id: str, params: bytes) -> Scaling:
+        """The bounds of a pool, which need not have been asked for yet."""
+        return self.scalings.get((function_id, params)) or self.functions[function_id].scaling
+
+    def update_scaling(self, function_id: str, params: bytes, changes: Mapping[str, Any]) -> Scaling:
+        """Changes bounds of a pool; returns those that hold then. Raises InvalidError, and what `pool` raises."""
+        scaling = self.scaling(function_id, params).changed(self.functions[function_id].name, changes)
+        key = function_id, params
+        pool = self.pool(*key) if scaling.min_containers else self.pools.get(key)
+        self.scalings[key] = scaling
+        if pool is not None:
+            pool.scaling = scaling
+        return scaling
+
+    def keep_warm(self, functions: Iterable[FunctionSpec]) -> None:
+        """Starts those pools that are to have containers before their first input. Raises what `pool` raises."""
+        for function in functions:
+            if not function.unimplemented:
+                known = {(function.function_id, b"")} if not function.is_class else set[tuple[str, bytes]]()
+                for key in known.union(key for key in self.scalings if key[0] == function.function_id):
+                    if self.scaling(*key).min_containers:
+                        self.pool(*key).scale()
 
     def container_gone(self) -> None:
         """A container of its is gone; the last one may be waited for."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from farcall import errors
 from farcall.server import failures
-from farcall.server.autoscaler import Load, desired_containers
+from farcall.server.autoscaler import Autoscaler, Load, Target
 from farcall.server.call import Call, Input
 from farcall.spec.function import FunctionSpec
+from farcall.spec.scaling import Scaling
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.page import SharedPage
+from farcall.wire.scaling import PoolStatistics
 from farcall.worker.container import Assignment, Container, End, State
 
 if TYPE_CHECKING:
@@ -34,13 +36,14 @@ EXIT_GRACE = 30.0  # seconds for exit hooks
 class Pool:
     """Hands inputs to containers, and has as many of these as the load needs."""
 
-    def __init__(self, server: Server, app: App, function: FunctionSpec, params: bytes) -> None:
+    def __init__(self, server: Server, app: App, function: FunctionSpec, params: bytes, scaling: Scaling) -> None:
         self.server = server
         self.app = app
         self.function = function
         self.params = params
         self.waiting: deque[Input] = deque()
         self.containers: list[Container] = []
+        self._autoscaler = Autoscaler(scaling)
         self.starts_failed = 0  # in a row, through no fault of the function
         self.mean_seconds: float | None = None
         self._busy_from: dict[str, float] = {}  # by container: since when it has been working on what it answers next
@@ -419,11 +422,24 @@ class Pool:
         """Containers that serve or will."""
         return sum(container.state is not State.STOPPING for container in self.containers)
 
+    @property
+    def scaling(self) -> Scaling:
+        """The bounds that hold now."""
+        return self._autoscaler.scaling
+
+    @scaling.setter
+    def scaling(self, scaling: Scaling) -> None:
+        self._autoscaler.scaling = scaling
+        self.tick(self.server.now())
+
     def scale(self) -> None:
-        """Starts the containers that the load needs and the machine can hold."""
-        if self.app.stopping or (not self.waiting and self.function.scaling.min_containers == 0):
-            return
-        missing = desired_containers(self.load(), self.function.scaling) - self.live()
+        """Starts the containers that the inputs need and the machine can hold."""
+        if self.waiting or self.scaling.min_containers:
+            self._scale()
+
+    def _scale(self) -> Target:
+        target = self._autoscaler.evaluate(self.load(), self.server.now())
+        missing = 0 if self.app.stopping else target.start - self.live()
         while missing > 0 and self.server.may_start(self):
             container_id = f"ta-{os.urandom(10).hex()}"
             self.containers.append(
@@ -431,6 +447,7 @@ class Pool:
             )
             self.app.containers_started += 1
             missing -= 1
+        return target
 
     def rebalance(self) -> None:
         """Takes back inputs stuck behind a long one, which may even be waiting for them: other containers, also
@@ -451,15 +468,26 @@ class Pool:
     def tick(self, now: float) -> None:
         """What time brings: rebalancing, starting what could not start before, and scaling down."""
         self.rebalance()
-        self.scale()
-        window = self.function.scaling.scaledown_window
+        spare = self.live() - self._scale().keep
+        if spare <= 0:
+            return
+        ceiling = self.scaling.max_containers
+        over = 0 if ceiling is None else self.live() - ceiling  # the ceiling has been lowered: these go as they can
         idle = [container for container in self.containers if container.state is State.READY and not container.holds]
-        spare = self.live() - max(
-            self.function.scaling.min_containers, desired_containers(self.load(), self.function.scaling)
-        )
-        for container in itertools.islice(sorted(idle, key=_idle_since), max(0, spare)):
-            if now - container.idle_since >= window:
+        for position, container in enumerate(itertools.islice(sorted(idle, key=_idle_since), spare)):
+            if position < over or now - container.idle_since >= self.scaling.scaledown_window:
                 container.stop(EXIT_GRACE, "scaled down", now)
+
+    def statistics(self) -> PoolStatistics:
+        """What it has to do and has to do it with, now."""
+        running = sum(container.holds for container in self.containers if container.state is State.READY)
+        ready = sum(container.state is State.READY for container in self.containers)
+        return PoolStatistics(
+            backlog=len(self.waiting),
+            num_total_runners=self.live(),
+            num_running_inputs=running,
+            input_headroom=max(0, ready - running),
+        )
 
     def waiting_reason(self, now: float) -> str:
         """Why the inputs that wait do so, for people."""

@@ -14,8 +14,6 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
-import msgspec
-
 from farcall import errors
 from farcall.builder.builder import Builder
 from farcall.builder.containers import StepContainers
@@ -24,6 +22,7 @@ from farcall.interpreters import private
 from farcall.server.app import App
 from farcall.server.call import Call
 from farcall.server.capacity import Capacity
+from farcall.server.definitions import Definitions
 from farcall.server.images import ImageBuilds
 from farcall.server.logs import Logs
 from farcall.server.pool import EXIT_GRACE, Pool
@@ -32,8 +31,6 @@ from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
 from farcall.settings import Paths
 from farcall.spec.function import AppSpec
-from farcall.state import records
-from farcall.state.schema import definition_of
 from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
@@ -64,6 +61,7 @@ class Server:
         self.paths = paths
         self.server_id = f"sr-{os.urandom(8).hex()}"
         self.store = StateStore(paths.state)
+        self.definitions = Definitions(self.store)
         self.secrets = Secrets(self.store)
         self.capacity = Capacity.of_this_machine()
         self.logs = Logs(paths.state / "logs", self.loop)
@@ -144,7 +142,7 @@ class Server:
     async def _close(self) -> None:
         for app in list(self.apps.values()):
             if app.mode == "ephemeral":
-                await self._set_state(app.app_id, "stopped")
+                await self.definitions.set_state(app.app_id, "stopped")
             else:
                 # The next server takes up what it has not done; nothing more is started, and nothing fails, here.
                 app.stopping = True
@@ -258,23 +256,12 @@ class Server:
                 function.interpreter for function in spec.functions if function.interpreter is not None
             }:
                 self.worker.prepare(interpreter)
-            self.spawn(self._persist(app, spec))
+        if spec.functions:
+            self.spawn(self.definitions.keep(app))
         if app.owner is session and session not in self._sessions:
             # The client went away while we were at it.
             self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
-        for function in spec.functions:
-            if function.scaling.min_containers and not function.is_class and not function.unimplemented:
-                app.pool(function.function_id, b"").scale()
-
-    async def _persist(self, app: App, spec: AppSpec) -> None:
-        definition = self.store.vault.seal(msgspec.msgpack.encode(spec), definition_of(app.app_id))
-        record = records.App(
-            app_id=app.app_id, name=app.name, state=app.mode, definition=definition, client_pid=app.client_pid
-        )
-        try:
-            await self.store.add_app(record)
-        except errors.FarcallError as error:
-            self.log.error("app %s is not recorded: %s", app.app_id, error)
+        app.keep_warm(spec.functions)
 
     async def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
         """Ends an app; returns when nothing of it is left. Asked twice, the second time ends it at once."""
@@ -298,7 +285,7 @@ class Server:
         self._send_stats(app)
         self._stats_wanted.pop(app_id, None)
         self._stats_sent.pop(app_id, None)
-        recorded = self._set_state(app_id, "stopped")
+        recorded = self.definitions.set_state(app_id, "stopped")
         if app.mode == "ephemeral":
             # Its program does not wait for a busy disk: should the server die now, the next one takes up no ephemeral
             # app whose program is gone.
@@ -327,32 +314,27 @@ class Server:
         session = Session(self, _NOWHERE)
         await self.spawned.cancel(session, messages.CancelCall(0, call_id))
 
-    async def _set_state(self, app_id: str, state: records.AppState) -> None:
-        try:
-            await self.store.set_app_state(app_id, state)
-        except errors.FarcallError as error:
-            self.log.warning("app %s: %s", app_id, error)
-
     async def _resume(self) -> None:
         """Takes up the apps that ran when an earlier server ended."""
-        for record in await self.store.apps():
-            if record.state in ("stopped", "deployed"):
-                continue
+        for record in await self.definitions.kept():
             mode = "detached" if record.state == "detached" else "ephemeral"
             if mode == "ephemeral" and not process_exists(record.client_pid or 0):
-                await self._set_state(record.app_id, "stopped")
+                await self.definitions.set_state(record.app_id, "stopped")
                 continue
-            try:
-                definition = self.store.vault.open(record.definition, definition_of(record.app_id))
-            except errors.FarcallError as error:
-                self.log.error("app %s (%s) is not taken up: %s", record.name, record.app_id, error)
+            spec = self.definitions.open(record)
+            if spec is None:
                 continue
-            spec = msgspec.msgpack.decode(definition, type=AppSpec)
             app = self.apps[record.app_id] = App(self, record.app_id, record.name, mode, None)
             app.client_pid = record.client_pid or 0
+            app.recorded = True
+            app.scalings = {(one.function_id, one.params): one.scaling for one in spec.scalings}
             for function in spec.functions:
                 app.functions[function.function_id] = function
                 self.functions[function.function_id] = app
+            try:
+                app.keep_warm(spec.functions)
+            except errors.FarcallError as error:
+                self.log.error("containers of app %s are not kept warm: %s", app.app_id, error)
             self.spawn(self.spawned.resume(app))
             if mode == "ephemeral":
                 self.loop.call_later(ADOPTION_SECONDS, self._end_orphan, app)
@@ -442,7 +424,7 @@ class Server:
             container
             for app in self.apps.values()
             for other in app.pools.values()
-            if other is not pool and other.live() > other.function.scaling.min_containers
+            if other is not pool and other.live() > other.scaling.min_containers
             for container in other.containers
             if container.state is State.READY and not container.holds
         ]

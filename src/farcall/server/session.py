@@ -19,6 +19,7 @@ from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import from_memory
+from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 
 if TYPE_CHECKING:
@@ -142,6 +143,11 @@ class Session:
             case PutSecret() | DeleteSecret() | ListSecrets() | ReadSecret():
                 self._only_clients()
                 self._answer_later(message, self.server.secrets.answer(message))
+            case UpdateAutoscaler():
+                self._answer_later(message, self._update_autoscaler(message))
+            case PoolStats(seq=seq, function_id=function_id, params=params):
+                pool = self._app_of(function_id).pools.get((function_id, params))
+                self.send(messages.Done(seq, _encode(PoolStatistics() if pool is None else pool.statistics())))
             case errors.ProtocolError():
                 raise message
             case _:
@@ -250,6 +256,14 @@ class Session:
         finally:
             close_all(fds)
         await self.server.spawned.add(pool, method, message, inputs)
+
+    async def _update_autoscaler(self, message: UpdateAutoscaler) -> bytes:
+        app = self._app_of(message.function_id)
+        if not message.changes:
+            return _encode(app.scaling(message.function_id, message.params))
+        scaling = app.update_scaling(message.function_id, message.params, message.changes)
+        await self.server.definitions.keep(app)
+        return _encode(scaling)
 
     # --- apps
 

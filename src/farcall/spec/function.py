@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from farcall.spec.container import Bind, Interpreter, Runtime
+from farcall.spec.scaling import Scaling
 from farcall.spec.secret import SecretSpec
 
 
@@ -19,15 +20,6 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     def delay(self, retry: int) -> float:
         """Seconds to wait before retry number `retry`, counted from 1; never more than `max_delay`."""
         return min(self.max_delay, self.initial_delay * self.backoff_coefficient ** (retry - 1))
-
-
-class Scaling(msgspec.Struct, frozen=True):
-    """Bounds of a function's pool of containers. `scaledown_window` is seconds."""
-
-    min_containers: int = 0
-    max_containers: int | None = None
-    buffer_containers: int = 0
-    scaledown_window: float = 60.0
 
 
 class MethodSpec(msgspec.Struct, frozen=True):
@@ -101,10 +93,20 @@ class FunctionSpec(msgspec.Struct, frozen=True):
         return next((method for method in self.methods if method.name == name), None)
 
 
+class PoolScaling(msgspec.Struct, frozen=True):
+    """The bounds of one pool, where they were changed while the app runs: of a function, or of a class with these
+    parameters."""
+
+    function_id: str
+    params: bytes
+    scaling: Scaling
+
+
 class AppSpec(msgspec.Struct, frozen=True):
-    """An app as a client hands it over."""
+    """An app as a client hands it over, or as a server keeps it, with what was changed since."""
 
     app_id: str
     name: str
     mode: Literal["ephemeral", "detached"]
     functions: tuple[FunctionSpec, ...]
+    scalings: tuple[PoolScaling, ...] = ()

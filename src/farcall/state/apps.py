@@ -33,6 +33,11 @@ def update_state(transaction: Transaction, app_id: str, state: AppState, now: fl
     return select_app(transaction, app_id)
 
 
+def update_definition(transaction: Transaction, app_id: str, definition: bytes) -> None:
+    select_app(transaction, app_id)
+    transaction.execute("UPDATE apps SET definition = ? WHERE app_id = ?", (definition, app_id))
+
+
 def select_app(source: sqlite3.Connection | Transaction, app_id: str) -> App:
     found = source.execute(f"SELECT {_COLUMNS} FROM apps WHERE app_id = ?", (app_id,)).fetchone()
     if found is None:

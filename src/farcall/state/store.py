@@ -113,6 +113,10 @@ class StateStore:
         now = self._clock.now()
         return await self._write(lambda t: app_rows.update_state(t, app_id, state, now))
 
+    async def set_app_definition(self, app_id: str, definition: bytes) -> None:
+        """Raises NotFoundError."""
+        await self._write(lambda t: app_rows.update_definition(t, app_id, definition), size=len(definition))
+
     async def app(self, app_id: str) -> App:
         """Raises NotFoundError."""
         return await self._reader.read(lambda c: app_rows.select_app(c, app_id))

@@ -18,6 +18,7 @@ import msgspec
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
 from farcall.wire.message import Message as _Message
+from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 
 PROTOCOL_VERSION = 1
@@ -500,6 +501,8 @@ Client = (
     | DeleteSecret
     | ListSecrets
     | ReadSecret
+    | UpdateAutoscaler
+    | PoolStats
 )
 FromClient = Hello | Client
 ToClient = Welcome | Done | Failed | Outputs | Items | Pending | CallWaiting | LogBatch | AppStats | BuildEvent
