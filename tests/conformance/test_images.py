@@ -24,6 +24,7 @@ class Farcall(Protocol):
 
 
 BUILD_SECONDS = 300  # the first build makes Debian
+pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 
 
 @pytest.fixture

@@ -163,14 +163,14 @@ def test_misuse_says_what_to_write() -> None:
 def test_the_order_in_which_they_win() -> None:
     """The image's, the app's, the function's, and `env=` last."""
     app = farcall.App(
-        image=farcall.Image.debian_slim().env({"A": "image"}),
+        image=farcall.Image.host().env({"A": "image"}),
         secrets=[Secret.from_name("one"), Secret.from_dict({"A": "1"})],
     )
 
     @app.function(secrets=[Secret.from_name("two")], env={"A": "env"}, serialized=True)
     def function() -> None: ...
 
-    (spec,) = build.specs(app, "ap-test", build.Surroundings()).functions
+    (spec,) = build.Preparation(app, "ap-test", build.Surroundings(local=True)).functions()
     assert spec.env == {"A": "image"}
     assert spec.secrets == (
         SecretSpec("one"),

@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from farcall.content.store import Store
-from farcall.errors import InvalidError, NotFoundError
+from farcall.errors import NotFoundError
 from farcall.interpreters import Details
-from farcall.spec.image import ImageConfig
+from farcall.spec.image import ImageConfig, split_name
 
 IMAGES, NAMES, STEPS, PYTHONS = "images", "image-names", "image-steps", "image-pythons"  # kinds of records
-
-DEFAULT_TAG = "latest"
 
 
 class Python(msgspec.Struct, frozen=True):
@@ -135,19 +133,6 @@ class Images:
                 self._store.delete_record(NAMES, name_key(name))
         if reference.startswith("im-"):
             self._store.delete_record(IMAGES, image.image_id)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Name and tag of "name" or "name:tag". Raises InvalidError for what cannot be a name."""
-    base, _, tag = name.partition(":")
-    tag = tag or DEFAULT_TAG
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/")
-    if not base or base.startswith("im-") or not set(base + tag) <= allowed or len(name) > 128:
-        raise InvalidError(
-            f"{name!r} cannot be an image's name: letters, digits, '.', '_', '-' and '/', at most 128, not beginning "
-            'with "im-", and perhaps a tag after a colon'
-        )
-    return base, tag
 
 
 def name_key(name: str) -> str:

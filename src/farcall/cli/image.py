@@ -88,8 +88,8 @@ def _export(store: Store, reference: str, file: Path) -> int:
 
 
 def _import(store: Store, file: Path, name: str, which: str) -> int:
-    from farcall.builder.images import split_name
     from farcall.builder.oci.archive import import_archive
+    from farcall.spec.image import split_name
 
     split_name(name)  # what is wrong with it is said before the work
     images = Images(store)

@@ -22,7 +22,7 @@ from farcall.sdk.image_options import (
 from farcall.sdk.image_packages import PackageSteps
 from farcall.sdk.image_parts import LocalFiles, LocalModules, adding, starting
 from farcall.sdk.twin import Twin
-from farcall.sdk.unimplemented import later, refuse
+from farcall.sdk.unimplemented import later
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
@@ -536,9 +536,9 @@ def _travelled(titles: tuple[str, ...]) -> Image:
 
 
 def _check_registry_secret(method: str, secret: Secret | None, variables: tuple[str, ...]) -> None:
-    """Raises InvalidError for a secret of this program without the variables. What a stored one has the server says."""
-    if secret is None or not is_local() or secret.name is not None:
-        return
+    """Raises InvalidError for a secret without the variables that open a registry."""
+    if secret is None or secret.name is not None or not is_local():
+        return  # what a stored one has is seen when it is used
     values = secret.spec.values
     if missing := [name for name in variables if not values.get(name)]:
         known = ", ".join(sorted(values)) or "nothing"
@@ -546,12 +546,11 @@ def _check_registry_secret(method: str, secret: Secret | None, variables: tuple[
 
 
 def _published_name(method: str, name: str, environment_name: str | None = None) -> str:
-    import re
+    """The whole name, with its tag. Raises InvalidError for what cannot be one."""
+    from farcall.sdk.environment import only_main
+    from farcall.spec.image import split_name
 
-    if environment_name not in (None, "main"):
-        refuse(f"{method}(environment_name={environment_name!r})")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}(:[\w][\w.-]{0,127})?", name):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidError(f'{method}: {name!r} is no name; write "name" or "name:tag" of letters, digits and _.-')
-    if name.startswith("im-"):
-        raise InvalidError(f"{method}: {name!r} begins like an image's id, im-; choose another name")
-    return name if ":" in name else f"{name}:latest"
+    only_main(method, environment_name)
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f'{method}: {name!r} is no name; write "name" or "name:tag"')
+    return ":".join(split_name(name))

@@ -53,7 +53,8 @@ class Resolution:
         return handle
 
     def handles(self, secrets: Collection[Secret]) -> dict[str, str]:
-        """The handles of all variables of some secrets; of two that have the same name the later one counts."""
+        """The handles of all variables of some secrets; of two that have the same name the later one counts. Those of
+        stored secrets are asked for."""
         from farcall.sdk.secret import values_of
 
         values: dict[str, str] = {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from farcall.errors import InvalidError
+from farcall.sdk.context import is_local
 
 if TYPE_CHECKING:
     from farcall.sdk.image_options import Options
@@ -34,10 +35,10 @@ def install_command(method: str, repositories: Sequence[str], git_user: str, opt
                 f'{method}: {repository!r} is no repository of {" or ".join(TOKENS)}; write "github.com/owner/name@ref"'
             )
         hosts[found["host"]] = TOKENS[found["host"]]
-    names = {name for secret in options.secrets for name in (*secret.spec.values, *secret.spec.required_keys)}
+    names = {name for secret in options.secrets for name in secret.spec.values}
+    are_known = is_local() and not any(secret.name for secret in options.secrets)
     for host, token in hosts.items():
-        # In a container secrets have no values, and nothing is built.
-        if token not in names and (names or not options.secrets):
+        if token not in names and are_known:
             raise InvalidError(f"{method}: {host} needs an access token; give a secret that has {token}")
     settings = [f"GIT_CONFIG_COUNT={len(hosts)}"]
     for number, (host, token) in enumerate(hosts.items()):

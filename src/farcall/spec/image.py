@@ -8,10 +8,12 @@ handle; the values travel beside the description, by handle, and enter no key, r
 """
 
 import posixpath
+import string
 from typing import Literal
 
 import msgspec
 
+from farcall.errors import InvalidError
 from farcall.spec.expansion import expand
 from farcall.spec.function import FunctionSpec, Source
 
@@ -202,6 +204,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, tag="call"):
     force: bool = False
 
 
+DEFAULT_TAG = "latest"  # of a name that an image is published under
+
 Base = DebianBase | RegistryBase | ScratchBase | BuiltBase
 Step = Run | Pip | UvSync | Apt | Copy | Download | Configure | Call
 
@@ -272,3 +276,16 @@ def configured(config: ImageConfig, step: Configure) -> ImageConfig:
             return msgspec.structs.replace(config, cmd=words)
         case "shell":
             return msgspec.structs.replace(config, shell=words)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Name and tag of "name" or "name:tag". Raises InvalidError for what cannot be a name."""
+    base, _, tag = name.partition(":")
+    tag = tag or DEFAULT_TAG
+    allowed = {*string.ascii_letters, *string.digits, *"._-/"}
+    if not base or base.startswith("im-") or not set(base + tag) <= allowed or len(name) > 128:
+        raise InvalidError(
+            f"{name!r} cannot be an image's name: letters, digits, '.', '_', '-' and '/', at most 128, not beginning "
+            'with "im-", and perhaps a tag after a colon'
+        )
+    return base, tag
