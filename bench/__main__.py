@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import calls, images, report
+from bench import calls, images, report, timeline
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
-    names.add_parser("images", help="the content store: taking files in, hashing")
+    names.add_parser("images", help="the content store: taking files in, hashing; builds")
     for name, options in names.choices.items():
         options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
         options.add_argument(
@@ -27,7 +27,12 @@ def main() -> int:
         options.add_argument("--no-ray", action="store_true", help="leave Ray out")
         options.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="PATH")
         options.add_argument("--plot", type=Path, default=RESULTS / f"{name}.png", metavar="PATH")
+    options = names.add_parser("timeline", help="the start of a container from an image, step by step, as a picture")
+    options.add_argument("--plot", type=Path, default=RESULTS / "timeline.png", metavar="PATH")
     given = parser.parse_args()
+    if given.benchmark == "timeline":
+        timeline.main(given.plot)
+        return 0
 
     benchmark = {"calls": calls, "images": images}[given.benchmark]
     rows = [row for row in benchmark.ROWS if not given.only or row.name.startswith(tuple(given.only))]

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.peers import Measurement, Result, run
 from bench.samples import median, seconds
@@ -29,6 +29,8 @@ NAME = "farcall"
 PACKAGES = ("numpy", "pandas")
 TORCH = "torch==2.13.0"
 SOURCE_FILES = 2_000
+
+T = TypeVar("T")
 
 
 class Workshop:
@@ -53,6 +55,10 @@ class Workshop:
     def settle(self) -> None:
         """Waits for what goes on in the background: bytecode."""
         self._runner.run(self.builder.settle())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the builder's loop."""
+        return self._runner.run(work)
 
     def close(self) -> None:
         async def close() -> None:

@@ -29,7 +29,7 @@ from farcall.builder.job import run_job
 from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.reference import python_slim
 from farcall.builder.progress import Progress, count_steps
-from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State
+from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State, Tidy
 from farcall.builder.shared import Say, SharedWork
 from farcall.builder.sources import PackageSources, package_sources
 from farcall.content.lease import Lease
@@ -150,6 +150,7 @@ class Builder:
                     root = await self._containers.run(lease, state, command, lambda line: None)
                     await self._containers.prepare(lease, root)
                     self.images.put(msgspec.structs.replace(image, root=root, compiled=True))
+                    await run_job(Tidy(*self._where(lease)), int)
         except errors.FarcallError as error:
             self._log.warning("the bytecode of image %s was not compiled: %s", image.image_id, error)
         finally:

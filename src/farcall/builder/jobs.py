@@ -27,6 +27,8 @@ from farcall.launcher import namespaces, syscalls
 # What installers make gets this time (2020-01-01), so that the same packages are the same files.
 CLAMPED_NS = 1_577_836_800 * 10**9
 
+CONTENT_SHARE = 0.2  # of the disk: images beyond it, the least recently used first, make room after a build
+
 Say = Callable[[str], None]
 
 
@@ -86,6 +88,8 @@ def _carry_out(request: requests.Request, lease: Lease, say: Say) -> Any:
             return _fetch(lease, request, say)
         case requests.Remove():
             return _remove(request)
+        case requests.Tidy():
+            return _tidy(lease)
         case requests.Prepare():
             from farcall.mounts import prepare
 
@@ -174,6 +178,15 @@ def _remove(request: requests.Remove) -> bool:
                 os.chmod(os.path.join(folder, name), 0o700, follow_symlinks=False)
     shutil.rmtree(request.folder, ignore_errors=True)
     return not os.path.exists(request.folder)
+
+
+def _tidy(lease: Lease) -> int:
+    import shutil
+
+    from farcall.content.gc import collect
+
+    lease.store.sync()
+    return collect(lease.store, int(shutil.disk_usage(lease.store.root).total * CONTENT_SHARE)).freed_bytes
 
 
 def _copy(lease: Lease, request: requests.CopyTree) -> str:

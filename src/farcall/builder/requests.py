@@ -79,6 +79,10 @@ class Remove(_Request, frozen=True, tag=True):
     folder: str
 
 
+class Tidy(_Request, frozen=True, tag=True):
+    """See what was built onto the disk, and what nobody has used for long off it. Result: bytes that were freed."""
+
+
 class Prepare(_Request, frozen=True, tag=True):
     """Make a tree ready to be mounted. Result: its TreeMount."""
 
@@ -102,7 +106,7 @@ class AddedPython(msgspec.Struct, frozen=True):
     version: str
 
 
-Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Prepare
+Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Tidy | Prepare
 
 
 class Said(msgspec.Struct, tag=True):
