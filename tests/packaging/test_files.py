@@ -65,6 +65,7 @@ def test_metadata(distributions: Built) -> None:
         "msgspec",
         "uv",
         "uvloop",
+        "watchfiles",
         "zstandard",
     ]
 
