@@ -140,7 +140,7 @@ def test_where_cgroups_are_read_only_the_controllers_are_missing() -> None:
 
 
 def test_where_the_kernel_has_no_overlay() -> None:
-    _, findings = restricted("no-overlay")
+    _, findings = restricted("lacks", "overlay")
     assert findings["overlay"]["status"] == "missing"
     assert findings["overlay"]["remedy"].endswith("modprobe overlay")
 

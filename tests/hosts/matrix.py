@@ -97,7 +97,7 @@ ROWS = (
     Row("ordinary user", [AS_USER]),
     Row("namespaces refused", [AS_USER, ["refuse-namespaces"]], cause=r"namespaces?\b"),
     Row("inside a container", nested=True, cause=r"namespaces?\b"),
-    Row("no overlay", [["no-overlay"]], cause=r"overlay"),
+    Row("no overlay", [["lacks", "overlay"]], cause=r"overlay"),
     Row("no writable cgroup", [["no-cgroup"]], cause=r"cgroup"),
     Row("read-only /proc", [["readonly-proc"]], cause=r"/proc|id maps"),
     Row("home on another mount", [["home-mount", "HOME"]]),

@@ -1,14 +1,15 @@
 """Runs a command as on a machine that lacks something: `restrict.py KIND [ARGUMENT] -- COMMAND ...`.
 
     refuse-namespaces  seccomp refuses unshare, setns, mounts and clone with namespaces (a rented pod, Docker's default)
-    no-overlay         the kernel knows no overlay filesystem (mount and fsopen answer ENODEV)
+    lacks WHAT ...     the kernel knows no "overlay", "erofs" or another filesystem (mount and fsopen answer ENODEV), or
+                       cannot mount any with other ids ("idmap": mount_setattr answers EINVAL)
     no-cgroup          all cgroup hierarchies are read-only
     readonly-proc      /proc is read-only
     home-mount DIR     DIR is a filesystem of its own, and empty
     user UID           an ordinary user, in no other group
 
 The restriction holds for the command and all it starts. Needs nothing but Python. Those that mount need root or user
-namespaces. `no-overlay` stays to answer for the kernel, so what outlives the command must not mount any more.
+namespaces. `lacks` stays to answer for the kernel, so what outlives the command must not mount any more.
 """
 
 import ctypes
@@ -30,7 +31,8 @@ MACHINES = {
     "x86_64": (0xC000003E, {"clone": 56, "mount": 165, "unshare": 272, "setns": 308, "seccomp": 317}),
     "aarch64": (0xC00000B7, {"clone": 220, "mount": 40, "unshare": 97, "setns": 268, "seccomp": 277}),
 }
-OPEN_TREE, MOVE_MOUNT, FSOPEN, CLONE3 = 428, 429, 430, 435
+OPEN_TREE, MOVE_MOUNT, FSOPEN, CLONE3, MOUNT_SETATTR = 428, 429, 430, 435, 442
+MOUNT_ATTR_IDMAP = 0x100000
 NAMESPACES = 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000 | 0x80
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -86,13 +88,18 @@ def refuse_namespaces() -> None:
     install(program)
 
 
-def no_overlay() -> None:
-    """Returns in a child that is under the filter; this process stays to decide its mounts, and ends as the child."""
+def refuse_mounts(lacking: Sequence[str]) -> None:
+    """Refuses to mount these filesystems; "idmap", to map ids of any.
+
+    Returns in a child that is under the filter; this process stays to decide its mounts, and ends as the child.
+    """
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        program = [*prologue(), *answer(number("mount"), NOTIFY), *answer(FSOPEN, NOTIFY), (RETURN, 0, 0, ALLOW)]
-        listener = install(program, SECCOMP_FILTER_FLAG_NEW_LISTENER)
+        program = prologue()
+        for call in (number("mount"), FSOPEN, MOUNT_SETATTR):
+            program += answer(call, NOTIFY)
+        listener = install([*program, (RETURN, 0, 0, ALLOW)], SECCOMP_FILTER_FLAG_NEW_LISTENER)
         socket.send_fds(theirs, [b"1"], [listener])
         os.close(listener)
         return
@@ -106,24 +113,31 @@ def no_overlay() -> None:
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         for listener in descriptors:
             with suppress(OSError):  # the caller may die at any time
-                decide(listener)
+                decide(listener, lacking)
 
 
-def decide(listener: int) -> None:
+def decide(listener: int, lacking: Sequence[str]) -> None:
     request = bytearray(80)
     fcntl.ioctl(listener, NOTIF_RECV, request)
     identity, pid = struct.unpack_from("=QI", request)
     call, _, _, *arguments = struct.unpack_from("=iIQ6Q", request, 16)
-    where = arguments[0] if call == FSOPEN else arguments[2]
-    overlay = where != 0 and read_string(pid, where) == b"overlay"
-    verdict = (0, -errno.ENODEV, 0) if overlay else (0, 0, FLAG_CONTINUE)
+    verdict = (0, 0, FLAG_CONTINUE)
+    if call == MOUNT_SETATTR:
+        flags = int.from_bytes(read(pid, arguments[3]), sys.byteorder)
+        if "idmap" in lacking and flags & MOUNT_ATTR_IDMAP:
+            verdict = (0, -errno.EINVAL, 0)
+    else:
+        where = arguments[0] if call == FSOPEN else arguments[2]
+        if where != 0 and read(pid, where).split(b"\0")[0].decode() in lacking:
+            verdict = (0, -errno.ENODEV, 0)
     fcntl.ioctl(listener, NOTIF_SEND, bytearray(struct.pack("=QqiI", identity, *verdict)))
 
 
-def read_string(pid: int, address: int) -> bytes:
+def read(pid: int, address: int) -> bytes:
+    """The eight bytes there: a filesystem's name, or flags."""
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         memory.seek(address)
-        return memory.read(8).split(b"\0")[0]
+        return memory.read(8)
 
 
 def mount(source: str, target: str, filesystem: str | None, flags: int, data: str | None = None) -> None:
@@ -170,8 +184,8 @@ def main() -> None:
     match kind, arguments:
         case "refuse-namespaces", []:
             refuse_namespaces()
-        case "no-overlay", []:
-            no_overlay()
+        case "lacks", [_, *_]:
+            refuse_mounts(arguments)
         case "no-cgroup", []:
             own_mounts()
             for target in mount_points("cgroup", "cgroup2"):

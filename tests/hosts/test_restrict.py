@@ -54,12 +54,22 @@ mount(b"overlay", "{tmp_path}", b"lowerdir=/usr:/etc")
 mount(b"tmpfs", "{tmp_path}")
 call("syscall", 430, b"overlay", 0)
 """
-    answers = run(["no-overlay"], code)
+    answers = run(["lacks", "overlay"], code)
     assert answers == ["0", str(errno.ENODEV), "0", str(errno.ENODEV)]
 
 
-def test_no_overlay_passes_on_the_exit_code() -> None:
-    command = [sys.executable, str(RESTRICT), "no-overlay", "--", "sh", "-c", "exit 7"]
+@pytest.mark.root("to map ids")
+def test_ids_cannot_be_mapped() -> None:
+    code = """
+import struct
+call("syscall", 442, -100, b"/", 0, struct.pack("<QQQQ", 0x100000, 0, 0, 0), 32)
+call("syscall", 442, -100, b"/", 0, struct.pack("<QQQQ", 0, 0, 0, 0), 32)
+"""
+    assert run(["lacks", "erofs", "idmap"], code) == [str(errno.EINVAL), "0"]
+
+
+def test_lacking_something_passes_on_the_exit_code() -> None:
+    command = [sys.executable, str(RESTRICT), "lacks", "overlay", "--", "sh", "-c", "exit 7"]
     assert subprocess.run(command, timeout=30).returncode == 7
 
 

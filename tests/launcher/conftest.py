@@ -1,7 +1,9 @@
 """A launcher of its own for each module, and an interpreter that runs a line of code."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from farcall.spec.container import Interpreter
 
 sys.path.insert(0, str(Path(__file__).parent))
+import image_harness  # noqa: F401 - the tests find these two by name
+import other_user  # noqa: F401
 from launcher_harness import Rig, make_runner, this_interpreter
 
 sys.path.pop(0)
@@ -53,3 +57,12 @@ def memory_cgroup(tmp_path_factory: pytest.TempPathFactory) -> None:
     probe.close()
     if "memory" in probe.missing:
         pytest.skip("needs a writable memory cgroup")
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that another user can use, which pytest's own is not."""
+    directory = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)

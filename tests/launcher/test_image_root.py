@@ -1,41 +1,20 @@
 """Containers whose root is a tree, and containers that run a command."""
 
 import os
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from image_harness import make_image
 from launcher_harness import Rig, Running
 
 from farcall.spec.container import Bind, TreeMount
 
-PROGRAMS = ("sh", "cat", "ls", "mv", "id", "rm", "mkdir", "chown", "touch", "env", "stat", "mount")
-
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a handful of programs and the libraries that they load."""
-    root = tmp_path_factory.mktemp("images") / "root,with:odd letters"
-    for name in ("bin", "etc", "root", "tmp", "usr"):
-        (root / name).mkdir(parents=True)
-    root.chmod(0o755)
-    needed: set[str] = set()
-    for program in PROGRAMS:
-        found = shutil.which(program)
-        assert found is not None
-        shutil.copy(found, root / "bin" / program)
-        listed = subprocess.run(["ldd", found], capture_output=True, text=True, check=True).stdout
-        needed.update(re.findall(r"(/\S+)", listed))
-    for library in needed:
-        target = root / library.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, target)
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\nada:x:1000:\nmusic:x:50:ada\n")
-    (root / "etc/motd").write_text("from the image\n")
-    return root
+    """A small image."""
+    return make_image(tmp_path_factory.mktemp("images") / "root,with:odd letters")
 
 
 def start(rig: Rig, image: Path, *command: str, **spec: object) -> Running:

@@ -5,19 +5,12 @@
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
+from other_user import NOBODY, folder_of_nobody, packages_for_all, python_for_nobody
 
-import farcall.errors
-
-_NOBODY = 65534
 _SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -62,49 +55,15 @@ print(json.dumps(facts))
 """
 
 
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that another user can use, which pytest's own is not."""
-    directory = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _python_for_nobody() -> str:
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [python, "-c", "import sys; print(sys.version_info[:2])"]
-        try:
-            who = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-            answer = subprocess.run(command, **who, capture_output=True, text=True, check=False)
-        except OSError:
-            continue
-        if answer.stdout.strip() == str(tuple(sys.version_info[:2])):
-            return python
-    pytest.skip(f"needs a {version} that an ordinary user may execute")
-
-
-def _packages(directory: Path) -> Path:
-    """What the script imports, readable for all."""
-    packages = directory / "packages"
-    shutil.copytree(Path(farcall.errors.__file__).parent, packages / "farcall")
-    shutil.copytree(Path(msgspec.__file__).parent, packages / "msgspec")
-    shutil.copy(Path(__file__).parent / "launcher_harness.py", packages)
-    return packages
-
-
 @pytest.mark.root("becomes another user")
 def test_an_ordinary_user(open_directory: Path) -> None:
-    python = _python_for_nobody()
-    packages = _packages(open_directory)
-    base = open_directory / "nobody"
-    base.mkdir()
-    os.chown(base, _NOBODY, _NOBODY)
+    python = python_for_nobody()
+    packages = packages_for_all(open_directory)
+    base = folder_of_nobody(open_directory)
     done = subprocess.run(
         [python, "-c", _SCRIPT, str(base)],
-        user=_NOBODY,
-        group=_NOBODY,
+        user=NOBODY,
+        group=NOBODY,
         extra_groups=[],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
         cwd="/",

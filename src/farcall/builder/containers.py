@@ -10,10 +10,9 @@ import shutil
 from collections import deque
 from pathlib import Path
 
-from farcall import mounts
 from farcall.builder.commands import StepCommand
 from farcall.builder.job import run_job
-from farcall.builder.requests import Commit, Prepare, Remove, State
+from farcall.builder.requests import Commit, Remove, State
 from farcall.builder.shared import Say
 from farcall.content.lease import Lease
 from farcall.errors import FarcallError, ImageBuildError
@@ -73,9 +72,7 @@ class StepContainers:
 
     async def prepare(self, lease: Lease, tree: str) -> TreeMount:
         """The tree, ready to be mounted; the lease keeps it from then on."""
-        lease.keep_tree(tree)
-        found = mounts.prepared(lease.store, tree)
-        return await run_job(Prepare(*self.where(lease), tree), TreeMount) if found is None else found
+        return await self._worker.prepare_tree(lease, tree)
 
     def where(self, lease: Lease) -> tuple[str, str, int]:
         """What a job needs to know of where things are: the first fields of each request."""

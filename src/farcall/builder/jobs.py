@@ -90,10 +90,6 @@ def _carry_out(request: requests.Request, lease: Lease, say: Say) -> Any:
             return _remove(request)
         case requests.Tidy():
             return _tidy(lease)
-        case requests.Prepare():
-            from farcall.mounts import prepare
-
-            return prepare(lease, request.tree)
 
 
 def _bootstrap(lease: Lease, say: Say) -> str:
@@ -152,7 +148,6 @@ def _is_new(base: Tree, entry: Entry, prefix: bytes) -> bool:
 
 def _commit(lease: Lease, request: requests.Commit) -> str:
     from farcall.content.upper import ingest_upper
-    from farcall.mounts import prepare
 
     uid_map, gid_map = namespaces.id_maps()
     tree = ingest_upper(
@@ -163,8 +158,6 @@ def _commit(lease: Lease, request: requests.Commit) -> str:
         gid_map=gid_map,
         clamp_mtime_after=CLAMPED_NS if request.clamp else None,
     )
-    # The next step runs on it, or a function: it is at hand now.
-    prepare(lease, tree.id)
     return tree.id
 
 

@@ -41,7 +41,7 @@ class AddPython(_Request, frozen=True, tag=True):
 
 
 class Commit(_Request, frozen=True, tag=True):
-    """Take what a step's container wrote over a tree. Result: the new tree's id; it is ready to be mounted.
+    """Take what a step's container wrote over a tree. Result: the new tree's id.
 
     Files may be moved out of `upper`. With `clamp` files that it made get one fixed time, so that what was installed
     twice is the same twice.
@@ -83,12 +83,6 @@ class Tidy(_Request, frozen=True, tag=True):
     """See what was built onto the disk, and what nobody has used for long off it. Result: bytes that were freed."""
 
 
-class Prepare(_Request, frozen=True, tag=True):
-    """Make a tree ready to be mounted. Result: its TreeMount."""
-
-    tree: str
-
-
 class State(msgspec.Struct, frozen=True):
     """An image so far: its file system, what its configuration says, and the path of its Python, "" where it has none
     or nobody has looked yet."""
@@ -106,7 +100,7 @@ class AddedPython(msgspec.Struct, frozen=True):
     version: str
 
 
-Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Tidy | Prepare
+Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Tidy
 
 
 class Said(msgspec.Struct, tag=True):

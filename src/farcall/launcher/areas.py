@@ -26,14 +26,14 @@ class Areas:
         """`lock` is the launcher's. `on_exceeded` is called with the id of a container whose area outgrew its limit."""
         self._loop = loop
         self._lock = lock
-        self._directory = state / "containers"
+        self.directory = state / "containers"
         self._trash = state / "trash"
         self._on_exceeded = on_exceeded
         self._count = 0
         self._ready: list[tuple[Binds, str]] = []
         self._ordered: dict[str, Binds] = {}
         self._watched: dict[str, janitor.Watch] = {}
-        self._directory.mkdir(mode=0o711, exist_ok=True)
+        self.directory.mkdir(mode=0o711, exist_ok=True)
         self._trash.mkdir(mode=0o700, exist_ok=True)
         self._start()
 
@@ -104,7 +104,7 @@ class Areas:
 
     def _next(self) -> str:
         self._count += 1
-        return str(self._directory / f"{self._count}.{time.monotonic_ns():x}")
+        return str(self.directory / f"{self._count}.{time.monotonic_ns():x}")
 
     def _start(self) -> None:
         self._pid, self._channel = janitor.start(self._lock)

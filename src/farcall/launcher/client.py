@@ -34,6 +34,7 @@ from farcall.launcher.messages import (
     Measure,
     Measured,
     Prepare,
+    PrepareTree,
     Reattach,
     Reply,
     Request,
@@ -42,6 +43,7 @@ from farcall.launcher.messages import (
     SignalExec,
     Start,
     Started,
+    TreePrepared,
     Usage,
 )
 from farcall.launcher.process import PROTOCOL_VERSION
@@ -60,7 +62,7 @@ _END_SECONDS = 20.0  # for a launcher to end all it has
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _encode = msgspec.msgpack.encode
 
-_R = TypeVar("_R", Done, Started, Listed, ExecStarted, Measured)
+_R = TypeVar("_R", Done, TreePrepared, Started, Listed, ExecStarted, Measured)
 
 
 class ContainerFds(NamedTuple):
@@ -165,6 +167,12 @@ class LauncherClient:
     async def prepare(self, interpreter: Interpreter) -> None:
         """Warm the base template of an interpreter. Raises ContainerStartError when it can have none."""
         await self._ask(Prepare(self._seq(), interpreter), Done)
+
+    async def prepare_tree(self, store: str, lease: str, tree_id: str) -> TreePrepared:
+        """Make a tree of the content store ready to be mounted, which the lease keeps. Raises what
+        `farcall.mounts.prepare` raises."""
+        reply, _ = await self._ask(PrepareTree(self._seq(), store, lease, tree_id), TreePrepared)
+        return reply
 
     async def reattach(self, container_id: str, fd: int) -> None:
         """Give a container a new control socket. Raises NotFoundError."""
@@ -296,7 +304,7 @@ class LauncherClient:
 
     async def _ask(
         self,
-        request: Start | Prepare | Reattach | Signal | Exec | Measure | List | Shutdown,
+        request: Start | Prepare | PrepareTree | Reattach | Signal | Exec | Measure | List | Shutdown,
         expected: type[_R],
         fds: "list[int] | None" = None,
     ) -> "tuple[_R, list[int]]":

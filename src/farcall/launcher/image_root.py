@@ -14,7 +14,7 @@ import stat
 from farcall.launcher import syscalls
 from farcall.launcher.area import OWN_FILES, Owner, make_layer
 from farcall.launcher.plan import Plan
-from farcall.launcher.stage import Detached, Stage
+from farcall.launcher.stage import Detached, Layers, Stage
 from farcall.spec.container import TreeMount
 
 _UPPER = "disk/upper"
@@ -47,8 +47,7 @@ def enter(root: TreeMount, plan: Plan, stage: Stage, extra: list[Detached]) -> l
     mounts += [Detached(syscalls.open_tree(f"run/farcall/{name}"), f"/etc/{name}", False) for name in OWN_FILES]
     mounts += extra
     layers = stage.layers(root)
-    owner = plan.uid_map[0][1], plan.gid_map[0][1]
-    points = _Points(layers.lower, owner)
+    points = _Points(layers.lower, (plan.uid_map[0][1], plan.gid_map[0][1]))
     for name, mode in _EXPECTED:
         points.add(f"/{name}", True, mode)
     for mount in mounts:
@@ -56,14 +55,19 @@ def enter(root: TreeMount, plan: Plan, stage: Stage, extra: list[Detached]) -> l
     points.finish()
     if not plan.area_made:
         make_layer("disk")
-    # The root directory itself is the upper layer's.
-    _copy_attributes(layers.lower, _UPPER)
-    lower = f"{_POINTS}:{layers.option}" if points.is_needed else layers.option
-    options = f"lowerdir={lower},{_OPTIONS},{_AS_USER if plan.own_userns else _AS_ROOT}"
-    os.mkdir(_MERGED)
-    syscalls.mount("overlay", _MERGED, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
+    lay(layers, own_userns=plan.own_userns, points=points.is_needed)
     os.chdir(_MERGED)
     return mounts
+
+
+def lay(layers: Layers, *, own_userns: bool, points: bool = False) -> None:
+    """Mounts what is in the stage's disk/upper over the layers of an image, in the stage's folder "merged"."""
+    # The root directory itself is the upper layer's.
+    _copy_attributes(layers.lower, _UPPER)
+    lower = f"{_POINTS}:{layers.option}" if points else layers.option
+    options = f"lowerdir={lower},{_OPTIONS},{_AS_USER if own_userns else _AS_ROOT}"
+    os.mkdir(_MERGED)
+    syscalls.mount("overlay", _MERGED, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
 
 
 class _Points:

@@ -6,7 +6,7 @@ The worker asks, the launcher answers each request with exactly one reply that c
 
 import msgspec
 
-from farcall.spec.container import ContainerSpec, Interpreter
+from farcall.spec.container import ContainerSpec, Interpreter, MountMode, TreeMount
 
 MAX_DATAGRAM = 192 * 1024  # bytes; below the default socket buffer of 208 KiB
 
@@ -23,6 +23,15 @@ class Prepare(msgspec.Struct, tag=True):
 
     seq: int
     interpreter: Interpreter
+
+
+class PrepareTree(msgspec.Struct, tag=True):
+    """Make a tree of a content store ready to be mounted, if it is not. `lease` keeps it there."""
+
+    seq: int
+    store: str
+    lease: str
+    tree_id: str
 
 
 class Start(msgspec.Struct, tag=True):
@@ -98,6 +107,14 @@ class Done(msgspec.Struct, tag=True):
     """The request succeeded."""
 
     seq: int
+
+
+class TreePrepared(msgspec.Struct, tag=True):
+    """The tree is ready to be mounted, in the way that this machine has."""
+
+    seq: int
+    mount: TreeMount
+    mode: MountMode
 
 
 class Started(msgspec.Struct, tag=True):
@@ -179,5 +196,7 @@ class Listed(msgspec.Struct, tag=True):
     more: bool = False
 
 
-Request = Hello | Prepare | Start | Reattach | Signal | Exec | SignalExec | Measure | List | AckExit | Shutdown
-Reply = Hello | Done | Started | Failed | Exited | Listed | ExecStarted | ExecEnded | Measured
+Request = (
+    Hello | Prepare | PrepareTree | Start | Reattach | Signal | Exec | SignalExec | Measure | List | AckExit | Shutdown
+)
+Reply = Hello | Done | TreePrepared | Started | Failed | Exited | Listed | ExecStarted | ExecEnded | Measured

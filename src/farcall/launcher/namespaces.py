@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farcall.launcher import syscalls
-from farcall.launcher.plan import IdMap
+from farcall.spec.container import IdMap
 
 _CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 6, 7, 21
 _CONTAINER_BASE = 100_000  # first host id of containers made by real root
@@ -40,17 +40,17 @@ def enter() -> Place:
 
 def _as_root() -> Place:
     uid_map, gid_map = id_maps()
-    shifted = uid_map == [(0, _CONTAINER_BASE, _CONTAINER_IDS)]
+    shifted = uid_map == ((0, _CONTAINER_BASE, _CONTAINER_IDS),)
     return Place(False, uid_map, gid_map, _user_namespace(uid_map) if shifted else None, None)
 
 
 def id_maps() -> tuple[IdMap, IdMap]:
     """The ids of containers as they are seen from here, where the launcher is: those of users, and of groups."""
     if _is_mapped(_CONTAINER_BASE, _CONTAINER_IDS):
-        id_map: IdMap = [(0, _CONTAINER_BASE, _CONTAINER_IDS)]
+        id_map = ((0, _CONTAINER_BASE, _CONTAINER_IDS),)
         return id_map, id_map
     # Root of some user namespace (a rootless launcher's, say): containers map what there is, onto itself.
-    return _own_ids("uid"), _own_ids("gid")
+    return own_ids("uid"), own_ids("gid")
 
 
 def join(launcher_pid: int) -> None:
@@ -72,7 +72,7 @@ def join(launcher_pid: int) -> None:
 def _as_user() -> Place:
     refusal = _try_user_namespace()
     if refusal is not None:
-        return Place(True, [], [], None, refusal)
+        return Place(True, (), (), None, refusal)
     uid, gid = os.getuid(), os.getgid()
     ranges = _subordinate_ranges(uid, gid)
     ready, done = os.pipe()
@@ -91,7 +91,7 @@ def _as_user() -> Place:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    return Place(True, _own_ids("uid"), _own_ids("gid"), None, None)
+    return Place(True, own_ids("uid"), own_ids("gid"), None, None)
 
 
 def _try_user_namespace() -> str | None:
@@ -156,15 +156,15 @@ def _run_id_mappers(pid: int, uid: int, gid: int, uids: tuple[int, int], gids: t
     return 0
 
 
-def _own_ids(kind: str) -> IdMap:
+def own_ids(kind: str) -> IdMap:
     """All ids of this user namespace, each onto itself."""
     lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
     ranges = [(int(line.split()[0]), int(line.split()[2])) for line in lines]
-    return [(first, first, count) for first, count in ranges]
+    return tuple((first, first, count) for first, count in ranges)
 
 
 def _is_mapped(first: int, count: int) -> bool:
-    return any(start <= first and first + count <= start + length for start, _, length in _own_ids("uid"))
+    return any(start <= first and first + count <= start + length for start, _, length in own_ids("uid"))
 
 
 def _user_namespace(id_map: IdMap) -> int | None:

@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from farcall.spec.container import Bind, ContainerSpec, Interpreter, Limits, TreeMount
-
-IdMap = list[tuple[int, int, int]]  # (first id inside, first id outside, count)
+from farcall.spec.container import Bind, ContainerSpec, IdMap, Interpreter, Limits, TreeMount
 
 
 class Plan(msgspec.Struct):

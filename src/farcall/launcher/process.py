@@ -31,6 +31,7 @@ from farcall.launcher.messages import (
     Measure,
     Measured,
     Prepare,
+    PrepareTree,
     Reattach,
     Request,
     Shutdown,
@@ -43,6 +44,7 @@ from farcall.launcher.messages import (
 from farcall.launcher.network import NetworkPool
 from farcall.launcher.plan import Broken, Plan, Running
 from farcall.launcher.templates import Template, Templates
+from farcall.launcher.trees import Trees
 from farcall.launcher.worker_link import WorkerLink
 from farcall.spec.container import ContainerSpec
 
@@ -99,6 +101,7 @@ class Launcher:
         self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
         self._link = WorkerLink(self._loop, self._state, self._handle, self._worker_came)
         self._execs = ExecRequests(self._link)
+        self._trees = Trees(self._loop, self._place, self._areas.directory, self._link.reply)
 
     # -- life
 
@@ -176,6 +179,10 @@ class Launcher:
                 self._start(request.seq, request.spec, fds)
             case Prepare():
                 self._prepare(request)
+            case PrepareTree() if self._place.refusal:
+                self._link.reply(Failed(request.seq, "container-start", self._place.refusal))
+            case PrepareTree():
+                self._intermediates.add(self._trees.prepare(request))
             case Reattach():
                 self._reattach(request, fds[0])
             case Signal():

@@ -72,7 +72,9 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     chosen = _open_binds(plan.spec.binds, idmap_fd)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     devices = [(syscalls.open_tree(f"/dev/{name}", recursive=False), name) for name in _DEVICES]
-    stage = Stage(plan, idmap_fd) if plan.spec.root or plan.spec.trees else None
+    stage = None
+    if plan.spec.root or plan.spec.trees:
+        stage = Stage(plan.area, plan.spec.upper or plan.area, idmap_fd)
     if stage is not None:
         chosen += [stage.open(tree) for tree in plan.spec.trees]
     # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.

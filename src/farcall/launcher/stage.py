@@ -10,7 +10,6 @@ import stat
 from typing import NamedTuple
 
 from farcall.launcher import syscalls
-from farcall.launcher.plan import Plan
 from farcall.spec.container import TreeMount
 
 _LOCKED = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
@@ -45,12 +44,13 @@ class Layers(NamedTuple):
 class Stage:
     """The stage of one container. Make it once the mount namespace is private; it is the current directory then."""
 
-    def __init__(self, plan: Plan, idmap_fd: int | None) -> None:
-        self._place = plan.area
+    def __init__(self, place: str, disk_directory: str, idmap_fd: int | None) -> None:
+        """At the directory `place`; `disk_directory` is the folder "disk" in it."""
+        self._place = place
         self._idmap_fd = idmap_fd
         self._count = 0
         # What is below is out of sight from here on.
-        disk = syscalls.open_tree(plan.spec.upper or plan.area, recursive=False)
+        disk = syscalls.open_tree(disk_directory, recursive=False)
         syscalls.mount("tmpfs", self._place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
         os.chdir(self._place)
         os.mkdir("disk")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -11,21 +12,21 @@ from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.mounts.erofs import image_of
 from farcall.mounts.farm import make_farm
-from farcall.mounts.mode import mode
-from farcall.spec.container import TreeMount
+from farcall.spec.container import MountMode, TreeMount
 
 
-def prepare(lease: Lease, tree_id: str) -> TreeMount:
+def prepare(lease: Lease, tree_id: str, mode: MountMode) -> TreeMount:
     """The tree, ready to be mounted; made ready first where it is not. The lease keeps it from then on.
 
-    Raises `NotFoundError` for a tree that is not in the store, and what `disk_error` says.
+    For directories this process must be root where the launcher is, whose `mode` it is. Raises `NotFoundError` for a
+    tree that is not in the store, `CorruptedError` for one that is damaged, and what `disk_error` says.
     """
     lease.keep_tree(tree_id)
     store = lease.store
-    found = prepared(store, tree_id)
+    found = prepared(store, tree_id, mode)
     if found is not None:
         return found
-    made = _mount_of(store, tree_id)
+    made = _mount_of(store, tree_id, mode)
     if made.kind == "erofs":
         image = f"{lease.scratch}/{secrets.token_hex(8)}"
         try:
@@ -34,17 +35,22 @@ def prepare(lease: Lease, tree_id: str) -> TreeMount:
         except OSError as error:
             raise disk_error(error, "writing", made.path) from error
     else:
-        make_farm(lease, store.tree(tree_id), Path(made.path).parent)
+        make_farm(lease, store.tree(tree_id), Path(made.path).parent, mode)
     return made
 
 
-def prepared(store: Store, tree_id: str) -> TreeMount | None:
+def prepared(store: Store, tree_id: str, mode: MountMode) -> TreeMount | None:
     """The tree as a mount where it is ready, None where `prepare` has to make it."""
-    mount = _mount_of(store, tree_id)
+    mount = _mount_of(store, tree_id, mode)
     return mount if os.path.exists(mount.path) else None
 
 
-def _mount_of(store: Store, tree_id: str) -> TreeMount:
-    if mode().kind == "erofs":
+def _mount_of(store: Store, tree_id: str, mode: MountMode) -> TreeMount:
+    if mode.kind == "erofs":
         return TreeMount("erofs", str(store.root / "erofs" / tree_id), str(store.objects))
-    return TreeMount("directory", str(store.root / "farms" / tree_id / "root"))
+    # Directories of a start of the machine with other ids are others.
+    owners = "ids" if mode.uid_map or mode.gid_map else "all"
+    if owners == "ids":
+        owners += "-" + hashlib.sha256(repr((mode.uid_map, mode.gid_map)).encode()).hexdigest()[:16]
+    farm = store.root / "farms" / tree_id / owners
+    return TreeMount("directory", str(farm / "root"), is_shifted=mode.is_shifted)

@@ -61,6 +61,27 @@ class TreeMount(msgspec.Struct, frozen=True):
     is_shifted: bool = False
 
 
+IdMap = tuple[tuple[int, int, int], ...]  # (first id inside, first id outside, count), as in /proc/PID/uid_map
+
+
+class MountMode(msgspec.Struct, frozen=True):
+    """How trees are mounted on a machine, as its launcher has found by trying.
+
+    With kind "directory" a tree is made a directory of hard links to files, which belong to the ids that `uid_map` and
+    `gid_map` give for those of the tree, and to root's where they give none; empty maps change nothing. `is_shifted`
+    says that these are the container's ids outside. Without `overlay` a root can be written to in a few places only.
+    `why` says what keeps this machine from the best way, and `remedy` what would help; both are "" where nothing does.
+    """
+
+    kind: Literal["directory", "erofs"]
+    overlay: bool = True
+    is_shifted: bool = False
+    uid_map: IdMap = ()
+    gid_map: IdMap = ()
+    why: str = ""
+    remedy: str = ""
+
+
 class ContainerSpec(msgspec.Struct, frozen=True):
     """One container, complete: a launcher makes it from this and four file descriptors, knowing nothing else.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
 
-from farcall import mounts
 from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.spec.container import Interpreter, TreeMount
 from farcall.spec.function import FunctionSpec, TreeRef
+
+Prepare = Callable[[Lease, str], Awaitable[TreeMount]]  # a tree, by its id, becomes ready; the lease keeps it
 
 
 class Key(NamedTuple):
@@ -55,10 +57,10 @@ class Filesystems:
         self._store = store
         self._held: dict[Key, _Held] = {}
 
-    async def take(self, root: Root | None, function: FunctionSpec) -> Mounted:
-        """What a container of this function is mounted from, until it is given back.
+    async def take(self, root: Root | None, function: FunctionSpec, prepare: Prepare) -> Mounted:
+        """What a container of this function is mounted from, until it is given back; `prepare` makes trees ready.
 
-        Raises NotFoundError for a tree that is not in the store (any more), and what preparing a mount raises.
+        Raises NotFoundError for a tree that is not in the store (any more), and what `prepare` raises.
         """
         key = Key(root.tree if root else "", function.trees)
         if not key.root and not key.trees:
@@ -69,7 +71,7 @@ class Filesystems:
         held.users += 1
         try:
             if held.mounted is None:
-                held.mounted = asyncio.ensure_future(asyncio.to_thread(_prepare, held.lease, key))
+                held.mounted = asyncio.ensure_future(_mounted(held.lease, key, prepare))
             return await asyncio.shield(held.mounted)
         except BaseException:
             held.mounted = None  # the next container tries again
@@ -90,9 +92,9 @@ class Filesystems:
             held.lease.close()
 
 
-def _prepare(lease: Lease, key: Key) -> Mounted:
-    trees = tuple(
-        msgspec.structs.replace(mounts.prepare(lease, tree.tree_id), target=tree.target, subpath=tree.path)
+async def _mounted(lease: Lease, key: Key, prepare: Prepare) -> Mounted:
+    trees = [
+        msgspec.structs.replace(await prepare(lease, tree.tree_id), target=tree.target, subpath=tree.path)
         for tree in key.trees
-    )
-    return Mounted(key, mounts.prepare(lease, key.root) if key.root else None, trees)
+    ]
+    return Mounted(key, await prepare(lease, key.root) if key.root else None, tuple(trees))

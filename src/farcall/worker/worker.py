@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 
-from farcall import errors
+from farcall import errors, mounts
+from farcall.content.lease import Lease
 from farcall.launcher.client import ContainerFds, LauncherClient
 from farcall.launcher.messages import Exited
-from farcall.spec.container import ContainerSpec, Interpreter, Limits
+from farcall.spec.container import ContainerSpec, Interpreter, Limits, MountMode, TreeMount
 from farcall.spec.function import FunctionSpec
 from farcall.version import __version__
 from farcall.wire import messages
@@ -55,6 +56,7 @@ class Worker:
         self._filesystems = filesystems
         self._launcher: LauncherClient | None = None
         self._connecting = asyncio.Lock()
+        self._mount_mode: MountMode | None = None  # once the launcher has said it
         self._containers: dict[str, Container] = {}
         self._commands = Commands()
         self._background: set[asyncio.Task[None]] = set()
@@ -118,6 +120,20 @@ class Worker:
             except errors.FarcallError:
                 return
 
+    async def prepare_tree(self, lease: Lease, tree_id: str) -> TreeMount:
+        """A tree of the content store, ready to be mounted by this worker's launcher. The lease keeps it from then on.
+
+        Raises NotFoundError for one that is not in the store, and what `farcall.mounts.prepare` raises.
+        """
+        lease.keep_tree(tree_id)
+        found = None if self._mount_mode is None else mounts.prepared(lease.store, tree_id, self._mount_mode)
+        if found is not None:
+            return found
+        launcher = await self._connected()
+        answer = await launcher.prepare_tree(str(lease.store.root), lease.id, tree_id)
+        self._mount_mode = answer.mode
+        return answer.mount
+
     def prepare(self, interpreter: Interpreter) -> None:
         """Warms the base template of an interpreter, in the background."""
 
@@ -149,7 +165,7 @@ class Worker:
             root = self.find_root(function.image_id) if function.image_id else None
             if root is None:
                 _check_interpreter(function)
-            container.mounted = await self._filesystems.take(root, function)
+            container.mounted = await self._filesystems.take(root, function, self.prepare_tree)
             launcher = await self._connected()
             environment = await self.environment(function)
             started = await launcher.start(
