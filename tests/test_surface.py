@@ -62,6 +62,12 @@ def test_import_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("module", ["farcall.cli.main", "farcall.server.main", "farcall.server.server"])
+def test_what_only_jobs_need_is_loaded_by_jobs(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{'httpx', 'zstandard', 'tarfile'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_import_starts_no_thread() -> None:
     program = "import threading, farcall; print(threading.active_count())"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "1\n"
