@@ -13,6 +13,7 @@ import pytest
 from farcall.builder.builder import Builder
 from farcall.builder.containers import StepContainers
 from farcall.builder.images import Image
+from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.content.ingest import ingest_directory
 from farcall.content.store import Store
 from farcall.content.tree import Tree
@@ -92,9 +93,10 @@ class Workshop:
         secrets: dict[str, str] | None = None,
         force: bool = False,
         builder: Builder | None = None,
+        access: Access = DIRECTLY,
     ) -> Image:
         self.events = []
-        return await (builder or self.builder).build(spec, secrets or {}, force, self.events.append)
+        return await (builder or self.builder).build(spec, secrets or {}, force, self.events.append, access)
 
     def build(self, *steps: Step, **options: Any) -> Image:
         """The image of these steps on the programs."""

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from farcall.builder.builder import Builder
-from farcall.builder.containers import StepContainers
 from farcall.builder.oci.archive import import_archive
+from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.export import export_archive
 from farcall.builder.oci.reference import python_slim
 from farcall.errors import AuthError, NotFoundError
@@ -91,10 +90,8 @@ def test_a_secret_reaches_the_registry_and_no_record(workshop: Workshop, tmp_pat
 
 
 def test_debian_slim_is_the_registry_s_where_that_can_be_reached(workshop: Workshop, registry: str) -> None:
-    environ = {"PATH": "/bin", "HOME": "/nowhere", "FARCALL_REGISTRY": registry}
-    builder = Builder(workshop.store, StepContainers(workshop.worker, workshop.root / "cache"), workshop.root, environ)
     spec = ImageSpec(DebianBase("3.12"), (Run("echo $GREETING"),))
-    image = workshop.run(workshop.build_async(spec, builder=builder))
+    image = workshop.run(workshop.build_async(spec, access=Access(registry)))
     assert image.config.env["GREETING"] == "hello"
     assert workshop.output == "hello\n"
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from farcall.builder.images import Images
 from farcall.content import Store, Tree
 from farcall.content.ingest import ingest_directory
 from farcall.spec.image import ImageConfig
+from tests.builder.oci.images import layer, make_image, member, write_layout
+from tests.builder.oci.servers import docker_registry
 from tests.conftest import Installation
 
 
@@ -74,6 +77,38 @@ def test_a_name_can_go_without_its_image(installation: Installation, image: str)
     assert installation.farcall("image", "list").stdout.endswith("  first:latest\n")
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry that has library/tiny:1."""
+    folder = tmp_path_factory.mktemp("registry")
+    write_layout(make_image([layer(member("file", b"x" * 5000))]), folder / "layout")
+    with docker_registry(folder / "registry") as host:
+        copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{folder / 'layout'}:latest"]
+        subprocess.run([*copy, f"docker://{host}/library/tiny:1"], check=True, capture_output=True)
+        yield host
+
+
+def test_pull(server: Installation, registry: str) -> None:
+    done = server.farcall("image", "pull", f"{registry}/library/tiny:1", "--name", "mine")
+    image, name = done.stdout.split()
+    assert name == "mine:latest"
+    assert f"image: step 1 of 1: FROM {registry}/library/tiny:1" in done.stderr
+    assert f"{image}   5.0 kB  no Python" in server.farcall("image", "list").stdout
+    wrong = server.farcall("image", "pull", f"{registry}/library/tiny:2", check=False)
+    assert wrong.returncode != 0
+    assert "tiny:2 is not in the registry" in wrong.stderr and "nearest of its 1 tags: 1" in wrong.stderr
+
+
+def test_the_settings_of_registries_are_those_of_the_command_not_of_the_server(
+    server: Installation, registry: str
+) -> None:
+    assert server.farcall("image", "pull", "tiny:1", FARCALL_REGISTRY=registry).stdout.startswith("im-")
+    elsewhere = "0.0.0.0:" + registry.partition(":")[2]  # the same, by a name that does not say it is this machine
+    refused = server.farcall("image", "pull", f"{elsewhere}/library/tiny:1", check=False)
+    assert "insecure_registries" in refused.stderr
+    server.farcall("image", "pull", f"{elsewhere}/library/tiny:1", FARCALL_INSECURE_REGISTRIES="0.0.0.0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -83,6 +118,7 @@ def test_a_name_can_go_without_its_image(installation: Installation, image: str)
         (["import", "missing.tar", "--name", "a"], "missing.tar does not exist"),
         (["import", ".", "--name", "a"], ". is no archive of an image"),
         (["import", "missing.tar", "--name", "im-1"], "'im-1' cannot be an image's name"),
+        (["pull", "a", "--name", "im-1"], "'im-1' cannot be an image's name"),
         (["rm", "first", "nothing"], "there is no image named 'nothing'"),
     ],
 )

@@ -20,13 +20,13 @@ from typing import Any
 
 import msgspec
 
-from farcall import errors, settings
+from farcall import errors
 from farcall.builder import commands, debian, titles
 from farcall.builder.containers import StepContainers
 from farcall.builder.copying import select
 from farcall.builder.images import PYTHONS, STEPS, Image, Images, Python, image_id
 from farcall.builder.job import run_job
-from farcall.builder.oci.endpoint import Access
+from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.builder.oci.reference import python_slim
 from farcall.builder.progress import Progress, count_steps
 from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State, Tidy
@@ -67,11 +67,14 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Build:
     """One image being built for one program."""
 
-    def __init__(self, lease: Lease, secrets: Mapping[str, str], force: bool, progress: Progress) -> None:
+    def __init__(
+        self, lease: Lease, secrets: Mapping[str, str], force: bool, progress: Progress, access: Access
+    ) -> None:
         self.lease = lease
         self.secrets = secrets
         self.force = force
         self.progress = progress
+        self.access = access
         self.stages: dict[bytes, State] = {}
 
     def values(self, names: Mapping[str, str]) -> dict[str, str]:
@@ -107,9 +110,15 @@ class Builder:
         return self._steps.count
 
     async def build(
-        self, spec: ImageSpec, secrets: Mapping[str, str], force: bool, send: Callable[[BuildEvent], None]
+        self,
+        spec: ImageSpec,
+        secrets: Mapping[str, str],
+        force: bool,
+        send: Callable[[BuildEvent], None],
+        access: Access = DIRECTLY,
     ) -> Image:
-        """The image that `spec` describes, built as far as it is not there yet. `send` is told how it goes on.
+        """The image that `spec` describes, built as far as it is not there yet. `send` is told how it goes on; `access`
+        is how registries are reached.
 
         Cancelled, it ends what nobody else waits for. Raises ImageBuildError, and what content and launcher raise.
         """
@@ -118,7 +127,7 @@ class Builder:
         if not force and (image := self._find_known(asked)) is not None:
             return image
         with self._store.lease("build") as lease:
-            build = Build(lease, secrets, force, progress)
+            build = Build(lease, secrets, force, progress, access)
             state = await self._build(spec, build)
             image = await self._finish(state, build)
         if not any(getattr(part, "force", False) for part in (spec.base, *spec.steps)):
@@ -194,18 +203,14 @@ class Builder:
                 credentials = build.values(base.credentials)
 
                 async def pull(lease: Lease, say: Say) -> State:
-                    return await self._pull(lease, base.reference, credentials, say)
+                    request = Pull(*self._where(lease), base.reference, credentials, *build.access)
+                    return await run_job(request, State, say)
 
                 key = _key(identity(msgspec.structs.replace(base, add_python="")))
                 state = await self._once(titles.of_base(base), key, pull, build, force)
                 return await self._with_python(state, base.add_python, "", build, force)
             case DebianBase():
                 return await self._debian(base, build, force)
-
-    async def _pull(self, lease: Lease, reference: str, credentials: dict[str, str], say: Say) -> State:
-        found = settings.load(folder=Path("/"), environ=self._environ)
-        where = found.registry, found.insecure_registries
-        return await run_job(Pull(*self._where(lease), reference, credentials, *where), State, say)
 
     async def _debian(self, base: DebianBase, build: Build, force: bool) -> State:
         """Debian slim: a registry's where one can be reached, else made here, from this machine's own mirror."""
@@ -215,11 +220,9 @@ class Builder:
         from_registry = _key(identity(RegistryBase(reference)))
         if not force and self._recorded(from_registry, build) is not None:
             return await self._base(RegistryBase(reference), build, force)
-        if force or self._recorded(made_here, build) is None:
-            found = settings.load(folder=Path("/"), environ=self._environ)
-            access = Access(found.registry, found.insecure_registries)
-            if await asyncio.to_thread(_reachable, reference, access):
-                return await self._base(RegistryBase(reference), build, force)
+        is_new = force or self._recorded(made_here, build) is None
+        if is_new and await asyncio.to_thread(_reachable, reference, build.access):
+            return await self._base(RegistryBase(reference), build, force)
 
         async def bootstrap(lease: Lease, say: Say) -> State:
             tree = await run_job(Bootstrap(*self._where(lease)), str, say)

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from farcall import settings
-from farcall.builder.images import Images, Listed
+from farcall.builder.images import Images, Listed, split_name
 from farcall.cli.content import size
+from farcall.cli.output import Renderer
 from farcall.content import Store
 from farcall.errors import NotFoundError
 
@@ -16,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     listing = commands.add_parser("list", help="the images that are here")
     listing.add_argument("--json", action="store_true", help="print JSON")
+    pull = commands.add_parser("pull", help="fetch an image from a registry, or what has changed of it")
+    pull.add_argument("reference", metavar="REFERENCE", help="its name there: python:3.12-slim, ghcr.io/owner/name:1.0")
+    pull.add_argument("--name", help='what to call it here: "name" or "name:tag"')
+    pull.add_argument("--add-python", metavar="VERSION", help="add this Python, for an image that has none")
     export = commands.add_parser("export", help="write an image to an OCI archive, for skopeo and podman")
     export.add_argument("image", metavar="IMAGE", help="its name, or its id")
     export.add_argument("file", metavar="FILE", type=Path, help="the tar file to write")
@@ -28,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.command == "pull":
+        return _pull(options.reference, options.name, options.add_python)
     store = Store(settings.paths().content)
     match options.command:
         case "list":
@@ -72,6 +79,26 @@ def _list(store: Store, *, as_json: bool) -> int:
         image = one.image
         python = f"Python {image.python.version}" if image.python else "no Python" if image.probed else ""
         print(f"{image.image_id}  {size(there):>7}  {python:14}  {_ago(one.used):>11}  {', '.join(one.names)}".rstrip())
+    return 0
+
+
+def _pull(reference: str, name: str | None, add_python: str | None) -> int:
+    from farcall.sdk import builds, output
+    from farcall.sdk.image import Image
+
+    if name is not None:
+        split_name(name)  # what is wrong with it is said before the work
+    renderer = Renderer(sys.stdout, sys.stderr)
+    before, output.listener = output.listener, renderer
+    try:
+        image = builds.build(Image.from_registry(reference, add_python=add_python, force_build=True))
+    finally:
+        output.listener = before
+        renderer.finish()
+    assert image.object_id is not None
+    if name is not None:
+        builds.publish(Image.from_id(image.object_id), name)
+    print(f"{image.object_id}  {':'.join(split_name(name))}" if name is not None else image.object_id)
     return 0
 
 

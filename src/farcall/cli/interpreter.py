@@ -10,7 +10,7 @@ from farcall import _private, errors, settings
 from farcall.cli.usage import UsageError
 from farcall.interpreters import Choice, choose, details, is_own
 
-_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback"})
+_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback", "registry", "insecure_registries"})
 
 
 def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[settings.Settings, Choice]:

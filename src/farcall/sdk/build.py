@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from farcall.sdk.image import Image
     from farcall.sdk.image_parts import LocalFiles
     from farcall.sdk.local_trees import LocalTrees
+    from farcall.settings import Settings
 
 
 class Surroundings(NamedTuple):
@@ -39,18 +40,24 @@ class Surroundings(NamedTuple):
 
 def surroundings() -> Surroundings:
     """Those of this program: its own interpreter, and what the user has set. Turns to local mode where that is set."""
-    from farcall import settings
     from farcall.interpreters import probe
     from farcall.sdk import local
 
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    found = settings.load(folder=None if path is None else Path(path).absolute().parent)
+    found = program_settings()
     if found.local:
         local.use_local()
     if local.is_active():
         return Surroundings(local=True)
     compat = sys.modules.get("farcall.compat")
     return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
+
+
+def program_settings() -> Settings:
+    """What the user has set for this program."""
+    from farcall import settings
+
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    return settings.load(folder=None if path is None else Path(path).absolute().parent)
 
 
 class Preparation:

@@ -10,6 +10,7 @@ import msgspec
 from farcall import errors
 from farcall.sdk import client as clients
 from farcall.sdk import events, output
+from farcall.sdk.build import program_settings
 from farcall.sdk.image import Image
 from farcall.sdk.image_parts import Resolution
 from farcall.sdk.local_trees import LocalTrees
@@ -76,8 +77,15 @@ class Builds:
 
     def _requests(self) -> list[_Request]:
         alone = len(self._wanted) == 1
+        found = program_settings()
         return [
-            _Request(wanted.encoded, self._resolution.secrets, "" if alone else _label(wanted.names))
+            _Request(
+                wanted.encoded,
+                self._resolution.secrets,
+                "" if alone else _label(wanted.names),
+                found.registry,
+                found.insecure_registries,
+            )
             for wanted in self._wanted.values()
         ]
 
@@ -94,6 +102,19 @@ class _Request(NamedTuple):
     encoded: bytes
     secrets: dict[str, str]
     label: str
+    registry: str
+    insecure_registries: tuple[str, ...]
+
+    def message(self, seq: int, encoded: bytes, fds: int) -> messages.BuildImage:
+        """As the server is told; `encoded` may be empty, and travel as a file."""
+        return messages.BuildImage(
+            seq,
+            encoded,
+            self.secrets,
+            descriptors=fds,
+            registry=self.registry,
+            insecure_registries=self.insecure_registries,
+        )
 
 
 class _Progress:
@@ -150,9 +171,7 @@ class _Running:
         if len(encoded) > INLINE_LIMIT:
             encoded, fds = b"", (to_memory(encoded),)
         try:
-            seq = self._client.begin(
-                lambda seq: messages.BuildImage(seq, encoded, request.secrets, descriptors=len(fds)), fds, progress
-            )
+            seq = self._client.begin(lambda seq: request.message(seq, encoded, len(fds)), fds, progress)
         finally:
             descriptors.close_all(fds)
         self._builds[seq] = progress

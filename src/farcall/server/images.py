@@ -12,6 +12,7 @@ import msgspec
 from farcall import errors
 from farcall.builder.builder import Builder
 from farcall.builder.images import Image
+from farcall.builder.oci.endpoint import Access
 from farcall.content.store import Store
 from farcall.interpreters import private
 from farcall.spec.container import Interpreter
@@ -60,7 +61,8 @@ class ImageBuilds:
         def send(event: messages.BuildEvent) -> None:
             session.send(msgspec.structs.replace(event, seq=message.seq))
 
-        task = asyncio.ensure_future(self._builder.build(spec, message.secrets, message.force, send))
+        access = Access(message.registry, message.insecure_registries)
+        task = asyncio.ensure_future(self._builder.build(spec, message.secrets, message.force, send, access))
         self._tasks[session, message.seq] = task
         try:
             image = await task

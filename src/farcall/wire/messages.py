@@ -232,6 +232,7 @@ class BuildImage(_Message, tag=22):
 
     `image` is a msgpack-encoded ImageSpec; where `descriptors` is 1 it is b"" and rides along as a memory file.
     `secrets` are the values by the handles that the image uses. With `force` no step is taken from the cache.
+    `registry` and `insecure_registries` are the program's settings of these names.
     The build ends with the connection, or by CancelBuild, unless somebody else waits for the same steps.
     """
 
@@ -240,6 +241,8 @@ class BuildImage(_Message, tag=22):
     secrets: dict[str, str] = {}
     force: bool = False
     descriptors: DescriptorCount = 0
+    registry: str = "docker.io"
+    insecure_registries: tuple[str, ...] = ()
 
 
 class CancelBuild(_Message, tag=23):

@@ -183,11 +183,9 @@ class Repository:
                     yield response
                     return
             except NoTlsError as error:
-                raise TransientError(
-                    ConnectionError,
-                    str(error),
-                    f"A registry without TLS must be named in the setting insecure_registries: {self._endpoint.host}",
-                    cost=2,
+                raise ConnectionError(
+                    f"{error}. A registry without TLS must be named in the setting insecure_registries: "
+                    f"{self._endpoint.host}"
                 ) from error
 
     def _check(self, response: httpx.Response, what: str) -> None:
