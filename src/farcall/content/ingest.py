@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import structs
+import msgspec
 
 from farcall.content.disk import disk_error
 from farcall.content.intake import Intake
@@ -127,7 +127,7 @@ class _Ingest:
         found = [by_path[path] for path in paths]
         self._lease.keep_tree(tree_id, {entry.digest for entry in found})
         # Their numbers must not meet those of the hard links found now. Links of one file change together.
-        return [entry if not entry.link else structs.replace(entry, link=-entry.link) for entry in found]
+        return [entry if not entry.link else msgspec.structs.replace(entry, link=-entry.link) for entry in found]
 
     def _facts(self, status: os.stat_result) -> tuple[int, int, int]:
         if self._keep_owner:

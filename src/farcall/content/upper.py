@@ -5,7 +5,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from msgspec import structs
+import msgspec
 
 from farcall.content.disk import disk_error, printable
 from farcall.content.intake import Intake
@@ -138,7 +138,7 @@ class _Upper:
                 del entries[other]
             for entry in self._base.inside(below):
                 moved = path + entry.path[len(below) :]
-                entries[moved] = structs.replace(entry, path=moved)
+                entries[moved] = msgspec.structs.replace(entry, path=moved)
             entries[path] = default_directory(path)  # the upper layer has its mode and owner
         return Tree.of_found(entries.values())
 

@@ -68,6 +68,10 @@ class Preparation:
     """
 
     def __init__(self, app: App, app_id: str, shared: Surroundings) -> None:
+        if not shared.local:
+            from farcall.sdk import embedded
+
+            embedded.check_system()  # before anything is read that only a server on this machine can use
         from farcall.sdk.image_parts import Resolution
         from farcall.sdk.local_trees import LocalTrees
 

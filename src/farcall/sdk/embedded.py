@@ -7,17 +7,22 @@ import sys
 from farcall import _private, errors, settings
 
 
+def check_system() -> None:
+    """Raises UnimplementedError on a system that has no containers."""
+    if sys.platform != "linux":
+        raise errors.UnimplementedError(
+            f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to "
+            "run every function in this process, or a server on a Linux machine"
+        )
+
+
 def start_server() -> None:
     """Starts the server and returns when it listens, or when another start got there first.
 
     Raises UnimplementedError on a system that has no containers, ConnectionError where the server fails to start, with
     the end of its log.
     """
-    if sys.platform != "linux":
-        raise errors.UnimplementedError(
-            f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to "
-            "run every function in this process, or a server on a Linux machine"
-        )
+    check_system()
     executable, root = _private.home()
     log_path = settings.paths().server_log
     ready, announce = os.pipe()
