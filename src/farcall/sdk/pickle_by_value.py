@@ -17,6 +17,7 @@ from farcall.sdk.function import Function
 
 _registrations: Any = importlib.import_module("farcall._cloudpickle.cloudpickle")
 
+_FILENAME = 10  # the place of co_filename among the arguments of types.CodeType, since Python 3.11
 _MAX_DEPTH = 64  # of the search for an offending part
 _MAX_REASON = 2000  # characters of the underlying error, and of a path, in a message
 
@@ -71,6 +72,10 @@ class ByValuePickler(_cloudpickle.CloudPickler):
                 found = getattr(found, name, None)
             if found is obj:
                 return NotImplemented
+        if isinstance(obj, types.CodeType):
+            make, arguments = _registrations._code_reduce(obj)
+            # cloudpickle leaves the file's name out since 3.1.3; tracebacks find the code's lines by it.
+            return make, (*arguments[:_FILENAME], obj.co_filename, *arguments[_FILENAME + 1 :])
         if isinstance(obj, (Function, Cls)):
             return self._reduce_handle(obj)  # pyright: ignore[reportUnknownArgumentType]
         reduced: Any = cast(Any, super()).reducer_override(obj)
