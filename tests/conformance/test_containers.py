@@ -238,8 +238,6 @@ def test_requests_that_can_never_be_held() -> None:
     ("function", "feature"),
     [
         (containers_app.on_gpu, "gpu"),
-        (containers_app.at_once, "concurrent"),
-        (containers_app.in_batches, "batched"),
         (containers_app.allocate.with_options(memory=64), "with_options"),
     ],
 )

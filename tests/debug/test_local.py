@@ -270,6 +270,45 @@ def test_an_error_shows_the_users_code(farcall_on: Run, write: Write) -> None:
     assert "farcall/sdk" not in done.stderr
 
 
+def test_batched_and_concurrent_functions(farcall_on: Run, write: Write) -> None:
+    """Callers pass single items here too; each is a batch of its own."""
+    program = write(
+        "program.py",
+        """
+        import farcall
+
+        app = farcall.App()
+
+        @app.function()
+        @farcall.batched(max_batch_size=10, wait_ms=10_000)
+        def add(xs: list[int], ys: list[int]) -> list[int]:
+            return [x + y for x, y in zip(xs, ys)]
+
+        @app.function()
+        @farcall.concurrent(max_inputs=10)
+        @farcall.batched(max_batch_size=10, wait_ms=10_000)
+        async def wrong(xs: list[int]) -> list[int]:
+            return xs * 2
+
+        @app.cls()
+        class Model:
+            @farcall.batched(max_batch_size=10, wait_ms=10_000)
+            async def double(self, xs: list[int]) -> list[int]:
+                return [2 * x for x in xs]
+
+        @app.local_entrypoint()
+        def main():
+            print(add.remote(1, ys=2), list(Model().double.map(range(3))), add.local([1], [2]))
+            try:
+                wrong.remote(1)
+            except farcall.errors.InvalidError as error:
+                print(error)
+        """,
+    )
+    done = farcall_on("run", "--local", program)
+    assert done.stdout.startswith("3 [0, 2, 4] [3]\nwrong is @farcall.batched, was given 1 items"), done.stderr
+
+
 def test_a_feature_that_is_not_there(farcall_on: Run, write: Write) -> None:
     program = write(
         "program.py",

@@ -180,10 +180,17 @@ class Worker:
         return self.expect(messages.Loaded)
 
     def run(
-        self, *inputs: tuple[Any, ...], method: str = "", credit: int = 0, call_id: str = "fc-1", **kwargs: Any
+        self,
+        *inputs: tuple[Any, ...],
+        method: str = "",
+        credit: int = 0,
+        call_id: str = "fc-1",
+        batch: int = 0,
+        **kwargs: Any,
     ) -> list[int]:
-        """Hands inputs over in one Run; returns their numbers."""
-        run = messages.Run(call_id, method, [], credit)
+        """Hands inputs over in one Run; returns their numbers. With `batch` they and the next ones, so many in all, are
+        one batch."""
+        run = messages.Run(call_id, method, [], credit, self.seq + batch if batch else 0)
         fds: list[int] = []
         for index, args in enumerate(inputs):
             self.seq += 1
@@ -196,7 +203,7 @@ class Worker:
 
     def wait_running(self, seq: int) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self.page.running != seq:
+        while self.page.started != seq:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
@@ -229,11 +236,15 @@ class Worker:
     # --- cancelling and ending
 
     def cancel(self, seq: int, reason: int = SharedPage.CANCELLED) -> None:
-        """As the worker does: page, frame, and a signal where it runs."""
+        """As the worker does where one input runs at a time: page, frame, and a signal where it runs."""
         self.page.cancel(seq, reason)
-        self.send(messages.CancelInput(seq))
-        if self.page.running == seq:
+        self.send(messages.CancelInput(seq, reason))
+        if self.page.started == seq:
             os.kill(self.pid, signal.SIGUSR1)
+
+    def stop_input(self, seq: int, reason: int = SharedPage.CANCELLED) -> None:
+        """As the worker stops an input that runs beside others."""
+        self.send(messages.CancelInput(seq, reason))
 
     def wait_exit(self, timeout: float = PATIENCE) -> int:
         """The wait status of the runner, which is about to end."""

@@ -102,11 +102,10 @@ def test_storms_of_cancellation_lose_and_mix_up_nothing(worker: Worker) -> None:
     worker.load("def f(x):\n    return x\n")
     for _ in range(40):
         seqs = worker.run(*[(n,) for n in range(100)])
-        while worker.page.running not in seqs and not worker.read(0):
+        while worker.page.started not in seqs and not worker.read(0):
             pass
         for _ in range(5):
-            if running := worker.page.running:
-                worker.cancel(running)
+            worker.cancel(worker.page.started)
         worker.until(lambda seqs=seqs: all(seq in worker.results for seq in seqs))
         for number, seq in enumerate(seqs):
             try:

@@ -24,7 +24,6 @@ def test_a_function_returns(worker: Worker) -> None:
     assert loaded.seconds < 5
     assert worker.call(3) == 4
     assert worker.call("a", y="b") == "ab"
-    worker.wait_running(0)
     assert os.waitstatus_to_exitcode(worker.stop()) == 0
 
 

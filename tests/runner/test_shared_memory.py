@@ -1,5 +1,6 @@
 """Memory files that a runner keeps for its next result: while there is work, and where the memory is its own."""
 
+import contextlib
 import os
 import time
 
@@ -17,8 +18,9 @@ def files(worker: Worker) -> set[int]:
     found: set[int] = set()
     for name in os.listdir(f"/proc/{worker.pid}/fd"):
         path = f"/proc/{worker.pid}/fd/{name}"
-        if os.readlink(path).startswith("/memfd:farcall-value"):
-            found.add(os.stat(path).st_ino)
+        with contextlib.suppress(FileNotFoundError):  # the runner closes some as we look
+            if os.readlink(path).startswith("/memfd:farcall-value"):
+                found.add(os.stat(path).st_ino)
     return found
 
 

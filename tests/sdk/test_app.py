@@ -15,7 +15,7 @@ import farcall
 from farcall.errors import DeprecationError, FarcallWarning, InvalidError
 from farcall.sdk import build
 from farcall.sdk.options import Declaration
-from farcall.spec.function import FunctionSpec, RetryPolicy
+from farcall.spec.function import Concurrency, FunctionSpec, RetryPolicy
 
 app = farcall.App("test-app", secrets=[farcall.Secret.from_dict({"A": "app", "B": "app", "C": "app"})])
 
@@ -174,7 +174,8 @@ def test_old_names_work_with_one_line_each(old: dict[str, Any], new: dict[str, A
 
 def test_allow_concurrent_inputs_is_an_old_name_for_the_decorator() -> None:
     with pytest.warns(DeprecationError, match="allow_concurrent_inputs= is now the decorator @farcall.concurrent"):
-        assert Declaration.of("@app.function", {"allow_concurrent_inputs": 10}).unimplemented
+        declaration = Declaration.of("@app.function", {"allow_concurrent_inputs": 10})
+    assert declaration.concurrency == Concurrency(10, 10)
 
 
 def test_decorators_need_parentheses() -> None:

@@ -60,8 +60,6 @@ def test_declared_features_are_named_when_the_function_is_called(options: dict[s
 @pytest.mark.parametrize(
     ("decorator", "named"),
     [
-        (farcall.concurrent(max_inputs=10, target_inputs=5), r"@concurrent\(max_inputs=10\)"),
-        (farcall.batched(max_batch_size=4, wait_ms=100), "@batched"),
         (farcall.fastapi_endpoint(method="POST"), "@fastapi_endpoint"),
         (farcall.asgi_app(), "@asgi_app"),
         (farcall.wsgi_app(), "@wsgi_app"),
@@ -79,9 +77,9 @@ def test_decorators_register_and_are_named_when_the_function_is_called(decorator
 
 def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
-    own.function(gpu="T4")(farcall.concurrent(max_inputs=2)(f))
+    own.function(gpu="T4")(farcall.clustered(size=2)(f))
     (spec,) = build.Preparation(own, "ap-test", build.Surroundings(local=True)).functions()
-    assert spec.unimplemented == ("gpu='T4'", "@concurrent(max_inputs=2)", "App(volumes=)")
+    assert spec.unimplemented == ("gpu='T4'", "@clustered(size=2)", "App(volumes=)")
 
 
 def test_hints_are_accepted() -> None:
@@ -90,30 +88,22 @@ def test_hints_are_accepted() -> None:
 
 
 @farcall.App().cls()
-@farcall.concurrent(max_inputs=3)
-class Concurrent:
+@farcall.clustered(size=3)
+class Clustered:
     @farcall.method()
     def f(self) -> None: ...
 
 
-def test_a_concurrent_class_is_named() -> None:
-    with pytest.raises(UnimplementedError, match=r"Concurrent cannot be used: .*@concurrent\(max_inputs=3\)"):
-        Concurrent().f.remote()
+def test_a_clustered_class_is_named() -> None:
+    with pytest.raises(UnimplementedError, match=r"Clustered cannot be used: .*@clustered\(size=3\)"):
+        Clustered().f.remote()
 
 
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
-        (lambda: farcall.concurrent(), "max_inputs is missing"),
-        (lambda: farcall.concurrent(max_inputs=0), "not at least 1"),
-        (lambda: farcall.concurrent(max_inputs=2, target_inputs=3), "target_inputs=3 is not 1 to 2"),
-        (lambda: farcall.batched(max_batch_size=1001, wait_ms=0), "not 1 to 1000"),
-        (lambda: farcall.batched(max_batch_size=1, wait_ms=600_001), "not 0 to 600000"),
-        (lambda: farcall.batched(max_batch_size=1, wait_ms=0)(lambda x=1: x), "default arguments"),
         (lambda: farcall.web_server(0), "not 1 to 65535"),
         (lambda: farcall.asgi_app(custom_domains="a.example")(f), "not one string"),
-        (lambda: farcall.concurrent(max_inputs=2)(farcall.method()(f)), "goes on the class"),
-        (lambda: farcall.concurrent(max_inputs=2)(declared()), "swap the two lines"),
         (lambda: farcall.Cron("* * * *"), "has 4 fields"),
         (lambda: farcall.Cron("61 * * * *"), "'61' is not a minute from 0 to 59"),
         (lambda: farcall.Cron("* * * * *", timezone="Nowhere/None"), "no time zone"),

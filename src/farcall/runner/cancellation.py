@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from farcall.runner.channel import RunnerConnection
 
 RETRY_SECONDS = 0.01  # after which an input that was in our code is interrupted again
-_ENTRIES = ("enter_user_code", "step_user_code", "_start", "_next")  # of the runner; may be left at any point
+# Of the runner; may be left at any point.
+_ENTRIES = ("enter_user_code", "step_user_code", "_start", "_next", "unpickle_batch", "pickle_batch")
 _OURS = ("farcall.wire.", "farcall.runner.")
 
 
@@ -33,6 +34,7 @@ class Cancellation:
         self.pending = 0
         self.raised = 0
         self.seq = 0
+        self._others: Sequence[int] = ()  # that run with `seq`, as a batch
         self._page = page
         self._retrying = False
         self._main_thread = _thread.get_ident()
@@ -41,11 +43,17 @@ class Cancellation:
         """Takes SIGUSR1. Only the main thread may call this."""
         signal.signal(signal.SIGUSR1, self.on_signal)
 
-    def begin(self, seq: int) -> int:
-        """Input `seq` runs from now on. Returns why it must not, else 0."""
+    def begin(self, seq: int, others: Sequence[int] = ()) -> int:
+        """Input `seq` runs from now on, and `others` with it. Returns why none of them must, else 0."""
         self.raised = self.pending = 0
-        self.seq = seq
-        return self._page.cancelled(seq)
+        self.seq, self._others = seq, others
+        return self._reason()
+
+    def _reason(self) -> int:
+        reason = self._page.cancelled(self.seq)
+        if reason and self._others and not all(map(self._page.cancelled, self._others)):
+            return 0  # the batch runs on for the others
+        return reason
 
     def end(self) -> int:
         """The input has ended. Returns why it was to stop, 0 where it was not."""
@@ -88,7 +96,7 @@ class Cancellation:
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGUSR1: looks which input shall stop."""
-        reason = self.pending or (self._page.cancelled(self.seq) if self.seq else 0)
+        reason = self.pending or (self._reason() if self.seq else 0)
         if reason and reason != SharedPage.REVOKED:
             self.request(reason, frame)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from farcall.errors import InvalidError
 from farcall.sdk import context
 from farcall.sdk.app import EndOfModule
+from farcall.sdk.batches import parameter_names
 from farcall.sdk.cls import Cls, Shape
 from farcall.sdk.function import MethodInfo
 from farcall.spec.function import FunctionSpec, Source
@@ -27,6 +28,7 @@ class Target(NamedTuple):
     call: Callable[..., Any]
     is_generator: bool
     is_async: bool
+    batched: tuple[str, ...] = ()  # the names of its parameters, where each is given a list
 
 
 class Loaded(NamedTuple):
@@ -59,7 +61,8 @@ def load(message: messages.Load, fds: tuple[int, ...]) -> Loaded:
     raw = getattr(found, "raw", found)
     if not callable(raw):
         raise InvalidError(f"{spec.source.qualname} in {spec.source.module} is no function here but {found!r}")
-    return Loaded({method.name: Target(raw, method.is_generator, method.is_async)}, [], [])
+    batched = parameter_names(raw, spec.name, is_method=False) if spec.batching is not None else ()
+    return Loaded({method.name: Target(raw, method.is_generator, method.is_async, batched)}, [], [])
 
 
 def _load_class(spec: FunctionSpec, found: Any, message: messages.Load) -> Loaded:
@@ -77,7 +80,9 @@ def _load_class(spec: FunctionSpec, found: Any, message: messages.Load) -> Loade
         if each.name not in raw_methods:
             known = ", ".join(raw_methods)
             raise InvalidError(f"{spec.name} has no method {each.name!r} in the container; it has {known}")
-        targets[each.name] = Target(partial(raw_methods[each.name], made), each.is_generator, each.is_async)
+        call = raw_methods[each.name]
+        batched = parameter_names(call, spec.name, is_method=True) if spec.batching is not None else ()
+        targets[each.name] = Target(partial(call, made), each.is_generator, each.is_async, batched)
     return Loaded(
         targets,
         [partial(hook, made) for hook in found.enter_hooks],

@@ -93,7 +93,9 @@ class Outbox:
         data, fds = payload.data, payload.fds
         with self._lock:
             if self._items and (
-                self._bytes + len(data) > FRAME_BYTES or len(self._item_fds) + len(fds) > FRAME_DESCRIPTORS
+                seq != self._item_seq
+                or self._bytes + len(data) > FRAME_BYTES
+                or len(self._item_fds) + len(fds) > FRAME_DESCRIPTORS
             ):
                 self._flush()
             if not self._items:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Literal, TextIO, cast
 
 from farcall.runner.outbox import TEXT_LENGTH, Outbox
@@ -65,13 +66,18 @@ class Limit:
             self._held = False
 
 
+current_seq: ContextVar[int] = ContextVar("farcall_current_seq", default=0)
+"""The input that this thread or task runs for, where inputs run beside each other."""
+
+
 class Output:
-    """Both streams of this process."""
+    """Both streams of this process. Text belongs to the input `seq`, or, once `divided`, to `current_seq`."""
 
     def __init__(self, outbox: Outbox, check: Callable[[], None]) -> None:
         self.outbox = outbox
         self.check = check  # called after each write; may raise
         self.seq = 0
+        self.divided = False
         self.dirty = False  # whether a stream holds text
         self.limit = Limit()
         self.stdout = Stream(self, "stdout", 1)
@@ -82,16 +88,41 @@ class Output:
         sys.stdout = sys.__stdout__ = cast("TextIO", self.stdout)
         sys.stderr = sys.__stderr__ = cast("TextIO", self.stderr)
 
+    def divide(self) -> None:
+        """From now on inputs run beside each other."""
+        self.flush()
+        self.divided = True
+
     def flush(self) -> None:
         """Hands what the streams hold to the outbox."""
         self.dirty = False
-        self.stdout.flush()
-        self.stderr.flush()
+        self.stdout.flush_all()
+        self.stderr.flush_all()
+
+    def flush_input(self, seq: int) -> None:
+        """Hands what the streams hold of this input to the outbox."""
+        self.stdout.flush_input(seq)
+        self.stderr.flush_input(seq)
 
     def use_descriptors(self) -> None:
         """After a fork, in the child: writes go to the descriptors, which are shared with the parent's."""
         self.stdout.use_descriptor()
         self.stderr.use_descriptor()
+
+
+class _Held:
+    """Text that waits for the end of its line."""
+
+    __slots__ = ("length", "parts", "since")
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.length = 0
+        self.since = 0.0  # when the first of the parts came
+
+    def take(self) -> str:
+        parts, self.parts, self.length = self.parts, [], 0
+        return "".join(parts) if len(parts) != 1 else parts[0]
 
 
 class Stream(io.TextIOBase):
@@ -103,9 +134,8 @@ class Stream(io.TextIOBase):
         self._stream: Literal["stdout", "stderr"] = name
         self._fd = fd
         self._lock = threading.RLock()
-        self._parts: list[str] = []
-        self._length = 0
-        self._since = 0.0  # when the first of the parts came
+        self._held = _Held()
+        self._divided: dict[int, _Held] = {}  # by input, where inputs run beside each other
         self._window = 0.0
         self._lines = 0
         self._direct = False
@@ -168,30 +198,54 @@ class Stream(io.TextIOBase):
             if self._direct:
                 self._write_descriptor(text)
                 return length
+            output = self._output
             with self._lock:
-                self._parts.append(text)
-                self._length += length
-                self._output.dirty = True
-                if text[-1] == "\n" or "\n" in text or self._length >= GATHER:
-                    self._send()
-                elif self._length == length:
-                    self._since = time.monotonic()
-                elif time.monotonic() - self._since > GATHER_SECONDS:
-                    self._send()
-            self._output.check()
+                if output.divided:
+                    seq = current_seq.get()
+                    held = self._divided.get(seq) or self._divided.setdefault(seq, _Held())
+                else:
+                    seq, held = output.seq, self._held
+                held.parts.append(text)
+                held.length += length
+                output.dirty = True
+                if text[-1] == "\n" or "\n" in text or held.length >= GATHER:
+                    self._send(seq, held)
+                elif held.length == length:
+                    held.since = time.monotonic()
+                elif time.monotonic() - held.since > GATHER_SECONDS:
+                    self._send(seq, held)
+                if output.divided and not held.length:
+                    del self._divided[seq]
+            output.check()
         return length
 
     def flush(self) -> None:
-        """Sends what is held back."""
+        """Sends what is held back of the input that this code runs for."""
         if self._direct:
             self._write_descriptor("", whole=True)
-        elif self._length:
+        elif self._output.divided:
+            self.flush_input(current_seq.get())
+        elif self._held.length:
             with self._lock:
-                self._send(urgent=True)
+                self._send(self._output.seq, self._held, urgent=True)
 
-    def _send(self, urgent: bool = False) -> None:
-        parts, self._parts, self._length = self._parts, [], 0
-        text = "".join(parts) if len(parts) != 1 else parts[0]
+    def flush_input(self, seq: int) -> None:
+        """Sends what is held back of one input, where inputs run beside each other."""
+        with self._lock:
+            held = self._divided.pop(seq, None)
+            if held is not None:
+                self._send(seq, held, urgent=True)
+
+    def flush_all(self) -> None:
+        """Sends what is held back of all inputs."""
+        if self._divided:
+            for seq in list(self._divided):
+                self.flush_input(seq)
+        else:
+            self.flush()
+
+    def _send(self, seq: int, held: _Held, urgent: bool = False) -> None:
+        text = held.take()
         if not text:
             return
         output = self._output
@@ -200,7 +254,8 @@ class Stream(io.TextIOBase):
             return
         if limit.dropped:
             count, limit.dropped = limit.dropped, 0
-            self._put(f"\n[farcall: {count:,} characters of output dropped: more than {RATE // 2**20} MiB/s]\n", False)
+            note = f"\n[farcall: {count:,} characters of output dropped: more than {RATE // 2**20} MiB/s]\n"
+            output.outbox.add_text(seq, self._stream, note, False)
         if not text.isascii():
             try:
                 text.encode()
@@ -213,10 +268,7 @@ class Stream(io.TextIOBase):
             self._lines += 1
             urgent = self._lines <= URGENT_LINES
         for start in range(0, len(text), TEXT_LENGTH):
-            self._put(text[start : start + TEXT_LENGTH], urgent)
-
-    def _put(self, text: str, urgent: bool) -> None:
-        self._output.outbox.add_text(self._output.seq, self._stream, text, urgent)
+            output.outbox.add_text(seq, self._stream, text[start : start + TEXT_LENGTH], urgent)
 
     # --- below Python
 
@@ -224,15 +276,14 @@ class Stream(io.TextIOBase):
         """From now on text goes to the descriptor."""
         self._direct = True
         self._lock = threading.RLock()
-        self._parts, self._length = [], 0
+        self._held, self._divided = _Held(), {}
 
     def _write_descriptor(self, text: str, whole: bool = False) -> None:
         with self._lock:
-            self._parts.append(text)
-            if not whole and "\n" not in text and len(self._parts) < 512:
+            self._held.parts.append(text)
+            if not whole and "\n" not in text and len(self._held.parts) < 512:
                 return
-            data = memoryview("".join(self._parts).encode("utf-8", "backslashreplace"))
-            self._parts = []
+            data = memoryview(self._held.take().encode("utf-8", "backslashreplace"))
             while data:
                 data = data[os.write(self._fd, data) :]
 

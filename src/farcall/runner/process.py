@@ -11,7 +11,7 @@ import socket
 import sys
 from time import monotonic
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -28,6 +28,9 @@ from farcall.sdk.exceptions_codec import dump_exception
 from farcall.version import __version__
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
+
+if TYPE_CHECKING:
+    from farcall.runner.concurrency import Concurrency
 
 CONTROL_FD, PAGE_FD, LIFELINE_FD = 3, 4, 5
 
@@ -47,6 +50,7 @@ class Runner:
         self.output = self.executor.output
         self._container_id = container_id
         self._loaded = Loaded({}, [], [])
+        self._concurrency: Concurrency | None = None  # for a function that runs several inputs at once
 
     def run(self) -> int:
         """From hello to the exit hooks. Returns the exit status, or dies of the signal that ended an input."""
@@ -60,7 +64,7 @@ class Runner:
         if not self._load():
             return 0
         while True:
-            self.executor.serve()
+            (self._concurrency or self.executor).serve()
             if self.inbox.stopping or not self._reconnect():
                 break
         self._run_exit_hooks()
@@ -98,7 +102,6 @@ class Runner:
     def _reconnect(self) -> bool:
         """After the connection was lost: waits for another. False where none will come."""
         unstarted = self.inbox.drop_unstarted()
-        self.executor.page.finish()
         sock = lifeline.receive(LIFELINE_FD, lambda: self.inbox.stopping)
         if sock is None:
             return False
@@ -124,8 +127,11 @@ class Runner:
                 self.executor.connection.wait(inbox.waiter)
         (message, fds), inbox.load = inbox.load, None
         executor = self.executor
-        executor.name, executor.timeout = message.function.name, message.function.timeout
-        executor.result_name = f"result of {executor.name}"
+        executor.outcomes.describe(message.function.name, message.function.timeout)
+        if message.function.concurrency.max_inputs > 1:
+            from farcall.runner.concurrency import Concurrency
+
+            self._concurrency = Concurrency(executor)
         if message.function.memory[1] is not None:
             shared_memory.keep_nothing()
         started = monotonic()
@@ -170,15 +176,16 @@ class Runner:
         executor, inbox = self.executor, self.inbox
         if inbox.stopping:
             return
-        inbox.stopping = True
-        inbox.waiter.set()
+        inbox.stop()
         if executor.has_loop:
             executor.loop.wake()
         if inbox.running:
             executor.ended_by = number
             executor.cancellation.request(SharedPage.CANCELLED, frame)
-        else:
-            executor.connection.interrupt()
+            return
+        if self._concurrency is not None and self._concurrency.running:
+            executor.ended_by = number
+        executor.connection.interrupt()
 
     def owns(self, handler: object) -> bool:
         """Whether a signal's handler is one of the runner's."""

@@ -21,7 +21,7 @@ from typing import (
 )
 
 from farcall.errors import ConnectionLostError, InvalidError
-from farcall.sdk import context, ids, source
+from farcall.sdk import batches, context, ids, source
 from farcall.sdk.cls import Cls, declare
 from farcall.sdk.decorators import parameter
 from farcall.sdk.deprecations import warn
@@ -413,6 +413,10 @@ class App:
         raw: Any = cast("Any", target) if partial is None else partial.raw
         _check_function(raw, target, partial, declaration)
         name = declaration.options.get("name") or raw.__qualname__.rpartition("<locals>.")[2]
+        if partial is not None:
+            declaration = declaration.marked(name, partial.concurrency, partial.batching)
+        if declaration.batching is not None:
+            batches.parameter_names(raw, name, is_method=False)
         function: Function[..., Any, Any] = Function(
             name,
             raw=raw,

@@ -193,6 +193,8 @@ def _spec(
         binds=() if mounts else _binds(files),
         block_network=declaration.block_network,
         single_use_containers=declaration.single_use_containers,
+        concurrency=declaration.concurrency,
+        batching=declaration.batching,
         compat="modal" if shared.compat else "",
         runtime=shared.runtime,
         unimplemented=member.marks,

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
-from farcall.sdk import context, ids, parameters
+from farcall.sdk import batches, context, ids, parameters
 from farcall.sdk.asking import Asking, asks
-from farcall.sdk.decorators import CONCURRENT, HOOK
+from farcall.sdk.decorators import CLUSTERED, CONCURRENT, HOOK
 from farcall.sdk.function import Function, MethodInfo, method_info, not_running, registry
 from farcall.sdk.partial import PartialFunction
 from farcall.version import __version__
@@ -485,10 +485,14 @@ def declare(raw: Any, app: App, declaration: Declaration, is_known_module: Calla
             "does into a method under @farcall.enter()"
         )
     features = [mark for _, partial in methods.values() for mark in partial.unimplemented]
-    if CONCURRENT in vars(raw):
-        features.append(vars(raw)[CONCURRENT])
-    if sum("@batched" in partial.unimplemented for _, partial in methods.values()) and len(methods) > 1:
-        raise InvalidError(f"{raw.__qualname__}: a class with a @farcall.batched method can have no other method")
+    if CLUSTERED in vars(raw):
+        features.append(vars(raw)[CLUSTERED])
+    batched = [partial for _, partial in methods.values() if partial.batching is not None]
+    if batched and len(methods) > 1:
+        raise InvalidError(f"{name}: a class with a @farcall.batched method can have no other method")
+    declaration = declaration.marked(name, vars(raw).get(CONCURRENT), batched[0].batching if batched else None)
+    for method in batched:
+        batches.parameter_names(_raw_attribute(raw, method.__name__), f"{name}.{method.__name__}", is_method=True)
     return Cls(
         name.rpartition("<locals>.")[2],
         shape,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from farcall.errors import InvalidError
+from farcall.sdk.concurrency import batching, concurrency, whole
 from farcall.sdk.deprecations import deprecated
 from farcall.sdk.partial import GENERATOR, PartialFunction, code_flags, partial_of
 
@@ -33,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HOOK = "__farcall_hook__"  # attribute of a function that is an enter or exit hook
 CONCURRENT = "__farcall_concurrent__"  # attribute of a class under @concurrent
+CLUSTERED = "__farcall_clustered__"  # attribute of a class under @clustered
 
 
 class MethodDecorator(Protocol):
@@ -159,40 +161,29 @@ def parameter(*, default: Any = REQUIRED, init: bool = True) -> Any:
     return Parameter(default, init)
 
 
-def _whole(decorator: str, name: str, value: Any, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidError(f"@farcall.{decorator}: {name}={value!r} is not a whole number")
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"{low} to {high}"
-        raise InvalidError(f"@farcall.{decorator}: {name}={value} is not {allowed}")
-    return value
-
-
 def concurrent(
     _misused: None = None, /, *, max_inputs: int | None = None, target_inputs: int | None = None
 ) -> FunctionOrClassDecorator:
-    """Lets one container run up to `max_inputs` inputs at once: asynchronous functions as tasks, others as threads.
+    """Lets one container run up to `max_inputs` (1 to 1000) inputs at once: asynchronous functions as tasks on one
+    loop, others in threads. Of a batched function it runs so many batches at once.
 
     `target_inputs`, at most `max_inputs`, is what the autoscaler aims at. For a class it stands under `@app.cls()`.
     """
     _without_parentheses("concurrent", _misused)
     if max_inputs is None:
         raise InvalidError("@farcall.concurrent: max_inputs is missing; write @farcall.concurrent(max_inputs=100)")
-    _whole("concurrent", "max_inputs", max_inputs, 1)
-    if target_inputs is not None:
-        _whole("concurrent", "target_inputs", target_inputs, 1, max_inputs)
+    said = concurrency("@farcall.concurrent", max_inputs, target_inputs)
 
     def decorate(target: Any) -> Any:
-        feature = f"@concurrent(max_inputs={max_inputs})"
         if isinstance(target, type):
-            setattr(target, CONCURRENT, feature)
+            setattr(target, CONCURRENT, said)
             return target  # pyright: ignore[reportUnknownVariableType]
         partial = partial_of(target, "concurrent")
         if partial.is_method:
             raise InvalidError(
                 f"{partial.__qualname__}: @farcall.concurrent goes on the class, under @app.cls(), not on a method"
             )
-        partial.unimplemented += (feature,)
+        partial.concurrency = said
         return partial
 
     return decorate
@@ -201,19 +192,17 @@ def concurrent(
 def batched(_misused: None = None, /, *, max_batch_size: int, wait_ms: int) -> LooseDecorator:
     """Callers pass single items; the function gets lists of up to `max_batch_size` (1 to 1000), and returns such lists.
 
-    A batch waits `wait_ms` milliseconds (0 to 600000) for more items. No default arguments, no generators.
+    A batch that is not full waits `wait_ms` milliseconds (0 to 600000) for more items, whoever calls. If it fails, so
+    does the call of each item in it. No default arguments, no generators.
     """
     _without_parentheses("batched", _misused)
-    _whole("batched", "max_batch_size", max_batch_size, 1, 1000)
-    _whole("batched", "wait_ms", wait_ms, 0, 600_000)
+    said = batching("@farcall.batched", max_batch_size, wait_ms)
 
     def decorate(target: Callable[..., Any]) -> PartialFunction[..., Any, Any]:
         partial = partial_of(target, "batched")
         if code_flags(partial.raw) & GENERATOR:
             raise InvalidError(f"{partial.__qualname__}: a generator cannot be @farcall.batched")
-        if getattr(partial.raw, "__defaults__", None) or getattr(partial.raw, "__kwdefaults__", None):
-            raise InvalidError(f"{partial.__qualname__}: a @farcall.batched function cannot have default arguments")
-        partial.unimplemented += ("@batched",)
+        partial.batching = said
         return partial
 
     return decorate
@@ -282,7 +271,7 @@ def web_server(
     requires_proxy_auth: bool = False,
 ) -> LooseDecorator:
     """Forwards HTTP to a server that the function starts on `port` within `startup_timeout` seconds."""
-    _whole("web_server", "port", port, 1, 65535)
+    whole("@farcall.web_server", "port", port, 1, 65535)
     return _web("web_server", custom_domains)
 
 
@@ -294,11 +283,11 @@ def web_endpoint(*args: Any, **kwargs: Any) -> Any:
 
 def clustered(*, size: int, rdma: bool = False) -> FunctionOrClassDecorator:
     """Runs each input in `size` containers at once; the result is that of rank 0."""
-    _whole("clustered", "size", size, 1)
+    whole("@farcall.clustered", "size", size, 1)
 
     def decorate(target: Any) -> Any:
         if isinstance(target, type):
-            setattr(target, CONCURRENT, f"@clustered(size={size})")
+            setattr(target, CLUSTERED, f"@clustered(size={size})")
             return target  # pyright: ignore[reportUnknownVariableType]
         partial = partial_of(target, "clustered")
         partial.unimplemented += (f"@clustered(size={size})",)

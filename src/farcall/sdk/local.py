@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from farcall import errors
-from farcall.sdk import context, ids, values
+from farcall.sdk import batches, context, ids, values
 
 if TYPE_CHECKING:
     import asyncio
@@ -220,10 +220,22 @@ def _call(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cal
     payload = values.dumps_call(args, kwargs)
     args, kwargs = values.loads(payload.data, payload.fds)
     registered = _registered(target.function_id)
-    if not target.method:
-        return partial(registered.raw, *args, **kwargs)
-    instance = _instances[target.function_id, target.params]
-    return partial(registered.methods[target.method], instance, *args, **kwargs)
+    raw: Callable[..., Any] = registered.methods[target.method] if target.method else registered.raw
+    call = partial(raw, _instances[target.function_id, target.params]) if target.method else raw
+    if registered.declaration.batching is None:
+        return partial(call, *args, **kwargs)
+    names = batches.parameter_names(raw, target.name, is_method=bool(target.method))
+    return partial(_batch_of_one, target.name, call, batches.row(target.name, names, args, kwargs))
+
+
+def _batch_of_one(name: str, call: Callable[..., Any], row: Sequence[Any]) -> Any:
+    """A batched function with one item: here nobody else's is waited for."""
+    value = call(*batches.columns([row]))
+
+    async def first() -> Any:
+        return batches.results(name, await value, 1)[0]
+
+    return first() if isinstance(value, Awaitable) else batches.results(name, value, 1)[0]
 
 
 class _Loop:

@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 from farcall.errors import InvalidError
+from farcall.sdk.concurrency import check, concurrency
 from farcall.sdk.deprecations import deprecated
 from farcall.sdk.retries import policy_of
-from farcall.spec.function import RetryPolicy
+from farcall.spec.function import Batching, Concurrency, RetryPolicy
 from farcall.spec.scaling import Scaling, at_least, seconds_within
 from farcall.spec.secret import check_values
 
@@ -117,6 +118,8 @@ class Declaration(NamedTuple):
     include_source: bool | None
     block_network: bool
     single_use_containers: bool
+    concurrency: Concurrency
+    batching: Batching | None
     unimplemented: tuple[str, ...]
 
     @classmethod
@@ -150,8 +153,20 @@ class Declaration(NamedTuple):
             include_source=given.get("include_source"),
             block_network=bool(given.get("block_network", False)),
             single_use_containers=bool(given.get("single_use_containers", False)) or given.get("max_inputs") == 1,
+            concurrency=concurrency("allow_concurrent_inputs", given.get("_concurrent") or 1),
+            batching=None,
             unimplemented=_unimplemented(decorator, given),
         )
+
+    def marked(self, where: str, concurrency: Concurrency | None, batching: Batching | None) -> Declaration:
+        """The same with what other decorators said, where they said something.
+
+        Raises:
+            InvalidError: what cannot be had together.
+        """
+        marked = self._replace(concurrency=concurrency or self.concurrency, batching=batching or self.batching)
+        check(where, marked.concurrency, marked.batching, marked.single_use_containers)
+        return marked
 
     def variant(self, decorator: str, changes: Mapping[str, Any]) -> Declaration:
         """The same with some options replaced; an option given as None keeps its value."""
@@ -159,7 +174,7 @@ class Declaration(NamedTuple):
         unknown = set(kept) - set(VariantOptions.__annotations__)
         if unknown:
             raise InvalidError(f"{decorator}() cannot change {', '.join(sorted(unknown))}")
-        return Declaration.of(decorator, self.options | kept)
+        return Declaration.of(decorator, self.options | kept).marked(decorator, self.concurrency, self.batching)
 
 
 OLD_NAMES = {
@@ -285,6 +300,4 @@ def _unimplemented(decorator: str, given: Mapping[str, Any]) -> tuple[str, ...]:
         if given.get(name)
     ]
     features += [f"{name}=" for name in ("volumes", "network_file_systems") if given.get(name)]
-    if (inputs := given.get("_concurrent")) is not None and inputs > 1:
-        features.append("allow_concurrent_inputs=")
     return tuple(features)

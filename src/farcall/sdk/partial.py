@@ -9,6 +9,7 @@ from farcall.errors import InvalidError
 
 if TYPE_CHECKING:
     from farcall.sdk.function import Function
+    from farcall.spec.function import Batching, Concurrency
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -38,6 +39,8 @@ class PartialFunction(Generic[P, R, L]):
         self.is_method = False
         self.is_generator: bool | None = None
         self.unimplemented: tuple[str, ...] = ()
+        self.concurrency: Concurrency | None = None
+        self.batching: Batching | None = None
         self.is_web = False
         self.__name__ = getattr(raw, "__name__", repr(raw))
         self.__qualname__ = getattr(raw, "__qualname__", self.__name__)

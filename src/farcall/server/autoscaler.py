@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 from farcall.spec.scaling import Scaling
@@ -44,6 +44,11 @@ class Target(NamedTuple):
     """So many are to be there now: missing ones are started at once."""
     keep: int
     """So many may stay: of those beyond, the ones that have been idle for the scaledown window are ended."""
+
+    def beside(self, others: int, scaling: Scaling) -> Target:
+        """The same beside so many containers that are there and serve nobody; the ceiling holds for all together."""
+        most = inf if scaling.max_containers is None else scaling.max_containers
+        return Target(*(int(min(count + others, most)) for count in self))
 
 
 def desired_containers(load: Load, scaling: Scaling) -> Desired:

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections import deque
@@ -13,7 +14,7 @@ from farcall import errors
 from farcall.server import failures
 from farcall.server.autoscaler import Autoscaler, Load, Target
 from farcall.server.call import Call, Input
-from farcall.spec.function import FunctionSpec
+from farcall.spec.function import Batching, FunctionSpec
 from farcall.spec.scaling import Scaling
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
@@ -52,6 +53,9 @@ class Pool:
         self._retries_told = 0
         self._retries_untold = 0
         self._sweeping = False  # whether some that wait were cancelled
+        self._concurrent = function.concurrency.max_inputs > 1
+        self._blocked: set[str] = set()  # containers that do not start what they are handed
+        self._batch_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -80,6 +84,9 @@ class Pool:
         if waiting:
             ready = [container for container in self.containers if container.state is State.READY]
             ready.sort(key=_holds)
+            if self.function.batching is not None:
+                self._hand_batches(self.function.batching, ready)
+                ready = []
             for position, container in enumerate(ready):
                 room = self._room(container)
                 if room <= 0:
@@ -92,40 +99,73 @@ class Pool:
         self.scale()
 
     def _room(self, container: Container) -> int:
+        if container.ending:
+            return 0  # it may have to go
+        if self._concurrent or self.function.batching is not None:
+            blocked = container.container_id in self._blocked
+            return 0 if blocked else self.function.concurrency.max_inputs - container.occupied
         if self.function.single_use_containers:
             return 1 - container.holds - container.inputs_done
         if self.mean_seconds is None or container.running_seconds(self.server.now()) >= STUCK_SECONDS:
             return 1 - container.holds
         return min(PREFETCH_INPUTS, max(1, int(PREFETCH_SECONDS / max(self.mean_seconds, 1e-6)))) - container.holds
 
-    def _hand(self, container: Container, count: int) -> None:
+    def _hand_batches(self, batching: Batching, ready: list[Container]) -> None:
+        """Hands out batches that are full or have waited long enough, one after another to who has fewest."""
+        open_for_more = [container for container in ready if self._room(container) > 0]
+        while open_for_more and self._batch_is_due(batching):
+            container = min(open_for_more, key=_occupied)
+            if not self._hand(container, batching.max_batch_size) or self._room(container) <= 0:
+                open_for_more.remove(container)
+
+    def _batch_is_due(self, batching: Batching) -> bool:
+        """Whether what waits is to be run now; if not, a timer will see to it."""
+        if not self.waiting or len(self.waiting) >= batching.max_batch_size:
+            return bool(self.waiting)
+        left = self.waiting[0].waiting_since + batching.wait_ms / 1000 - self.server.now()
+        if left <= 0:
+            return True
+        if self._batch_timer is not None:
+            self._batch_timer.cancel()
+        self._batch_timer = self.server.loop.call_later(left, self.dispatch)
+        return False
+
+    def _hand(self, container: Container, count: int) -> bool:
+        """Hands up to `count` waiting inputs to a container; False where there is none for it."""
         waiting = self.waiting
         assignments: list[Assignment] = []
         barred: list[Input] = []
-        credit = 0
         while waiting and len(assignments) < count:
             one = waiting.popleft()
             call = one.call
             if call.inputs.get(one.index) is not one:
                 continue  # cancelled meanwhile
-            if call.session is not None and call.session.container_id == container.container_id:
+            if (
+                not self._concurrent
+                and call.session is not None
+                and call.session.container_id == container.container_id
+            ):
                 barred.append(one)  # its caller runs there and waits for it
                 continue
             if call.method.is_generator:
-                if assignments:
-                    waiting.appendleft(one)
-                    break
-                credit, count = messages.GENERATOR_WINDOW, 1
-                one.credit = credit
+                if not self._concurrent:
+                    if assignments:
+                        waiting.appendleft(one)
+                        break
+                    count = 1
+                one.credit = messages.GENERATOR_WINDOW
             one.container = container
-            assignments.append(Assignment(one, call.call_id, call.method.name, one.index, one.data, one.fds))
+            method = call.method.name
+            assignments.append(Assignment(one, call.call_id, method, one.index, one.data, one.fds, one.credit))
         waiting.extendleft(reversed(barred))
         if assignments:
+            now = self.server.now()
             if not container.holds:
-                self._busy_from[container.container_id] = self.server.now()
-            container.hand(assignments, credit)
+                self._busy_from[container.container_id] = now
+            container.hand(assignments, now, batch=self.function.batching is not None)
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
+        return bool(assignments)
 
     def cancel(self, call: Call, indices: list[int] | None, terminate: bool) -> None:
         """Cancels inputs without an answer to anybody: who waits for them has been told, or does not want to know."""
@@ -190,6 +230,7 @@ class Pool:
 
     def _results(self, container: Container, results: list[messages.Result], fds: tuple[int, ...]) -> None:
         now = self.server.now()
+        self._blocked.discard(container.container_id)
         self._measure(container, len(results), now)
         call: Call | None = None
         outputs: list[messages.Output] = []
@@ -332,6 +373,7 @@ class Pool:
     def on_gone(self, container: Container, end: End, started: list[Input], unstarted: list[Input]) -> None:
         self.containers.remove(container)
         self._busy_from.pop(container.container_id, None)
+        self._blocked.discard(container.container_id)
         self.server.forget_container(container)
         loaded = container.ready_at > 0
         if not end.reason:
@@ -416,7 +458,9 @@ class Pool:
             if container.holds and container.state is State.READY:
                 held += container.holds
                 oldest = max(oldest, container.running_seconds(now))
-        return Load(len(self.waiting), held, self.mean_seconds, oldest)
+        # A container for one input only is no faster for others than the time it takes to start.
+        mean_seconds = None if self.function.single_use_containers else self.mean_seconds
+        return Load(len(self.waiting), held, mean_seconds, oldest, self.function.target_held)
 
     def live(self) -> int:
         """Containers that serve or will."""
@@ -439,6 +483,8 @@ class Pool:
 
     def _scale(self) -> Target:
         target = self._autoscaler.evaluate(self.load(), self.server.now())
+        if self.waiting and self._blocked:
+            target = target.beside(len(self._blocked), self.scaling)
         missing = 0 if self.app.stopping else target.start - self.live()
         while missing > 0 and self.server.may_start(self):
             container_id = f"ta-{os.urandom(10).hex()}"
@@ -450,16 +496,18 @@ class Pool:
         return target
 
     def rebalance(self) -> None:
-        """Takes back inputs stuck behind a long one, which may even be waiting for them: other containers, also
-        new ones, are to run them."""
+        """Takes back inputs stuck behind a long one, which may even be waiting for them, or behind one that holds up
+        the loop: other containers, also new ones, are to run them."""
         now = self.server.now()
         for container in self.containers:
-            if container.holds < 2 or container.state is not State.READY:
+            if container.holds < (1 if self._concurrent else 2) or container.state is not State.READY:
                 continue
-            age = container.running_seconds(now)
+            age = container.unstarted_seconds(now) if self._concurrent else container.running_seconds(now)
             if age >= STUCK_SECONDS:
-                back = container.take_back(1)
+                back = container.take_back()
                 if back:
+                    if self._concurrent:
+                        self._blocked.add(container.container_id)
                     self.mean_seconds = max(self.mean_seconds or 0.0, age)
                     self._requeue(back)
         if self.waiting:
@@ -486,7 +534,7 @@ class Pool:
             backlog=len(self.waiting),
             num_total_runners=self.live(),
             num_running_inputs=running,
-            input_headroom=max(0, ready - running),
+            input_headroom=max(0, ready * self.function.target_held - running),
         )
 
     def waiting_reason(self, now: float) -> str:
@@ -501,11 +549,23 @@ class Pool:
             return f"{doing} ({now - first.created_at:.0f} s)"
         if ready == 0:
             return "waiting for room on this machine"
-        return f"queued behind {sum(container.holds for container in self.containers)} inputs on {ready} containers"
+        batching = self.function.batching
+        if batching is not None and any(container.occupied == 0 for container in self.containers):
+            size = batching.max_batch_size
+            return (
+                f"its batch has {len(self.waiting)} of {size} items, and waits {batching.wait_ms / 1000:g} s for more"
+            )
+        held = sum(container.holds for container in self.containers)
+        inputs = "1 input" if held == 1 else f"{held} inputs"
+        return f"queued behind {inputs} on {'1 container' if ready == 1 else f'{ready} containers'}"
 
 
 def _holds(container: Container) -> int:
     return container.holds
+
+
+def _occupied(container: Container) -> int:
+    return container.occupied
 
 
 def _idle_since(container: Container) -> float:

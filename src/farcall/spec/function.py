@@ -22,6 +22,22 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         return min(self.max_delay, self.initial_delay * self.backoff_coefficient ** (retry - 1))
 
 
+class Concurrency(msgspec.Struct, frozen=True):
+    """How many inputs (with `Batching`: batches) a container runs at once, at most, and how many the autoscaler aims
+    at."""
+
+    max_inputs: int = 1
+    target_inputs: int = 1
+
+
+class Batching(msgspec.Struct, frozen=True):
+    """Inputs are run in batches. One that is not full waits for more inputs until its first has waited `wait_ms`
+    milliseconds."""
+
+    max_batch_size: int
+    wait_ms: int
+
+
 class MethodSpec(msgspec.Struct, frozen=True):
     """One callable of a function or class. A plain function has exactly one, named ''."""
 
@@ -76,6 +92,8 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     binds: tuple[Bind, ...] = ()
     block_network: bool = False
     single_use_containers: bool = False
+    concurrency: Concurrency = Concurrency()
+    batching: Batching | None = None
     compat: Literal["", "modal"] = ""
     runtime: Runtime = "native"
     unimplemented: tuple[str, ...] = ()  # features declared that this version cannot do
@@ -87,6 +105,16 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     def without_secrets(self) -> "FunctionSpec":
         """The same for whoever need not know the values of its environment."""
         return msgspec.structs.replace(self, env={}, secrets=())
+
+    @property
+    def target_held(self) -> int:
+        """How many inputs a container is to run at once, where the load allows a choice."""
+        return self.concurrency.target_inputs * (1 if self.batching is None else self.batching.max_batch_size)
+
+    @property
+    def max_held(self) -> int:
+        """How many inputs a container runs at once, at most."""
+        return self.concurrency.max_inputs * (1 if self.batching is None else self.batching.max_batch_size)
 
     def method(self, name: str) -> MethodSpec | None:
         """The method of that name, None where there is none."""

@@ -407,12 +407,15 @@ class RunInput(_Message):
 
 
 class Run(_Message, tag=51):
-    """Run these inputs, one after another. `credit` is how many items a generator may send before it must wait."""
+    """Run these inputs, started in this order; without `Concurrency`, one after another. `credit` is how many items a
+    generator may send before it must wait. `batch` is 0, or the number of the last input of the batch they belong to,
+    whose other inputs come in other Runs before and after this one."""
 
     call_id: str
     method: str
     inputs: list[RunInput]
     credit: int = 0
+    batch: int = 0
 
 
 class RunnerCredit(_Message, tag=52):
@@ -423,9 +426,11 @@ class RunnerCredit(_Message, tag=52):
 
 
 class CancelInput(_Message, tag=53):
-    """Do not run, or stop running, this input. The runner answers with a Results entry either way."""
+    """Do not run, or stop running, this input. `reason` is one of the page's numbers. The runner answers with a Results
+    entry either way."""
 
     seq: int
+    reason: int = 1
 
 
 class Stop(_Message, tag=54):

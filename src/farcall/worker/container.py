@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import signal
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ class Assignment:
     index: int
     data: bytes
     fds: tuple[int, ...]  # owned by the caller; duplicated for the wire
+    credit: int = 0  # items a generator may send before it must wait
+    batch: range = range(0)  # the numbers of the inputs that it runs together with, where it runs in a batch
+    handed_at: float = 0.0
+    started_at: float = 0.0  # when it was seen to have started, 0: not yet
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Container:
         self.notes: list[str] = []
         self.transport: Transport | None = None
         self.prints: OutputLimit | None = None  # for what comes as messages; the pipes have their own
-        self.page_fd = SharedPage.create()
+        self.page_fd = SharedPage.create(function.max_held)
         self.page = SharedPage(self.page_fd)
         self.mounted: Mounted | None = None  # the trees it is made from
         self.pidfd = -1
@@ -144,10 +149,12 @@ class Container:
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never
         self._stop_by = 0.0  # the same for its exit hooks, once it is to stop
+        self._concurrent = function.concurrency.max_inputs > 1
         self._handed: dict[int, Assignment] = {}
         self._seq = 0
+        self._batches: dict[int, int] = {}  # how many of a batch have no answer, by its first number
         self._cancelled: set[int] = set()
-        self._ending = 0  # the cancelled input that has until `kill_at` to end
+        self._ending: dict[int, float] = {}  # cancelled inputs that run, and until when they may
         self._final: Assignment | None = None  # the input that ran when the container ended
 
     @property
@@ -155,25 +162,52 @@ class Container:
         """How many inputs it has been handed and not answered."""
         return len(self._handed)
 
-    def tokens(self) -> list[Any]:
-        """The owner's objects of the inputs it holds, in the order they run."""
-        return [assignment.token for assignment in self._handed.values()]
+    @property
+    def occupied(self) -> int:
+        """How many things it has been given to run at once: inputs, or batches of them."""
+        return len(self._handed) if self.function.batching is None else len(self._batches)
+
+    @property
+    def ending(self) -> bool:
+        """Whether an input is being stopped, with which the container may have to go."""
+        return bool(self._ending)
 
     def running(self) -> Assignment | None:
-        """The input whose code runs now, or ran when the container ended."""
+        """The input whose code runs now, or ran when the container ended. None where several run; of a batch, the
+        first."""
         if self.state is State.GONE:
             return self._final
-        return self._handed.get(self.page.running)
+        started = self.page.started
+        if self._concurrent:
+            running = itertools.takewhile(lambda seq: seq <= started, self._handed)
+            seq = next(running, 0)
+            batch = self._handed[seq].batch if seq else range(0)
+            return None if any(other not in batch for other in running) else self._handed.get(seq)
+        assignment = self._handed.get(started)
+        return self._handed.get(assignment.batch.start) if assignment is not None and assignment.batch else assignment
 
     def running_seconds(self, now: float) -> float:
-        """How long the running input has been running, 0 where none is."""
-        return max(0.0, now - self.page.started_at) if self.page.running else 0.0
+        """How long the input that runs longest has been running, 0 where none is."""
+        first = next(iter(self._handed), 0)
+        if first == 0 or first > self.page.started:
+            return 0.0
+        # Where one runs at a time, those before it have ended: their results are on their way.
+        since = (self._handed[first].started_at or now) if self._concurrent else self.page.started_at
+        return max(0.0, now - since)
+
+    def unstarted_seconds(self, now: float) -> float:
+        """How long the input that was handed out next waits to be started, 0 where none does."""
+        started = self.page.started
+        return next((now - one.handed_at for seq, one in self._handed.items() if seq > started), 0.0)
 
     # --- inputs
 
-    def hand(self, assignments: Sequence[Assignment], credit: int = 0) -> None:
-        """Sends inputs to the runner, which runs them in order."""
+    def hand(self, assignments: Sequence[Assignment], now: float, *, batch: bool = False) -> None:
+        """Sends inputs to the runner, which starts them in order, or all at once as one batch."""
         start = 0
+        together = range(self._seq + 1, self._seq + 1 + len(assignments)) if batch else range(0)
+        if batch:
+            self._batches[together.start] = len(assignments)
         while start < len(assignments):
             first = assignments[start]
             inputs: list[messages.RunInput] = []
@@ -183,40 +217,57 @@ class Container:
                 if inputs and (
                     assignment.call_id != first.call_id
                     or assignment.method != first.method
+                    or assignment.credit != first.credit
                     or size + len(assignment.data) > _FRAME_BYTES
                     or len(fds) >= _FRAME_DESCRIPTORS
                 ):
                     break
                 self._seq += 1
                 self._handed[self._seq] = assignment
+                assignment.handed_at, assignment.batch = now, together
                 inputs.append(messages.RunInput(self._seq, assignment.index, assignment.data, len(assignment.fds)))
                 size += len(assignment.data) + 24
                 fds.extend(os.dup(fd) for fd in assignment.fds)
             assert self.transport is not None
-            self.transport.send(messages.Run(first.call_id, first.method, inputs, credit), fds)
+            last = together.stop - 1 if batch else 0
+            self.transport.send(messages.Run(first.call_id, first.method, inputs, first.credit, last), fds)
             start += len(inputs)
 
     def answered(self, seq: int) -> Assignment | None:
         """An input has its result; None where it had one already or was taken back."""
         self._cancelled.discard(seq)
-        if seq == self._ending:
-            self._ending = 0
-            self.kill_at = self._stop_by
-        return self._handed.pop(seq, None)
+        if self._ending.pop(seq, None) is not None:
+            self.kill_at = self._stop_by or next(iter(self._ending.values()), 0.0)
+        return self._let_go(seq)
+
+    def _let_go(self, seq: int) -> Assignment | None:
+        assignment = self._handed.pop(seq, None)
+        if assignment is not None and assignment.batch:
+            first = assignment.batch.start
+            self._batches[first] -= 1
+            if self._batches[first] == 0:
+                del self._batches[first]
+        return assignment
 
     def assignment(self, seq: int) -> Assignment | None:
         """The input of that number, where it is still held."""
         return self._handed.get(seq)
 
-    def take_back(self, keep: int) -> list[Any]:
-        """Takes back inputs that have not started, all but the first `keep` it holds; returns their tokens. They will
-        not run here."""
-        seqs = list(self._handed)[max(1, keep) :]
+    def take_back(self) -> list[Any]:
+        """Takes back inputs that have not started; returns their tokens. They will not run here. Where one runs at a
+        time, the first that it holds stays."""
+        started = self.page.started
+        first = 0 if self._concurrent else next(iter(self._handed), 0)
+        seqs = [seq for seq in self._handed if seq > max(started, first)]
         if not seqs:
             return []
         started = self.page.revoke(seqs[0], seqs[-1])
-        # Of those up to the one that started last, the runner says itself whether it ran them (REVOKED).
-        return [self._handed.pop(seq).token for seq in seqs if seq > started]
+        # Of those that have started meanwhile, the runner says itself whether it ran them (REVOKED).
+        tokens: list[Any] = []
+        for seq in seqs:
+            if seq > started and (assignment := self._let_go(seq)) is not None:
+                tokens.append(assignment.token)
+        return tokens
 
     def cancel(self, token: Any, reason: int, now: float) -> None:
         """Stops one input it holds. An answer for it comes in any case, within `CANCEL_GRACE` or with the container's
@@ -230,13 +281,18 @@ class Container:
         if seq in self._cancelled:
             return
         self._cancelled.add(seq)
-        self.page.cancel(seq, reason)
+        if not self._concurrent or seq > self.page.started:
+            self.page.cancel(seq, reason)
         if self.transport is not None:
-            self.transport.send(messages.CancelInput(seq))
-        if self.page.running == seq:
+            self.transport.send(messages.CancelInput(seq, reason))
+        if seq > self.page.started or any(
+            other in self._handed and other not in self._cancelled for other in self._handed[seq].batch
+        ):
+            return  # it will not be started, or the batch runs on for the others
+        if not self._concurrent:
             self.worker.signal(self, signal.SIGUSR1)
-            self._ending = seq
-            self.kill_at = self.kill_at or now + CANCEL_GRACE
+        self._ending[seq] = now + CANCEL_GRACE
+        self.kill_at = self.kill_at or now + CANCEL_GRACE
 
     def credit(self, token: Any, items: int) -> None:
         """The consumer of a generator it runs can take `items` more."""
@@ -244,22 +300,27 @@ class Container:
             if assignment.token is token and self.transport is not None:
                 self.transport.send(messages.RunnerCredit(seq, items))
 
-    def check_time(self, now: float) -> Assignment | None:
-        """Times out the running input where it has run too long; returns it then, once."""
-        seq = self.page.running
-        if seq == 0 or seq in self._cancelled or self.state is not State.READY:
-            return None
-        if now - self.page.started_at < self.function.timeout:
-            return None
-        assignment = self._handed.get(seq)
-        if assignment is not None:
+    def check_time(self, now: float) -> list[Assignment]:
+        """Times out the inputs that have run too long; returns them then, once."""
+        if self.state is not State.READY:
+            return []
+        started = self.page.started
+        late: list[int] = []
+        for seq, assignment in self._handed.items():
+            if seq > started:
+                break
+            if not assignment.started_at:
+                assignment.started_at = now if self._concurrent else self.page.started_at
+            if now - assignment.started_at >= self.function.timeout and seq not in self._cancelled:
+                late.append(seq)
+        for seq in late:
             self._cancel(seq, SharedPage.TIMED_OUT, now)
-        return assignment
+        return [self._handed[seq] for seq in late]
 
     # --- ending
 
     def stop(self, grace: float, reason: str, now: float) -> None:
-        """Lets it finish: exit hooks run, for at most `grace` seconds. An input that runs is cancelled first."""
+        """Lets it finish: exit hooks run, for at most `grace` seconds. Inputs that run are cancelled first."""
         if self.state in (State.STOPPING, State.GONE):
             return
         loading = self.state in (State.STARTING, State.LOADING)
@@ -270,10 +331,12 @@ class Container:
             self.worker.kill(self, reason)
             return
         self._stop_by = self.kill_at = now + grace
-        running = self.page.running
-        if running in self._handed:
-            self._cancel(running, SharedPage.CANCELLED, now)
-            self.kill_at = now + STOP_GRACE
+        # Where inputs run beside each other, the runner cancels them, and leaves those that cannot be.
+        if not self._concurrent and self._handed:
+            for seq in [seq for seq in self._handed if seq <= self.page.started]:
+                self._cancel(seq, SharedPage.CANCELLED, now)
+            if self._ending:
+                self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
 
     def split(self) -> tuple[list[Any], list[Any]]:

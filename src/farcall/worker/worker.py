@@ -296,8 +296,7 @@ class Worker:
         if self._launcher is not None:
             self._launcher.check(LAUNCHER_PATIENCE)
         for container in self.containers:
-            timed_out = container.check_time(now)
-            if timed_out is not None:
+            for timed_out in container.check_time(now):
                 self.on_timeout(container, timed_out.token)
             if container.kill_at and now >= container.kill_at:
                 container.kill_at = now + LOST_SECONDS

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 import uuid
-from typing import Any
 
 import farcall
 
@@ -166,14 +165,3 @@ def too_much_memory() -> None: ...
 
 @app.function(gpu="H100")
 def on_gpu() -> None: ...
-
-
-@app.function()
-@farcall.concurrent(max_inputs=2)
-def at_once() -> None: ...
-
-
-@app.function()
-@farcall.batched(max_batch_size=2, wait_ms=10)
-def in_batches(items: list[Any]) -> list[Any]:
-    return items
