@@ -129,8 +129,6 @@ FEATURES = {
     "Image.micromamba()": "@app.function(image=modal.Image.micromamba())",
     "Image.pip_install(gpu='A10G')": '@app.function(image=modal.Image.debian_slim().pip_install("a", gpu="A10G"))',
     "enable_memory_snapshot=True": "@app.function(enable_memory_snapshot=True)",
-    "@concurrent(max_inputs=10)": "@app.function()\n@modal.concurrent(max_inputs=10)",
-    "@batched": "@app.function()\n@modal.batched(max_batch_size=4, wait_ms=10)",
     "network_file_systems=": '@app.function(network_file_systems={"/n": modal.NetworkFileSystem.from_name("n")})',
     "proxy=": '@app.function(proxy=modal.Proxy.from_name("p"))',
 }
