@@ -199,12 +199,15 @@ class Connection:
         finally:
             if lead:
                 self._leading = False  # here, where no handler of a signal can come in between
-                self._pass_lead()
             elif followed:
-                # It may have been woken to lead: the lead must not be lost, however this ends.
                 waiter._wake = None  # pyright: ignore[reportPrivateUsage]
-                self._unfollow(waiter)
-                self._wake_follower()
+            # One that followed may have been woken to lead: the lead must not be lost, however this ends. What a
+            # signal's handler raises, at the first step of the call already, concerns the others nothing.
+            try:
+                self._pass_lead(waiter)
+            except BaseException:
+                self._pass_lead(waiter)
+                raise
 
     async def wait_async(self, waiter: Waiter) -> None:
         """Awaits the waiter. Many tasks and loops may wait at once, beside threads."""
@@ -247,15 +250,11 @@ class Connection:
 
     # --- reading
 
-    def _pass_lead(self) -> None:
-        try:
-            self._wake_follower()
-        except BaseException:  # a signal's handler raised: that concerns the others nothing
-            self._wake_follower()
-            raise
-
-    def _wake_follower(self) -> None:
+    def _pass_lead(self, leaving: Waiter | None = None) -> None:
+        """Wakes a follower to lead, where nobody does. Twice does no harm."""
         with self._mutex:
+            if leaving is not None and leaving in self._followers:
+                self._followers.remove(leaving)
             if self._followers and not self._leading:
                 self._followers[-1].wake()
 
@@ -275,7 +274,11 @@ class Connection:
         finally:
             if lead:
                 self._leading = False
-                self._pass_lead()
+                try:  # as in `wait`
+                    self._pass_lead()
+                except BaseException:
+                    self._pass_lead()
+                    raise
 
     def _read(self, deadline: float | None) -> bool:
         if deadline is not None and not self._interrupted:
@@ -339,8 +342,12 @@ class Connection:
         return True
 
     def _hand_on(self) -> None:
-        while (each := self._incoming.take()) is not None:
-            self._handling = each
+        while True:
+            # Taken and noted in one step: a loop that takes in its condition has its jump, where a signal's handler may
+            # raise, between the two.
+            self._handling = each = self._incoming.take()
+            if each is None:
+                return
             self._on_message(*each)
             self._handling = None
 
@@ -348,9 +355,8 @@ class Connection:
         """Goes on where an exception stopped the handling of what was read; the message that was being handled is
         handled again."""
         if self._handling is not None:
-            message, fds = self._handling
+            self._on_message(*self._handling)
             self._handling = None
-            self._on_message(message, fds)
         self._hand_on()
         if self._received is not None:
             self._take()
