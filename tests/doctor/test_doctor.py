@@ -55,6 +55,7 @@ def test_it_covers_what_farcall_can_use(findings: list[Finding]) -> None:
         "user namespaces",
         "cgroup namespaces",
         "cpu controller",
+        "images",
         "overlay",
         "idmapped mounts",
         "EROFS",
@@ -65,7 +66,7 @@ def test_it_covers_what_farcall_can_use(findings: list[Finding]) -> None:
         "pidfd",
         "memfd",
         "userfaultfd",
-        *("slirp4netns", "newuidmap", "nft", "runsc", "criu", "mkfs.erofs", "mmdebstrap", "uv"),
+        *("slirp4netns", "newuidmap", "nft", "runsc", "criu", "mmdebstrap", "uv"),
         "Python {}.{}".format(*sys.version_info),
     ):
         assert wanted in names
@@ -141,8 +142,21 @@ def test_where_cgroups_are_read_only_the_controllers_are_missing() -> None:
 
 def test_where_the_kernel_has_no_overlay() -> None:
     _, findings = restricted("lacks", "overlay")
+    assert findings["images"]["status"] == "limited"
+    assert findings["images"]["remedy"].endswith("modprobe overlay")
     assert findings["overlay"]["status"] == "missing"
     assert findings["overlay"]["remedy"].endswith("modprobe overlay")
+
+
+@pytest.mark.root("mounts EROFS")
+@pytest.mark.kernel("erofs", "trees are mounted with it")
+def test_it_says_how_images_are_mounted_and_why() -> None:
+    best = named(probe(), "images")
+    assert (best.status, best.detail) == ("ok", "EROFS over shared files")
+    _, findings = restricted("lacks", "erofs")
+    assert findings["images"]["status"] == "limited"
+    assert findings["images"]["detail"] == "directories of links to shared files: this kernel has no EROFS"
+    assert findings["images"]["remedy"].endswith("modprobe erofs")
 
 
 @pytest.mark.root("to become another user")

@@ -34,7 +34,7 @@ def packages_for_all(directory: Path) -> Path:
     packages = directory / "packages"
     shutil.copytree(Path(farcall.errors.__file__).parent, packages / "farcall")
     shutil.copytree(Path(msgspec.__file__).parent, packages / "msgspec")
-    for name in ("launcher_harness.py", "image_harness.py"):
+    for name in ("launcher_harness.py", "image_harness.py", "tree_tour.py"):
         shutil.copy(Path(__file__).parent / name, packages)
     return packages
 

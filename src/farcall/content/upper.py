@@ -82,10 +82,13 @@ class _Upper:
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             self._removed.add(found.path)
             return
-        if stat.S_ISDIR(status.st_mode) and found.path:
-            self._take_directory(found, given)
         if not found.path:
+            if given.get(self._kind + b"opaque") == b"y":
+                self._opaque.add(b"")
+                self._below[b""] = None
             return
+        if stat.S_ISDIR(status.st_mode):
+            self._take_directory(found, given)
         if stat.S_ISREG(status.st_mode) and self._kind + b"metacopy" in given:
             digest = self._origin(found, given).digest
             self._intake.take_known(found, digest, kept_attributes(given))

@@ -5,18 +5,24 @@ import fcntl
 import os
 import select
 import struct
+from pathlib import Path
 
-from farcall.doctor.erofs import empty_image
+import msgspec
+
+from farcall.content.tree import Tree
 from farcall.doctor.finding import Finding
 from farcall.doctor.setting import as_root, kernel_version
 from farcall.doctor.trial import Trial, attempt, enter_mount_namespace, enter_user_namespace, is_privileged, scratch
-from farcall.launcher import syscalls
+from farcall.launcher import mount_modes, namespaces, syscalls
+from farcall.mounts.erofs import image_of
+from farcall.spec.container import MountMode
 
 GROUP = "Filesystems"
 _FS_IOC_MEASURE_VERITY = 0xC0046686
 _FUSE_INIT = 26
 _FUSE_PASSTHROUGH = 1 << 5  # in flags2
 _AS_ROOT = "run the server as root"
+_IMAGES_SECONDS = 2.0  # for a handful of mounts
 
 
 def probe() -> list[Finding]:
@@ -28,6 +34,7 @@ def probe() -> list[Finding]:
         return [Finding(GROUP, "state directory", "missing", "what farcall keeps", detail, remedy, required=True)]
     with temporary as directory:
         return [
+            _images(directory),
             _overlay(directory),
             _data_layers(directory),
             _idmapped(directory),
@@ -35,6 +42,28 @@ def probe() -> list[Finding]:
             *_fuse(directory),
             _verity(directory),
         ]
+
+
+def _images(state: str) -> Finding:
+    """What the launcher finds when it looks for the best way to mount trees."""
+    purpose = "file systems of containers, and source beside them"
+
+    def find() -> str:
+        with scratch("XDG_DATA_HOME", ".local/share") as data:
+            place = namespaces.enter()
+            if place.refusal is not None:
+                raise OSError(place.refusal)
+            mode = mount_modes.find(Path(data), Path(state), place)
+        return msgspec.json.encode(mode).decode()
+
+    trial = attempt(find, seconds=_IMAGES_SECONDS)
+    if not trial.ok:
+        return Finding(GROUP, "images", "missing", purpose, trial.text)
+    mode = msgspec.json.decode(trial.text, type=MountMode)
+    if mode.kind == "erofs":
+        return Finding(GROUP, "images", "ok", purpose, "EROFS over shared files")
+    how = "directories of links to shared files" if mode.overlay else "of which a few directories can be written to"
+    return Finding(GROUP, "images", "limited", purpose, f"{how}: {mode.why}" if mode.why else how, mode.remedy)
 
 
 def _make(directory: str, *names: str) -> list[str]:
@@ -135,7 +164,7 @@ def _erofs(directory: str) -> Finding:
     (target,) = _make(directory, "merged")
     image = os.path.join(directory, "image.erofs")
     with open(image, "wb") as stream:
-        stream.write(empty_image())
+        stream.write(image_of(Tree.of(())))
 
     def mount() -> None:
         enter_mount_namespace(in_user_namespace=False)

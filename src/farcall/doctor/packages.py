@@ -41,7 +41,6 @@ _PACKAGES = (
         "see https://gvisor.dev/docs/user_guide/install",
     ),
     Package("criu", "snapshots of running containers", {}),
-    Package("mkfs.erofs", "images that mount at once", _everywhere("erofs-utils")),
     Package(
         "mmdebstrap",
         "Debian images without a registry",

@@ -90,13 +90,13 @@ def enter_mount_namespace(*, in_user_namespace: bool) -> None:
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A directory on the filesystem where farcall keeps its state; a temporary one elsewhere when nothing can be made
-    there. Raises OSError when nothing can be made anywhere."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    while not os.path.isdir(state):
-        state = os.path.dirname(state)
+def scratch(variable: str = "XDG_STATE_HOME", otherwise: str = ".local/state") -> tempfile.TemporaryDirectory[str]:
+    """A directory on the filesystem where farcall keeps its state, or what else is below `variable`; a temporary one
+    elsewhere when nothing can be made there. Raises OSError when nothing can be made anywhere."""
+    place = os.environ.get(variable) or os.path.join(os.path.expanduser("~"), otherwise)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
     try:
-        return tempfile.TemporaryDirectory(prefix=".farcall-doctor-", dir=state)
+        return tempfile.TemporaryDirectory(prefix=".farcall-doctor-", dir=place)
     except OSError:
         return tempfile.TemporaryDirectory(prefix="farcall-doctor-")

@@ -7,14 +7,13 @@
 Everything happens in the mount namespace that becomes the container's, before it does: nothing stays behind.
 """
 
-import contextlib
 import os
 import stat
 
-from farcall.launcher import syscalls
+from farcall.launcher import patchwork, syscalls
 from farcall.launcher.area import OWN_FILES, Owner, make_layer
 from farcall.launcher.plan import Plan
-from farcall.launcher.stage import Detached, Layers, Stage
+from farcall.launcher.stage import Detached, Layers, Stage, copy_attributes
 from farcall.spec.container import TreeMount
 
 _UPPER = "disk/upper"
@@ -47,23 +46,52 @@ def enter(root: TreeMount, plan: Plan, stage: Stage, extra: list[Detached]) -> l
     mounts += [Detached(syscalls.open_tree(f"run/farcall/{name}"), f"/etc/{name}", False) for name in OWN_FILES]
     mounts += extra
     layers = stage.layers(root)
+    if not plan.area_made:
+        make_layer("disk")
+    if root.overlay:
+        _lay_with_points(layers, plan, mounts)
+    else:
+        _bind_upper()
+        if not plan.spec.upper:
+            patchwork.put_together(layers.lower, _MERGED)
+        elif not os.listdir(_UPPER):
+            patchwork.copy(layers.lower, _MERGED, own_userns=plan.own_userns)
+        _make_expected(plan)
+    os.chdir(_MERGED)
+    return mounts
+
+
+def _make_expected(plan: Plan) -> None:
+    for name, mode in _EXPECTED:
+        if not os.path.lexists(f"{_MERGED}/{name}"):
+            os.mkdir(f"{_MERGED}/{name}")
+            os.chmod(f"{_MERGED}/{name}", mode)
+            os.chown(f"{_MERGED}/{name}", plan.uid_map[0][1], plan.gid_map[0][1])
+
+
+def _lay_with_points(layers: Layers, plan: Plan, mounts: list[Detached]) -> None:
     points = _Points(layers.lower, (plan.uid_map[0][1], plan.gid_map[0][1]))
     for name, mode in _EXPECTED:
         points.add(f"/{name}", True, mode)
     for mount in mounts:
         points.add(mount.target, mount.is_directory)
     points.finish()
-    if not plan.area_made:
-        make_layer("disk")
     lay(layers, own_userns=plan.own_userns, points=points.is_needed)
-    os.chdir(_MERGED)
-    return mounts
+
+
+def _bind_upper() -> None:
+    """Makes the layer that is written the whole root."""
+    os.mkdir(_MERGED)
+    fd = syscalls.open_tree(_UPPER, recursive=False)
+    syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, recursive=False)
+    syscalls.move_mount(fd, _MERGED)
+    os.close(fd)
 
 
 def lay(layers: Layers, *, own_userns: bool, points: bool = False) -> None:
     """Mounts what is in the stage's disk/upper over the layers of an image, in the stage's folder "merged"."""
     # The root directory itself is the upper layer's.
-    _copy_attributes(layers.lower, _UPPER)
+    copy_attributes(layers.lower, _UPPER)
     lower = f"{_POINTS}:{layers.option}" if points else layers.option
     options = f"lowerdir={lower},{_OPTIONS},{_AS_USER if own_userns else _AS_ROOT}"
     os.mkdir(_MERGED)
@@ -99,7 +127,7 @@ class _Points:
     def finish(self) -> None:
         """Once all are made: directories that the image has look as there."""
         for path in reversed(self._copied):
-            _copy_attributes(self._image + path, _POINTS + path)
+            copy_attributes(self._image + path, _POINTS + path)
 
     def _make(self, path: str, is_directory: bool, mode: int) -> None:
         try:
@@ -146,15 +174,3 @@ class _Points:
             else:
                 return found, []
         return found, []
-
-
-def _copy_attributes(source: str, target: str) -> None:
-    """Owner, mode, attributes and time of a directory."""
-    seen = os.stat(source)
-    os.chown(target, seen.st_uid, seen.st_gid)
-    os.chmod(target, stat.S_IMODE(seen.st_mode))
-    for name in os.listxattr(source):
-        if not name.startswith(("trusted.", "user.overlay.")):
-            with contextlib.suppress(OSError):  # not every file system has every kind
-                os.setxattr(target, name, os.getxattr(source, name))
-    os.utime(target, ns=(seen.st_mtime_ns, seen.st_mtime_ns))

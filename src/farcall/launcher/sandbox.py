@@ -14,7 +14,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from farcall.launcher import image_root, syscalls
+from farcall.launcher import image_root, patchwork, syscalls
 from farcall.launcher.area import OWN_FILES, SYSTEM, Owner, make_mount_point, make_skeleton
 from farcall.launcher.plan import Plan
 from farcall.launcher.stage import BindError, Detached, Stage
@@ -95,6 +95,8 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
         notes.append("ports below 1024 cannot be bound: net.ipv4.ip_unprivileged_port_start is not writable")
     if plan.spec.root is not None and stage is not None:
         mounts = image_root.enter(plan.spec.root, plan, stage, mounts)
+        if not plan.spec.root.overlay and not plan.spec.upper:
+            notes.append(patchwork.NOTE)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".")
     os.chdir("/")

@@ -5,6 +5,7 @@ while it is used. So what is mounted here has short names of our own choosing, w
 and mount points cost no write to the disk.
 """
 
+import contextlib
 import os
 import stat
 from typing import NamedTuple
@@ -106,3 +107,15 @@ class Stage:
         syscalls.mount_setattr(fd, _LOCKED)
         syscalls.move_mount(fd, name)
         os.close(fd)
+
+
+def copy_attributes(source: str, target: str) -> None:
+    """Owner, mode, extended attributes and time of a file or directory, no symlink."""
+    seen = os.stat(source)
+    os.chown(target, seen.st_uid, seen.st_gid)
+    os.chmod(target, stat.S_IMODE(seen.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith(("trusted.", "user.overlay.")):
+            with contextlib.suppress(OSError):  # not every file system has every kind
+                os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(seen.st_mtime_ns, seen.st_mtime_ns))

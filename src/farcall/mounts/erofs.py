@@ -16,7 +16,8 @@ import stat
 import struct
 from typing import NamedTuple
 
-from farcall.content.tree import Entry, Tree
+from farcall.content.tree import Entry, Tree, shown
+from farcall.errors import InvalidError
 
 BLOCK = 4096
 _SLOT = 32  # bytes; nids count these
@@ -34,6 +35,8 @@ _HOLE = b"\xff\xff\xff\xff"
 
 _ATTRIBUTE = struct.Struct("<BBH")
 _ATTRIBUTES_HEADER = bytes(12)  # no filter, none shared
+_MAX_VALUE = 2**16 - 1  # bytes of one attribute
+_MAX_ATTRIBUTES = 4 * (2**16 - 2)  # bytes of an inode's together
 # Attribute names are stored as the number of a prefix and the rest.
 _PREFIXES = (
     (b"user.", 1),
@@ -54,7 +57,10 @@ _FILE_TYPES = {
 
 
 def image_of(tree: Tree) -> bytes:
-    """The EROFS image that shows `tree` over a data-only layer of objects. The same tree gives the same bytes."""
+    """The EROFS image that shows `tree` over a data-only layer of objects. The same tree gives the same bytes.
+
+    Raises InvalidError for extended attributes that are larger than the format allows.
+    """
     return _Writer(tree).write()
 
 
@@ -242,10 +248,16 @@ def _attributes(entry: Entry) -> bytes:
         name = entry.digest.hex()
         made.append(_METACOPY)
         made.append(_attribute(b"trusted.overlay.redirect", f"/{name[:2]}/{name[2:]}".encode()))
+    if sum(map(len, made)) > _MAX_ATTRIBUTES:
+        raise InvalidError(
+            f"{shown(entry.path)} has more extended attributes than EROFS takes ({_MAX_ATTRIBUTES} bytes)"
+        )
     return _ATTRIBUTES_HEADER + b"".join(made) if made else b""
 
 
 def _attribute(name: bytes, value: bytes) -> bytes:
+    if len(value) > _MAX_VALUE:
+        raise InvalidError(f"an extended attribute has {len(value)} bytes, and EROFS takes {_MAX_VALUE}")
     prefix, number = next((prefix, number) for prefix, number in _PREFIXES if name.startswith(prefix))
     rest = name[len(prefix) :]
     made = _ATTRIBUTE.pack(len(rest), number, len(value)) + rest + value

@@ -53,4 +53,4 @@ def _mount_of(store: Store, tree_id: str, mode: MountMode) -> TreeMount:
     if owners == "ids":
         owners += "-" + hashlib.sha256(repr((mode.uid_map, mode.gid_map)).encode()).hexdigest()[:16]
     farm = store.root / "farms" / tree_id / owners
-    return TreeMount("directory", str(farm / "root"), is_shifted=mode.is_shifted)
+    return TreeMount("directory", str(farm / "root"), is_shifted=mode.is_shifted, overlay=mode.overlay)

@@ -50,7 +50,8 @@ class TreeMount(msgspec.Struct, frozen=True):
 
     It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
     `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root. Files belong to
-    whoever the container is to see; with `is_shifted`, to whoever that is on the host.
+    whoever the container is to see; with `is_shifted`, to whoever that is on the host. Without `overlay`, where the
+    machine has none, a root can be written to in a few places only.
     """
 
     kind: Literal["directory", "erofs"]
@@ -59,6 +60,7 @@ class TreeMount(msgspec.Struct, frozen=True):
     target: str = "/"
     subpath: str = ""
     is_shifted: bool = False
+    overlay: bool = True
 
 
 IdMap = tuple[tuple[int, int, int], ...]  # (first id inside, first id outside, count), as in /proc/PID/uid_map
@@ -69,7 +71,7 @@ class MountMode(msgspec.Struct, frozen=True):
 
     With kind "directory" a tree is made a directory of hard links to files, which belong to the ids that `uid_map` and
     `gid_map` give for those of the tree, and to root's where they give none; empty maps change nothing. `is_shifted`
-    says that these are the container's ids outside. Without `overlay` a root can be written to in a few places only.
+    says that these are the container's ids outside. Without `overlay` nothing can be mounted above a tree.
     `why` says what keeps this machine from the best way, and `remedy` what would help; both are "" where nothing does.
     """
 
