@@ -238,7 +238,7 @@ def test_requests_that_can_never_be_held() -> None:
     ("function", "feature"),
     [
         (containers_app.on_gpu, "gpu"),
-        (containers_app.allocate.with_options(memory=64), "with_options"),
+        (containers_app.allocate.with_options(gpu="T4"), "gpu"),
     ],
 )
 def test_features_that_are_not_there_yet(function: Any, feature: str) -> None:

@@ -140,6 +140,20 @@ def test_a_killed_server_is_started_anew_by_the_next_call(installation: Installa
     program.end()
 
 
+def test_variants_of_a_killed_server_s_apps_are_known_to_the_next(installation: Installation) -> None:
+    """A spawned call of a variant survives, and a variant that was used before can be called again."""
+    program = Program(installation)
+    assert program.read() == "42"
+    assert program.ask("double.with_options(timeout=77).remote(4)") == "8"
+    call_id = program.ask("nap.with_options(timeout=78).spawn(1.5).object_id")
+    pid = server_pid(installation)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), "the server lives")
+    assert program.ask("double.with_options(timeout=77).remote(5)") == "10"
+    assert program.ask(f"farcall.FunctionCall.from_id({call_id!r}).get(timeout=30)") == "1.5"
+    program.end()
+
+
 def test_a_server_that_dies_while_it_starts_is_an_error_that_shows_its_log(installation: Installation) -> None:
     """It is killed as soon as it exists, each time."""
     program = Program(

@@ -114,9 +114,11 @@ def test_ids_follow_from_app_and_name() -> None:
         ({"cpu": (2, 1)}, "request above its limit"),
         ({"cpu": 0}, "not a positive number"),
         ({"memory": (1024, 512)}, "request above its limit"),
-        ({"memory": 0.5}, "not a positive number"),
+        ({"memory": 0.5}, "not a positive whole number"),
+        ({"cpu": float("nan")}, "not a positive number"),
+        ({"cpu": float("inf")}, "not a positive number"),
         ({"memory": (1, 2, 3)}, r"neither a number nor \(request, limit\)"),
-        ({"retries": -1}, "retries=-1 is below 0"),
+        ({"retries": -1}, "retries=-1 is not 0 to 1000"),
         ({"volumes": {"/": farcall.Volume.from_name("v")}}, "cannot be mounted at /"),
         ({"volumes": {"/root": farcall.Volume.from_name("v")}}, "cannot be mounted at /root"),
         ({"volumes": {"/tmp/": farcall.Volume.from_name("v")}}, "cannot be mounted at /tmp"),
@@ -141,7 +143,8 @@ def test_one_volume_cannot_be_mounted_twice() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_retries": -1}, "below 0"),
+        ({"max_retries": -1}, "not 0 to 1000"),
+        ({"max_retries": 1001}, "not 0 to 1000"),
         ({"max_retries": 1, "backoff_coefficient": 0.5}, "outside 1 to 10"),
         ({"max_retries": 1, "initial_delay": 61}, "outside 0 to 60"),
         ({"max_retries": 1, "max_delay": 0}, "above 0 and up to 60"),
@@ -154,7 +157,7 @@ def test_retries_have_ranges(options: dict[str, Any], message: str) -> None:
 
 def test_retries_delays() -> None:
     policy = farcall.Retries(max_retries=5, initial_delay=0.5, backoff_coefficient=3, max_delay=4).policy
-    assert [policy.delay(number) for number in (1, 2, 3, 4)] == [0.5, 1.5, 4.0, 4.0]
+    assert [policy.delay(number) for number in (1, 2, 3, 4, 1000)] == [0.5, 1.5, 4.0, 4.0, 4.0]
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,10 @@ def test_outside_a_running_app_a_call_says_what_to_do() -> None:
 def test_variants(running: None) -> None:
     variant = as_cls(Model).with_options(memory=256)
     assert variant.declaration.memory == (256, 256)
-    with pytest.raises(UnimplementedError, match="with_options"):
-        variant(name="m").area.remote()
+    assert variant.object_id not in ("", as_cls(Model).object_id)
+    assert variant(name="m") == as_cls(Model).with_options(memory=256)(name="m") != Model(name="m")
+    assert pickle.loads(pickle.dumps(variant(name="m"))) == variant(name="m")
+    with pytest.raises(UnimplementedError, match="Model cannot be used: it is declared with gpu='T4'"):
+        as_cls(Model).with_options(gpu="T4")(name="m").area.remote()
     with pytest.raises(UnimplementedError, match=r"Cls\.from_name\('a', 'B'\)"):
         Cls.from_name("a", "B")().anything.remote()

@@ -15,7 +15,8 @@ import pytest
 import farcall
 from farcall.errors import AsyncUsageWarning, ExecutionError, InvalidError, UnimplementedError
 from farcall.sdk import context, source, twin
-from farcall.sdk.function import Function, checked_rows, registry
+from farcall.sdk.function import Function, registry
+from farcall.sdk.map_inputs import checked_rows
 
 app = farcall.App("functions")
 
@@ -288,12 +289,16 @@ def test_what_cannot_be_sent_by_value_is_named() -> None:
 # --- variants
 
 
-def test_variants_are_declared_and_refused_when_used(running: None) -> None:
+def test_variants_are_declared(running: None) -> None:
     variant = double.with_options(cpu=4, memory=None)
     assert variant.declaration.cpu == (4.0, None)
     assert double.declaration.cpu == (0.125, None)
-    with pytest.raises(UnimplementedError, match="double cannot be called: it is declared with with_options"):
-        variant.remote(1)
+    assert variant.object_id != double.object_id
+    assert variant.with_options(timeout=5).declaration.cpu == (4.0, None)
+    assert variant.with_options(cpu=0.125) is double
+    assert double.with_options(cpu=4.0) is variant
+    with pytest.raises(UnimplementedError, match="double cannot be called: it is declared with gpu='T4'"):
+        double.with_options(gpu="T4").remote(1)
     assert variant.local(2) == 4
     with pytest.raises(InvalidError, match="request above its limit"):
         double.with_options(cpu=(2, 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from farcall.errors import InvalidError
 from farcall.sdk import context
@@ -73,8 +73,11 @@ def _load_class(spec: FunctionSpec, found: Any, message: messages.Load) -> Loade
         found = by_value
     if not isinstance(found, Cls):
         raise InvalidError(f"{spec.source.qualname} in {spec.source.module} is no class under @app.cls() but {found!r}")
-    made: Any = found.construct(message.params)
-    raw_methods = found.methods
+    cls = cast("Cls[..., Any]", found)
+    if spec.variant_of:
+        cls = cls.running_as(spec.function_id)
+    made: Any = cls.construct(message.params)
+    raw_methods = cls.methods
     targets: dict[str, Target] = {}
     for each in spec.methods:
         if each.name not in raw_methods:
@@ -85,8 +88,8 @@ def _load_class(spec: FunctionSpec, found: Any, message: messages.Load) -> Loade
         targets[each.name] = Target(partial(call, made), each.is_generator, each.is_async, batched)
     return Loaded(
         targets,
-        [partial(hook, made) for hook in found.enter_hooks],
-        [partial(hook, made) for hook in found.exit_hooks],
+        [partial(hook, made) for hook in cls.enter_hooks],
+        [partial(hook, made) for hook in cls.exit_hooks],
     )
 
 

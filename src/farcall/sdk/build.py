@@ -13,10 +13,10 @@ from farcall.errors import InvalidError
 from farcall.sdk import ids, source, watched
 from farcall.sdk.cls import Cls
 from farcall.sdk.function import Function
+from farcall.sdk.variants import secrets_of
 from farcall.spec.container import Bind, Interpreter, Runtime
 from farcall.spec.function import FunctionSpec, MethodSpec
 from farcall.spec.function import Source as SourceSpec
-from farcall.spec.secret import SecretSpec
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
@@ -172,9 +172,6 @@ def _spec(
     files = tuple(dict.fromkeys((*found.files, *added)))
     trees.paths |= {file.source for file in files}
     mounts = not shared.local and shared.runtime == "native"
-    secrets = [secret.spec for secret in (*member.app.secrets, *declaration.secrets)]
-    if declaration.env:
-        secrets.append(SecretSpec(values=declaration.env))
     return FunctionSpec(
         function_id=ids.function_id(app_id, member.name, is_class=is_class),
         name=member.name,
@@ -198,7 +195,7 @@ def _spec(
         compat="modal" if shared.compat else "",
         runtime=shared.runtime,
         unimplemented=member.marks,
-        secrets=tuple(secrets),
+        secrets=secrets_of(member.app, declaration),
         trees=trees.mounted(files) if mounts else (),
         workdir=image.host_workdir if image is not None else "",
     )

@@ -16,12 +16,21 @@ from farcall.wire.connection import Waiter
 
 
 class Target(NamedTuple):
-    """What is called: a function, or a method of a class with these parameters. `name` is for messages to people."""
+    """What is called: a function, or a method of a class with these parameters. `name` is for messages to people;
+    `variant` is what the server must have been told before."""
 
     function_id: str
     method: str
     params: bytes
     name: str
+    variant: messages.AddVariant | None = None
+
+    def client(self) -> clients.Client:
+        """This process's client, by which the server knows what is called."""
+        client = clients.current()
+        if self.variant is not None:
+            client.announce(self.variant)
+        return client
 
 
 class _OneCall:
@@ -82,7 +91,7 @@ def submit(
         target.params,
         context.current_input_id() or "",
     )
-    client = clients.current()
+    client = target.client()
     client.open_call(call_id, receiver)
     try:
         client.connection.send(message, fds)
@@ -157,7 +166,7 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     payload = values.dumps_call(args, kwargs)
     try:
         make = _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))])
-        clients.current().request(make, payload.fds)
+        target.client().request(make, payload.fds)
     finally:
         descriptors.close_all(payload.fds)
     return call_id
@@ -171,7 +180,7 @@ async def spawn_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, 
     payload = values.dumps_call(args, kwargs)
     try:
         make = _spawn_message(target, call_id, [messages.Input(0, payload.data, len(payload.fds))])
-        await clients.current().request_async(make, payload.fds)
+        await target.client().request_async(make, payload.fds)
     finally:
         descriptors.close_all(payload.fds)
     return call_id
@@ -186,7 +195,7 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
     from farcall.sdk.maps import Chunker
 
     call_id = ids.new_id("fc")
-    client = clients.current()
+    client = target.client()
     chunker = Chunker(kwargs)
     count = 0
     for args in inputs:

@@ -67,6 +67,7 @@ class Client:
         self._seqs = itertools.count(1)
         self._replies: dict[int, Receiver] = {}
         self._calls: dict[str, Receiver] = {}
+        self._announced: set[str] = set()  # variants
 
     @classmethod
     def adopt(cls, connection: Connection) -> Client:
@@ -139,6 +140,12 @@ class Client:
     def close_call(self, call_id: str) -> None:
         """Nobody wants this call's messages any more."""
         self._calls.pop(call_id, None)
+
+    def announce(self, variant: messages.AddVariant) -> None:
+        """Makes the server know a variant, before something is asked of it."""
+        if variant.function_id not in self._announced:
+            self.connection.send(variant)
+            self._announced.add(variant.function_id)
 
     # --- requests
 

@@ -6,15 +6,18 @@ class with those parameters. In such a container `construct` makes the real obje
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
-from farcall.sdk import batches, context, ids, parameters
+from farcall.sdk import batches, concurrency, context, ids, parameters, variants
 from farcall.sdk.asking import Asking, asks
 from farcall.sdk.decorators import CLUSTERED, CONCURRENT, HOOK
+from farcall.sdk.entering import Entering, wait
 from farcall.sdk.function import Function, MethodInfo, method_info, not_running, registry
 from farcall.sdk.partial import PartialFunction
+from farcall.sdk.variants import Variation
 from farcall.version import __version__
 
 if TYPE_CHECKING:
@@ -23,14 +26,16 @@ if TYPE_CHECKING:
     from farcall.sdk.calls import Target
     from farcall.sdk.options import Declaration, VariantOptions
     from farcall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
+    from farcall.wire.messages import AddVariant
 
 __all__ = ["Cls"]
 
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
 
+_making = threading.RLock()  # while an object is made here
+
 HANDLE = "__farcall_instance__"  # attribute of a real object: the Instance that stands for it
-ENTERED = "__farcall_entered__"  # attribute of a real object made here, whose enter hooks have run
 
 
 class Shape(NamedTuple):
@@ -63,6 +68,8 @@ class Cls(Generic[P, T]):
         self._declaration = declaration
         self._unimplemented = unimplemented
         self._function_id: str | None = None
+        self._announcement: AddVariant | None = None  # what makes a variant known
+        self.variation: Variation[Cls[P, T]] = Variation(self, None)
         if raw is not None:
             for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
                 setattr(self, attribute, getattr(raw, attribute, None))
@@ -150,6 +157,8 @@ class Cls(Generic[P, T]):
         if self._function_id is not None:
             registry.pop(self._function_id, None)
             self._function_id = None
+        for variant in self.variation.known.values():
+            variant.unbind()
 
     def add_unimplemented(self, features: tuple[str, ...]) -> None:
         """Features found missing when the app was built."""
@@ -161,6 +170,10 @@ class Cls(Generic[P, T]):
                 f"{self.name} cannot be used: it is declared with {', '.join(self._unimplemented)}, "
                 f"which farcall {__version__} does not have yet"
             )
+        if self._function_id is None and self.variation.changes is not None:
+            self._announcement = self.variation.announcement(self.variation.base._ready())
+            self._function_id = self._announcement.function_id
+            registry[self._function_id] = self
         if self._function_id is None:
             app_id = context.container_app_id()
             if app_id is None or self._app is None:
@@ -173,7 +186,7 @@ class Cls(Generic[P, T]):
         """What to call for one of its methods."""
         from farcall.sdk.calls import Target
 
-        return Target(self._ready(), method, params, f"{self.name}.{method}")
+        return Target(self._ready(), method, params, f"{self.name}.{method}", self._announcement)
 
     # --- use
 
@@ -199,26 +212,48 @@ class Cls(Generic[P, T]):
         )
 
     def with_options(self, **options: Unpack[VariantOptions]) -> Cls[P, T]:
-        """The same class with other resources, in containers of their own."""
-        return self._variant("with_options", self.declaration.variant(f"{self.name}.with_options", options))
+        """The same class with other options, in containers of their own; equal variants share theirs."""
+        return variants.of(self, self.declaration.variant(f"{self.name}.with_options", options))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[P, T]:
-        """The same class as if `@concurrent` decorated it."""
-        return self._variant(f"with_concurrency(max_inputs={max_inputs})", self.declaration)
+        """The same class as if `@concurrent` decorated it, in containers of their own."""
+        where = f"{self.name}.with_concurrency"
+        said = concurrency.concurrency(where, max_inputs, target_inputs)
+        return variants.of(self, self.declaration.marked(where, said, None))
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Cls[P, T]:
-        """The same class as if `@batched` decorated its method."""
-        return self._variant(f"with_batching(max_batch_size={max_batch_size})", self.declaration)
+        """The same class as if `@batched` decorated its one method, in containers of their own."""
+        where = f"{self.name}.with_batching"
+        said = concurrency.batching(where, max_batch_size, wait_ms)
+        declaration = self.declaration.marked(where, None, said)
+        if len(self.shape.methods) != 1:
+            raise InvalidError(
+                f"{where}: only a class with one method can be batched; it has {', '.join(self.shape.methods)}"
+            )
+        ((method, info),) = self.shape.methods.items()
+        if info.is_generator:
+            raise InvalidError(f"{self.name}.{method}: a generator cannot be batched")
+        if self._raw is not None:
+            batches.parameter_names(_raw_attribute(self._raw, method), f"{self.name}.{method}", is_method=True)
+        return variants.of(self, declaration)
 
-    def _variant(self, feature: str, declaration: Declaration) -> Cls[P, T]:
+    def copied(self, declaration: Declaration | None, unimplemented: tuple[str, ...]) -> Cls[P, T]:
+        """The same class, declared like that: to become a variant."""
         return Cls(
             self.name,
             self.shape,
             raw=self._raw,
             app=self._app,
             declaration=declaration,
-            unimplemented=(*self._unimplemented, feature),
+            unimplemented=unimplemented,
         )
+
+    def running_as(self, function_id: str) -> Cls[P, T]:
+        """In a container of a variant: the class, as that variant, which the server knows."""
+        made = self.copied(self._declaration, self._unimplemented)
+        made._function_id = function_id
+        registry[function_id] = made
+        return made
 
     @classmethod
     def from_name(
@@ -257,6 +292,8 @@ class Cls(Generic[P, T]):
             function_id = self._ready()
         except (InvalidError, UnimplementedError):
             function_id = None
+        if self.variation.changes is not None:
+            return variants.rebuilt, (self.variation.base, self.variation.changes, self._unimplemented)
         return _handle, (function_id, self.name, self.shape, self._unimplemented)
 
     def __repr__(self) -> str:
@@ -383,11 +420,14 @@ class _State:
         self.params = params
         self.methods: dict[str, Function[..., Any, Any]] = {}
         self.made: Any = None
+        self.entering: Entering  # of the object whose own handle this is
 
     def object(self) -> Any:
         """The local object, made at first use."""
         if self.made is None:
-            self.made = self.cls.construct(self.params)
+            with _making:
+                if self.made is None:
+                    self.made = self.cls.construct(self.params)
         return self.made
 
 
@@ -407,15 +447,19 @@ def run_local(instance: Instance, name: str, args: Sequence[Any], kwargs: Mappin
     state: _State = instance.__dict__["_farcall"]
     raw = _raw_attribute(state.cls.raw, name)
     made = state.object()
-    if getattr(made, ENTERED, False):
-        return raw(made, *args, **kwargs)
     info = state.cls.shape.methods[name]
     if info.is_async and info.is_generator:
-        return _entered_stream(state.cls, made, raw, args, kwargs)
+        return _entered_stream(made, raw, args, kwargs)
     if info.is_async:
-        return _entered_call(state.cls, made, raw, args, kwargs)
-    _enter_blocking(state.cls, made)
+        return _entered_call(made, raw, args, kwargs)
+    entering_of(made).blocking(wait)
     return raw(made, *args, **kwargs)
+
+
+def entering_of(made: Any) -> Entering:
+    """The enter hooks of a real object."""
+    state: _State = getattr(made, HANDLE).__dict__["_farcall"]
+    return state.entering
 
 
 def _class_of(instance: Instance) -> Cls[..., Any]:
@@ -456,8 +500,8 @@ def _set_handle(made: Any, instance: Instance) -> None:
         raise InvalidError(
             f"{type(made).__name__}: a class under @app.cls() cannot have __slots__ without __dict__"
         ) from None
-    if not context.is_local():
-        object.__setattr__(made, ENTERED, True)  # the runner runs the hooks
+    # In a container the runner runs the hooks.
+    state.entering = Entering(made, state.cls.enter_hooks if context.is_local() else ())
 
 
 # --- declaring
@@ -533,66 +577,17 @@ def _hooks(raw: type, kind: str) -> list[Callable[..., Any]]:
     return [getattr(raw, name) for name in names]
 
 
-# --- running hooks here, for `.local`
+# --- methods that run here, for `.local`
 
 
-def _enter_blocking(cls: Cls[..., Any], made: Any) -> None:
-    object.__setattr__(made, ENTERED, True)
-    for hook in cls.enter_hooks:
-        result = hook(made)
-        if hasattr(result, "__await__"):
-            _wait(result)
-
-
-async def _enter(cls: Cls[..., Any], made: Any) -> None:
-    if getattr(made, ENTERED, False):
-        return
-    object.__setattr__(made, ENTERED, True)
-    for hook in cls.enter_hooks:
-        result = hook(made)
-        if hasattr(result, "__await__"):
-            await result
-
-
-async def _entered_call(
-    cls: Cls[..., Any], made: Any, raw: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
-    await _enter(cls, made)
+async def _entered_call(made: Any, raw: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    await entering_of(made).awaited()
     return await raw(made, *args, **kwargs)
 
 
 async def _entered_stream(
-    cls: Cls[..., Any], made: Any, raw: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    made: Any, raw: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> AsyncGenerator[Any]:
-    await _enter(cls, made)
+    await entering_of(made).awaited()
     async for item in raw(made, *args, **kwargs):
         yield item
-
-
-def _wait(result: Any) -> None:
-    """Runs an asynchronous hook to its end from synchronous code."""
-    import asyncio
-
-    async def wait() -> None:
-        await result
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(wait())
-        return
-    import threading
-
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(wait())
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from farcall.errors import InvalidError
-from farcall.spec.function import Batching, Concurrency
-
-MAX_INPUTS = 1000
-MAX_BATCH = 1000
-MAX_WAIT_MS = 600_000
-MAX_HELD = 10_000  # inputs of one container, where it runs several batches at once
+from farcall.spec.function import MAX_BATCH, MAX_HELD, MAX_INPUTS, MAX_WAIT_MS, Batching, Concurrency
 
 
 def whole(where: str, name: str, value: Any, low: int, high: int | None = None) -> int:

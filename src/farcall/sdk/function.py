@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 
 from farcall.errors import ExecutionError, InvalidError, UnimplementedError
-from farcall.sdk import context, ids
+from farcall.sdk import batches, concurrency, context, ids, map_inputs, variants
 from farcall.sdk.asking import Asking, asks
 from farcall.sdk.function_call import FunctionCall
 from farcall.sdk.partial import ASYNC, GENERATOR, PartialFunction, code_flags
 from farcall.sdk.twin import StreamTwin, stream_twin, twin
 from farcall.sdk.unimplemented import later
+from farcall.sdk.variants import Variation
 from farcall.version import __version__
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Function(Generic[P, R, L]):
         self._instance = instance
         self._unimplemented = unimplemented
         self._target: Target | None = None
+        self.variation: Variation[Function[P, R, L]] = Variation(self, None)
         if raw is not None:
             for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
                 setattr(self, attribute, getattr(raw, attribute, None))
@@ -179,6 +181,8 @@ class Function(Generic[P, R, L]):
         if self._target is not None:
             registry.pop(self._target.function_id, None)
             self._target = None
+        for variant in self.variation.known.values():
+            variant.unbind()
 
     def add_unimplemented(self, features: tuple[str, ...]) -> None:
         """Features found missing when the app was built."""
@@ -197,6 +201,13 @@ class Function(Generic[P, R, L]):
             from farcall.sdk import cls
 
             self._target = cls.target_of(self._instance, self.method_name)
+            return self._target
+        if self.variation.changes is not None:
+            from farcall.sdk.calls import Target
+
+            said = self.variation.announcement(self.variation.base._ready().function_id)
+            self._target = Target(said.function_id, "", b"", self.name, said)
+            registry[said.function_id] = self
             return self._target
         app_id = context.container_app_id()
         if app_id is not None and self._app is not None:
@@ -353,8 +364,10 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable("spawn_map", False)
-        _check_kwargs(self.name, "spawn_map", kwargs)
-        return FunctionCall(*calls.spawn_map(target, _blocking(self.name, "spawn_map", input_iterators), kwargs))
+        map_inputs.check_kwargs(self.name, "spawn_map", kwargs)
+        return FunctionCall(
+            *calls.spawn_map(target, map_inputs.blocking(self.name, "spawn_map", input_iterators), kwargs)
+        )
 
     @spawn_map.awaited
     async def _spawn_map_async(
@@ -365,8 +378,8 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable("spawn_map", False)
-        _check_kwargs(self.name, "spawn_map", kwargs)
-        iterables = _blocking(self.name, "spawn_map", input_iterators)
+        map_inputs.check_kwargs(self.name, "spawn_map", kwargs)
+        iterables = map_inputs.blocking(self.name, "spawn_map", input_iterators)
         return FunctionCall(*await asyncio.to_thread(calls.spawn_map, target, iterables, kwargs))
 
     experimental_spawn_map = spawn_map
@@ -383,10 +396,10 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable(form, False)
-        _check_kwargs(self.name, form, kwargs)
-        inputs = _blocking(self.name, form, iterables)
+        map_inputs.check_kwargs(self.name, form, kwargs)
+        inputs = map_inputs.blocking(self.name, form, iterables)
         if star:
-            inputs = (checked_rows(self.name, inputs[0]),)
+            inputs = (map_inputs.checked_rows(self.name, inputs[0]),)
         return calls.map_(target, inputs, kwargs, order_outputs, return_exceptions, star)
 
     def _amap(
@@ -401,35 +414,50 @@ class Function(Generic[P, R, L]):
         from farcall.sdk import calls
 
         target = self._callable(form, False)
-        _check_kwargs(self.name, form, kwargs)
-        _check_iterables(self.name, form, iterables)
+        map_inputs.check_kwargs(self.name, form, kwargs)
+        map_inputs.check_iterables(self.name, form, iterables)
         if star:
-            iterables = (checked_rows(self.name, iterables[0]),)
+            iterables = (map_inputs.checked_rows(self.name, iterables[0]),)
         return calls.map_async(target, iterables, kwargs, order_outputs, return_exceptions, star)
 
     # --- variants and handles
 
     def with_options(self, **options: Unpack[VariantOptions]) -> Function[P, R, L]:
-        """The same function with other resources, in containers of their own."""
-        return self._variant("with_options", self.declaration.variant(f"{self.name}.with_options", options))
+        """The same function with other options, in containers of their own; equal variants share theirs."""
+        return variants.of(self, self._declared("with_options").variant(f"{self.name}.with_options", options))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R, L]:
-        """The same function as if `@concurrent` decorated it."""
-        return self._variant(f"with_concurrency(max_inputs={max_inputs})", self.declaration)
+        """The same function as if `@concurrent` decorated it, in containers of their own."""
+        where = f"{self.name}.with_concurrency"
+        said = concurrency.concurrency(where, max_inputs, target_inputs)
+        return variants.of(self, self._declared("with_concurrency").marked(where, said, None))
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R, L]:
-        """The same function as if `@batched` decorated it."""
-        return self._variant(f"with_batching(max_batch_size={max_batch_size})", self.declaration)
+        """The same function as if `@batched` decorated it, in containers of their own."""
+        where = f"{self.name}.with_batching"
+        said = concurrency.batching(where, max_batch_size, wait_ms)
+        declaration = self._declared("with_batching").marked(where, None, said)
+        if self.info_of_code.is_generator:
+            raise InvalidError(f"{self.name}: a generator cannot be batched")
+        if self.raw is not None:
+            batches.parameter_names(self.raw, self.name, is_method=False)
+        return variants.of(self, declaration)
 
-    def _variant(self, feature: str, declaration: Declaration) -> Function[P, R, L]:
+    def _declared(self, form: str) -> Declaration:
+        if self._instance is not None:
+            name, _, method = self.name.rpartition(".")
+            raise InvalidError(f"{self.name} is a method: write {name}.{form}(...)(...).{method}")
+        return self.declaration
+
+    def copied(self, declaration: Declaration | None, unimplemented: tuple[str, ...]) -> Function[P, R, L]:
+        """The same function, declared like that: to become a variant."""
         return Function(
             self.name,
             raw=self.raw,
             info=self._info,
             app=self._app,
             declaration=declaration,
-            instance=self._instance,
-            unimplemented=(*self._unimplemented, feature),
+            unimplemented=unimplemented,
         )
 
     @classmethod
@@ -536,6 +564,8 @@ class Function(Generic[P, R, L]):
             from farcall.sdk import cls
 
             return cls.method_of, (self._instance, self.method_name)
+        if self.variation.changes is not None:
+            return variants.rebuilt, (self.variation.base, self.variation.changes, self._unimplemented)
         try:
             function_id = self._ready().function_id
         except (InvalidError, UnimplementedError):
@@ -570,74 +600,3 @@ def not_running(name: str, app: App | None) -> InvalidError:
         f"{name} cannot be called: its app is not running. Call it inside `with app.run():`, or from a function under "
         "@app.local_entrypoint() started with `farcall run FILE`"
     )
-
-
-def _check_iterables(name: str, form: str, iterables: Sequence[Any]) -> None:
-    if not iterables:
-        raise InvalidError(
-            f"{name}.{form} needs an iterable of inputs, one for each argument: write {name}.{form}([1, 2, 3])"
-        )
-    for iterable in iterables:
-        if not any(hasattr(iterable, each) for each in ("__iter__", "__getitem__", "__aiter__")):
-            raise InvalidError(
-                f"{name}.{form}: {iterable!r} is not iterable; give one iterable for each argument, "
-                f"or write {name}.remote(...) for a single input"
-            )
-
-
-def _check_kwargs(name: str, form: str, kwargs: Any) -> None:
-    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):  # pyright: ignore[reportUnknownVariableType]
-        raise InvalidError(
-            f"{name}.{form}: kwargs={kwargs!r} is no dict of keyword arguments; write kwargs={{'name': value}}, "
-            "which every input is given"
-        )
-
-
-def _blocking(name: str, form: str, iterables: Sequence[Any]) -> Sequence[Iterable[Any]]:
-    _check_iterables(name, form, iterables)
-    for iterable in iterables:
-        if hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__"):
-            raise InvalidError(f"{name}.{form} cannot read an asynchronous iterable; write {name}.{form}.aio(...)")
-    return iterables
-
-
-def checked_rows(name: str, iterable: Any) -> Any:
-    """The iterable of a starmap, whose items are checked: at once where it is a container, else as they come."""
-    if isinstance(iterable, (list, tuple, set, frozenset, range, dict, str, bytes)):
-        kinds: dict[Any, Any] = {type(item): item for item in cast("Iterable[Any]", iterable)}
-        for item in kinds.values():
-            _check_row(name, item)
-        return iterable  # pyright: ignore[reportUnknownVariableType]
-    if hasattr(iterable, "__aiter__"):
-        return _checked_rows_async(name, iterable)
-    return (_SizedRows if hasattr(iterable, "__len__") else _Rows)(name, iterable)
-
-
-def _check_row(name: str, item: Any) -> None:
-    if not hasattr(item, "__iter__") and not hasattr(item, "__getitem__"):
-        raise InvalidError(
-            f"{name}.starmap wants items that are sequences of arguments, such as (1, 2), and was given {item!r}; "
-            f"write {name}.map(...) where each item is the one argument"
-        )
-
-
-class _Rows:
-    def __init__(self, name: str, iterable: Any) -> None:
-        self._name = name
-        self._iterable = iterable
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable:
-            _check_row(self._name, item)
-            yield item
-
-
-class _SizedRows(_Rows):
-    def __len__(self) -> int:
-        return len(self._iterable)
-
-
-async def _checked_rows_async(name: str, iterable: AsyncIterable[Any]) -> AsyncGenerator[Any]:
-    async for item in iterable:
-        _check_row(name, item)
-        yield item

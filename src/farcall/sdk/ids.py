@@ -44,7 +44,15 @@ def new_id(prefix: str) -> str:
 def function_id(app_id: str, name: str, *, is_class: bool) -> str:
     """The id of a function or class of an app. It follows from the app's id and the name, so that a container can call
     the other functions of its app without asking anyone for their ids."""
+    return f"{'cs' if is_class else 'fu'}-{_digest(f'{app_id}/{name}'.encode())}"
+
+
+def variant_id(base_id: str, changes: bytes) -> str:
+    """The id of a variant of the function or class `base_id`. It follows from what is changed."""
+    return f"{base_id[:2]}-{_digest(base_id.encode() + changes)}"
+
+
+def _digest(data: bytes) -> str:
     from _blake2 import blake2b  # hashlib would load OpenSSL for it
 
-    digest = blake2b(f"{app_id}/{name}".encode(), digest_size=17).digest()
-    return f"{'cs' if is_class else 'fu'}-{_text(int.from_bytes(digest, 'big'))}"
+    return _text(int.from_bytes(blake2b(data, digest_size=17).digest(), "big"))

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from farcall import errors
 from farcall.sdk import batches, context, ids, values
+from farcall.sdk.cls import entering_of
 
 if TYPE_CHECKING:
     import asyncio
 
     from farcall.sdk.calls import Target
+    from farcall.sdk.entering import Entering
 
 T = TypeVar("T")
 
@@ -51,6 +53,8 @@ def close() -> None:
     _instances.clear()
     try:
         for (function_id, _), instance in instances:
+            if not entering_of(instance).done:
+                continue
             for hook in _registered(function_id).exit_hooks:
                 _finish(hook(instance))
     finally:
@@ -194,26 +198,37 @@ def _registered(function_id: str) -> Any:
 
 def _prepare(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
     """The user's function with its arguments as they arrive; a class's object is made, and its hooks run, before."""
-    if target.method and (target.function_id, target.params) not in _instances:
-        registered = _registered(target.function_id)
-        instance = registered.construct(target.params)
-        for hook in registered.enter_hooks:
-            _finish(hook(instance))
-        _instances[target.function_id, target.params] = instance
+    if target.method:
+        with _Instance(target) as entering:
+            entering.blocking(_finish)
     return _call(target, args, kwargs)
 
 
 async def _prepare_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
     """`_prepare` on the running loop."""
-    if target.method and (target.function_id, target.params) not in _instances:
-        registered = _registered(target.function_id)
-        instance = registered.construct(target.params)
-        for hook in registered.enter_hooks:
-            result = hook(instance)
-            if isinstance(result, Awaitable):
-                await result
-        _instances.setdefault((target.function_id, target.params), instance)
+    if target.method:
+        with _Instance(target) as entering:
+            await entering.awaited()
     return _call(target, args, kwargs)
+
+
+class _Instance:
+    """The object of a class with its parameters, made where there is none; an enter hook that fails is its end, as it
+    is a container's."""
+
+    def __init__(self, target: Target) -> None:
+        self._key = target.function_id, target.params
+
+    def __enter__(self) -> Entering:
+        made = _instances.get(self._key)
+        if made is None:
+            function_id, params = self._key
+            made = _instances.setdefault(self._key, _registered(function_id).construct(params))
+        return entering_of(made)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            _instances.pop(self._key, None)
 
 
 def _call(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from farcall import errors
 from farcall.sdk import calls, context, ids, outcomes, output, values
-from farcall.sdk import client as clients
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
 
@@ -97,7 +96,7 @@ class MapCall:
         return_exceptions: bool,
         total: int | None,
     ) -> None:
-        self.client = clients.current()
+        self.client = target.client()
         self.target = target
         self.call_id = ids.new_id("fc")
         self.waiter = Waiter()

@@ -8,6 +8,7 @@ what, where and which range is allowed. `with_options` makes a new
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
@@ -223,10 +224,11 @@ def _pair(decorator: str, name: str, value: Any) -> tuple[Any, Any]:
 
 def _resource(decorator: str, name: str, value: Any, kind: type | tuple[type, ...]) -> tuple[Any, Any]:
     request, limit = _pair(decorator, name, value)
+    whole = "whole " if kind is int else ""
     for number in (request, limit):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, kind) or number <= 0):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, kind) or not 0 < number < inf):
             raise InvalidError(
-                f"{decorator}: {name}={value!r} is not a positive number or a pair (request, limit) of them"
+                f"{decorator}: {name}={value!r} is not a positive {whole}number or a pair (request, limit) of them"
             )
     if limit is not None and request is not None and request > limit:
         raise InvalidError(f"{decorator}: {name}={value!r} has a request above its limit")

@@ -10,6 +10,7 @@ from farcall.sdk.decorators import REQUIRED, Parameter
 
 TYPES: dict[str, type] = {"str": str, "int": int, "bytes": bytes, "bool": bool}
 NONE = b""  # a class without arguments
+MAX_BYTES = 64 * 1024  # of all arguments: they name the containers, and travel with every call
 _NO_DEFAULT = ("no default",)
 
 
@@ -80,7 +81,20 @@ def check_signature(name: str, raw: type, args: Sequence[Any], kwargs: Mapping[s
 
 def dumps(name: str, value: Any) -> bytes:
     """The same bytes for equal values: they are the key of a pool of containers. Without the pickler's memo it does not
-    matter which equal strings are one object; what refers to itself needs the memo."""
+    matter which equal strings are one object; what refers to itself needs the memo.
+
+    Raises SerializationError, or InvalidError for more than `MAX_BYTES`.
+    """
+    encoded = _pickled(name, value)
+    if len(encoded) > MAX_BYTES:
+        raise InvalidError(
+            f"the arguments of {name}() have {len(encoded):,} bytes; the limit is {MAX_BYTES:,}, as they travel with "
+            "every call. Give what is large to a method, or load it in a method under @farcall.enter()"
+        )
+    return encoded
+
+
+def _pickled(name: str, value: Any) -> bytes:
     import io
     import pickle
 

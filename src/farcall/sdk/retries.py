@@ -9,6 +9,8 @@ from farcall.spec.function import RetryPolicy
 
 __all__ = ["Retries"]
 
+MAX_RETRIES = 1000
+
 
 def _in_range(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -22,7 +24,8 @@ class Retries:
     """Repeat a failed attempt up to `max_retries` times, after growing delays.
 
     Retry number n waits `initial_delay * backoff_coefficient ** (n - 1)` seconds, never more than `max_delay`.
-    `backoff_coefficient` is 1 to 10, `initial_delay` 0 to 60 seconds, `max_delay` above 0 and up to 60 seconds.
+    `max_retries` is 0 to 1000, `backoff_coefficient` 1 to 10, `initial_delay` 0 to 60 seconds, `max_delay` above 0 and
+    up to 60 seconds.
     """
 
     def __init__(
@@ -64,6 +67,6 @@ def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         form = ", or farcall.Retries(...)" if name == "retries" else ""
         raise InvalidError(f"{name}={value!r} is no whole number; write how often to try again, such as 3{form}")
-    if value < 0:
-        raise InvalidError(f"{name}={value} is below 0")
+    if not 0 <= value <= MAX_RETRIES:
+        raise InvalidError(f"{name}={value} is not 0 to {MAX_RETRIES}")
     return value

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from farcall import errors
 from farcall.server.pool import Pool
-from farcall.spec.function import AppSpec, FunctionSpec, PoolScaling
+from farcall.spec.function import MAX_HELD, AppSpec, FunctionSpec, PoolScaling
 from farcall.spec.scaling import Scaling
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
     from farcall.server.session import Session
+    from farcall.wire.messages import AddVariant
+
+FUNCTIONS = 10_000  # of an app, with their variants; more are made by a program that errs
 
 
 class App:
@@ -69,6 +72,27 @@ class App:
         """Whether it is detached, has done all there was, and nobody is left who could call it."""
         left = self.containers or self.calls_pending or self.stopping or not self.idle
         return self.mode == "detached" and self.owner is None and not left
+
+    def add_variant(self, message: AddVariant, of_container: bool) -> None:
+        """Makes a variant of one of its functions callable. Raises InvalidError and PermissionDeniedError."""
+        base = self.functions[message.base_id]
+        if message.function_id in self.functions and self.functions[message.function_id].variant_of == message.base_id:
+            return
+        if base.variant_of or message.function_id in self.server.functions:
+            raise errors.InvalidError(f"{message.function_id} cannot be a variant of {message.base_id}")
+        if len(self.functions) >= FUNCTIONS:
+            raise errors.InvalidError(f"app {self.name} has {FUNCTIONS:,} functions and variants of functions")
+        function = message.variant.of(base, message.function_id)
+        if function.max_held > MAX_HELD:
+            raise errors.InvalidError(f"{function.name} would run {function.max_held:,} inputs in one container")
+        if of_container:
+            # Its code sees what its app's functions were given, and must not ask for any other stored secret.
+            known = {secret.name for one in self.functions.values() for secret in one.secrets}
+            if any(secret.name not in known for secret in function.secrets if secret.name):
+                raise errors.PermissionDeniedError(f"{function.name} names a secret that no function of its app has")
+        self.functions[function.function_id] = function
+        self.server.functions[function.function_id] = self
+        self.server.spawn(self.server.definitions.keep(self))
 
     def pool(self, function_id: str, params: bytes) -> Pool:
         """The pool for a function and parameters, made when it is first asked for. Raises NotFoundError, InvalidError,

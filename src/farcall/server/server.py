@@ -517,7 +517,7 @@ class Server:
                 app.app_id,
                 app.name,
                 app.state,
-                len(app.functions),
+                sum(not function.variant_of for function in app.functions.values()),
                 app.containers,
                 sum(len(pool.waiting) for pool in app.pools.values()),
                 sum(container.holds for pool in app.pools.values() for container in pool.containers),

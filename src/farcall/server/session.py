@@ -108,6 +108,8 @@ class Session:
                 call = self._calls.get(message.call_id)
                 if call is not None:
                     call.pool.credit(call, message.index, message.items)
+            case messages.AddVariant():
+                self._app_of(message.base_id).add_variant(message, of_container=bool(self.app_id))
             case messages.CancelCall(seq=seq):
                 self._cancel(message, seq)
             case messages.GetOutput():
@@ -256,6 +258,9 @@ class Session:
         finally:
             close_all(fds)
         await self.server.spawned.add(pool, method, message, inputs)
+        if pool.function.variant_of:
+            async with pool.app.recording:
+                pass  # the next server must know the variant, too: its definition was begun before this call came
 
     async def _update_autoscaler(self, message: UpdateAutoscaler) -> bytes:
         app = self._app_of(message.function_id)

@@ -1,6 +1,6 @@
 """What `@app.function` and `@app.cls` say, as one value."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -8,34 +8,46 @@ from farcall.spec.container import Bind, Interpreter, Runtime
 from farcall.spec.scaling import Scaling
 from farcall.spec.secret import SecretSpec
 
+MAX_INPUTS = 1000  # that run at once in a container
+MAX_BATCH = 1000  # inputs
+MAX_WAIT_MS = 600_000
+MAX_HELD = 10_000  # inputs of one container, where it runs several batches at once
+
+# Checked where a message is decoded: a container may send some of these.
+Cores = Annotated[float, msgspec.Meta(gt=0)]
+MiB = Annotated[int, msgspec.Meta(gt=0)]
+
 
 class RetryPolicy(msgspec.Struct, frozen=True):
     """How often and after which delay a failed attempt is repeated; delays are seconds."""
 
-    max_retries: int = 0
+    max_retries: Annotated[int, msgspec.Meta(ge=0)] = 0
     initial_delay: float = 1.0
     backoff_coefficient: float = 1.0
     max_delay: float = 60.0
 
     def delay(self, retry: int) -> float:
         """Seconds to wait before retry number `retry`, counted from 1; never more than `max_delay`."""
-        return min(self.max_delay, self.initial_delay * self.backoff_coefficient ** (retry - 1))
+        try:
+            return min(self.max_delay, self.initial_delay * self.backoff_coefficient ** (retry - 1))
+        except OverflowError:  # of the power, which the cap makes nothing of
+            return self.max_delay
 
 
 class Concurrency(msgspec.Struct, frozen=True):
     """How many inputs (with `Batching`: batches) a container runs at once, at most, and how many the autoscaler aims
     at."""
 
-    max_inputs: int = 1
-    target_inputs: int = 1
+    max_inputs: Annotated[int, msgspec.Meta(ge=1, le=MAX_INPUTS)] = 1
+    target_inputs: Annotated[int, msgspec.Meta(ge=1, le=MAX_INPUTS)] = 1
 
 
 class Batching(msgspec.Struct, frozen=True):
     """Inputs are run in batches. One that is not full waits for more inputs until its first has waited `wait_ms`
     milliseconds."""
 
-    max_batch_size: int
-    wait_ms: int
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)]
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_WAIT_MS)]
 
 
 class MethodSpec(msgspec.Struct, frozen=True):
@@ -81,8 +93,8 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     methods: tuple[MethodSpec, ...]
     interpreter: Interpreter | None = None
     is_class: bool = False
-    cpu: tuple[float, float | None] = (0.125, None)  # cores: request, limit
-    memory: tuple[int, int | None] = (128, None)  # MiB: request, limit
+    cpu: tuple[Cores, Cores | None] = (0.125, None)  # request, limit
+    memory: tuple[MiB, MiB | None] = (128, None)  # request, limit
     disk: int | None = None  # MiB
     retries: RetryPolicy = RetryPolicy()
     timeout: float = 300.0  # seconds, of one attempt
@@ -99,6 +111,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     unimplemented: tuple[str, ...] = ()  # features declared that this version cannot do
     image_id: str = ""  # "im-...", an image that is built; "": the host's own system and interpreter
     trees: tuple[TreeRef, ...] = ()  # the user's source and other local files
+    variant_of: str = ""  # the id of the function or class that it is a variant of
     workdir: str = ""  # where it starts; "": the image's, or /root
     secrets: tuple[SecretSpec, ...] = ()  # later ones win; what `env=` says is the last
 

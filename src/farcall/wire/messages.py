@@ -17,6 +17,7 @@ import msgspec
 
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
+from farcall.spec.variant import Variant
 from farcall.wire.message import Message as _Message
 from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
@@ -225,6 +226,15 @@ class Lookup(_Message, tag=21):
 
     seq: int
     function_id: str
+
+
+class AddVariant(_Message, tag=25):
+    """From now on `function_id` is the function `base_id` of the same app with some values changed. Has no answer:
+    where it is refused, so is whatever is asked of that function."""
+
+    function_id: str
+    base_id: str
+    variant: Variant
 
 
 class BuildImage(_Message, tag=22):
@@ -502,6 +512,7 @@ Client = (
     | ServerStatus
     | StopServer
     | Lookup
+    | AddVariant
     | BuildImage
     | CancelBuild
     | PublishImage
