@@ -75,6 +75,18 @@ class Older:
         return str(x)
 
 
+image = farcall.Image.debian_slim("3.12").pip_install("numpy", ["pandas"], pre=True).env({"A": "b"})
+
+
+def with_tools(image: farcall.Image, *tools: str) -> farcall.Image:
+    return image.apt_install(*tools)
+
+
+@app.function(image=image.pipe(with_tools, "git").add_local_dir("data", "/data", ignore=["*.tmp"]))
+def in_image(x: int) -> int:
+    return x
+
+
 @app.local_entrypoint()
 def main(name: str = "world") -> None:
     print(name)
@@ -104,6 +116,11 @@ assert_type(model.predict.map([1.0]), Generator[list[float], None, None])
 assert_type(Older(0.5).run.remote(1), str)
 assert_type(farcall.FunctionCall.from_id("fc-1").get(), Any)
 assert_type(main("x"), None)
+assert_type(image, farcall.Image)
+assert_type(image.build(), farcall.Image)
+assert_type(image.object_id, str | None)
+assert_type(image.publish("base"), None)
+assert_type(farcall.Image.from_registry("a", add_python="3.12").run_function(scale.local, args=[1]), farcall.Image)
 
 
 async def asynchronous() -> None:
@@ -116,6 +133,7 @@ async def asynchronous() -> None:
     assert_type([x async for x in count.remote_gen.aio(2)], list[int])
     assert_type(await model.predict.remote.aio(2.0), list[float])
     assert_type(list(await farcall.FunctionCall.gather.aio(call, call)), list[float])
+    assert_type(await image.build.aio(), farcall.Image)
     async with app.run() as running:
         assert_type(running, farcall.App)
 
@@ -132,6 +150,13 @@ model.predict.remote.aio(None)  # wrong: None for float
 Model(size=3)  # wrong: name is missing
 Model(name=3)  # wrong: int for str
 Older("x")  # wrong: str for float
+image.pip_install(3)  # wrong: int for str
+image.pip_install("a", index="b")  # wrong: no such parameter
+image.uv_sync(frozen="yes")  # wrong: str for bool
+image.env({"A": 1})  # wrong: int for str
+image.pipe(with_tools, 1)  # wrong: int for str
+farcall.Image.debian_slim(3.12)  # wrong: float for str
+farcall.Image.from_registry("a", add_pythn="3.12")  # wrong: no such parameter
 app.function(gpus=1)  # wrong: no such parameter
 app.function(timeout="1")  # wrong: str for int
 print(farcall.Functoin)  # wrong: no such name

@@ -203,6 +203,7 @@ class _Running:
 
 def build(image: Image) -> Image:
     """Builds one image, unless it is the host's."""
+    _check_place()
     with LocalTrees() as trees:
         if (builds := _of_one(image, trees)) is not None:
             builds.run(clients.current())
@@ -211,6 +212,7 @@ def build(image: Image) -> Image:
 
 async def build_async(image: Image) -> Image:
     """`build`, awaited."""
+    _check_place()
     with LocalTrees() as trees:
         if (builds := _of_one(image, trees)) is not None:
             await builds.run_async(clients.current())
@@ -227,6 +229,15 @@ async def publish_async(image: Image, name: str) -> None:
     """`publish`, awaited."""
     make = _publishing(await build_async(image), name)
     await clients.current().request_async(make)
+
+
+def _check_place() -> None:
+    """Images are built by the program that declares them: what they copy is on its machine."""
+    from farcall.sdk import context, local
+
+    local.only_with_server("image.build")
+    if not context.is_local():
+        raise errors.InvalidError("image.build() is for the program that runs the app, not for its containers")
 
 
 def _publishing(image: Image, name: str) -> Callable[[int], messages.PublishImage]:

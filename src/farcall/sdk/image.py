@@ -21,7 +21,7 @@ from farcall.sdk.image_options import (
 )
 from farcall.sdk.image_packages import PackageSteps
 from farcall.sdk.image_parts import LocalFiles, LocalModules, adding, starting
-from farcall.sdk.twin import Twin
+from farcall.sdk.twin import twin
 from farcall.sdk.unimplemented import later
 
 if TYPE_CHECKING:
@@ -454,29 +454,35 @@ class Image(PackageSteps):
         """The id (`im-...`) that the image has had when this program built it last; None before."""
         return self._object_id
 
-    @property
-    def build(self) -> Twin[[App | None], Image]:
+    @twin
+    def build(self, app: App | None = None) -> Image:
         """Builds the image now, and returns it: `image.build()`, `await image.build.aio()`. Raises ImageBuildError.
 
         An `app` may be given, as elsewhere; images belong to no app.
         """
         from farcall.sdk import builds
 
-        return Twin(lambda app=None: builds.build(self), lambda app=None: builds.build_async(self), "image.build")
+        return builds.build(self)
 
-    @property
-    def publish(self) -> Twin[[str], None]:
+    @build.awaited
+    async def _build(self, app: App | None = None) -> Image:
+        from farcall.sdk import builds
+
+        return await builds.build_async(self)
+
+    @twin
+    def publish(self, name: str, *, environment_name: str | None = None) -> None:
         """Builds the image and gives it a name, "name" or "name:tag", for `Image.from_name`: `image.publish("base")`.
         Another image of that name loses it."""
         from farcall.sdk import builds
 
-        def blocking(name: str) -> None:
-            builds.publish(self, _published_name("image.publish", name))
+        builds.publish(self, _published_name("image.publish", name, environment_name))
 
-        async def awaited(name: str) -> None:
-            await builds.publish_async(self, _published_name("image.publish", name))
+    @publish.awaited
+    async def _publish(self, name: str, *, environment_name: str | None = None) -> None:
+        from farcall.sdk import builds
 
-        return Twin(blocking, awaited, "image.publish")
+        await builds.publish_async(self, _published_name("image.publish", name, environment_name))
 
     @later
     def logs(self) -> Any:

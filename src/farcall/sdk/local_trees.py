@@ -61,7 +61,7 @@ class LocalTrees:
         """The tree of a folder, without what `ignore` matches. With `only` (patterns of paths) no more of it need be
         there than what they match; `files` are put into it at their paths."""
         self.paths.add(os.fspath(path))
-        patterns: object = ignore if callable(ignore) else tuple(ignore)
+        patterns: object = id(ignore) if callable(ignore) else tuple(ignore)  # its image keeps it
         key = (path, patterns, None if only is None else tuple(only), is_source)
         tree_id = self._folders.get(key)
         if tree_id is None:
