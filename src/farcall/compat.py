@@ -59,7 +59,6 @@ EXCEPTIONS = {
     "InternalFailure": "InternalError",
     "ServiceError": "ConnectionError",
     "ClientClosed": "ConnectionError",
-    "ImageBuildError": "RemoteError",
     "SandboxTerminatedError": "RemoteError",
     "SandboxFilesystemError": "RemoteError",
     **{

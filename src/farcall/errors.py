@@ -25,7 +25,7 @@
           DiskQuotaError                it wrote more than its disk quota
         ContainerStartError             the container could not be made, or its import or enter hook failed
         InputCancelledError             the input was cancelled
-      ImageBuildError                   a step of an image failed
+        ImageBuildError                 a step of an image failed
       ContentError                      a file, directory or archive that cannot be taken in or handed out
         CorruptedError                  an object, tree or archive that is truncated, or not what its digest says
       RegistryError                     an image registry failed, or its answer is not what its protocol says
@@ -206,7 +206,7 @@ class InputCancelledError(RemoteError):
     code = "input-cancelled"
 
 
-class ImageBuildError(FarcallError):
+class ImageBuildError(RemoteError):
     """A step of an image failed. `step` is its title, `command` what was run, where something was; the message has both
     and the last lines that it printed."""
 
