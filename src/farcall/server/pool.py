@@ -192,6 +192,11 @@ class Pool:
         self._sweeping = False
         self.waiting = deque(one for one in self.waiting if one.call.inputs.get(one.index) is one)
 
+    def drain(self, container: Container) -> None:
+        """Lets a container finish what it runs and end; what it was handed beyond that goes elsewhere."""
+        self._requeue(container.drain(EXIT_GRACE, "stopped by hand", self.server.now()))
+        self.dispatch()
+
     def credit(self, call: Call, index: int, items: int) -> None:
         """The consumer of a generator can take more."""
         one = call.inputs.get(index)
@@ -374,7 +379,7 @@ class Pool:
         self.containers.remove(container)
         self._busy_from.pop(container.container_id, None)
         self._blocked.discard(container.container_id)
-        self.server.forget_container(container)
+        self.server.forget_container(container, end)
         loaded = container.ready_at > 0
         if not end.reason:
             self.server.logs.add_system(container, f"container {container.container_id} {end.describe()}\n")

@@ -23,7 +23,9 @@ from farcall.server.app import App
 from farcall.server.call import Call
 from farcall.server.capacity import Capacity
 from farcall.server.definitions import Definitions
+from farcall.server.execs import Execs
 from farcall.server.images import ImageBuilds
+from farcall.server.inspection import Inspection
 from farcall.server.logs import Logs
 from farcall.server.pool import EXIT_GRACE, Pool
 from farcall.server.secrets import Secrets
@@ -35,8 +37,9 @@ from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
+from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
-from farcall.worker.container import Container, State
+from farcall.worker.container import Container, End, State
 from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
 
@@ -66,6 +69,8 @@ class Server:
         self.capacity = Capacity.of_this_machine()
         self.logs = Logs(paths.state / "logs", self.loop)
         self.spawned = Spawned(self)
+        self.inspection = Inspection(self)
+        self.execs = Execs(self)
         content = Store(paths.content)
         self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw, Filesystems(content))
         builds = paths.cache / "builds"
@@ -228,6 +233,7 @@ class Server:
         self._sessions.discard(session)
         self.logs.forget(session)
         self.spawned.forget(session)
+        self.execs.forget(session)
         for listeners in self._stats_wanted.values():
             if session in listeners:
                 listeners.remove(session)
@@ -300,15 +306,17 @@ class Server:
         if call.kind == "spawned":
             self.spawn(self._cancel_spawned(call.call_id))
         else:
-            error = errors.InputCancelledError(
-                f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running"
-            )
-            for one in list(call.inputs.values()):
-                container = one.container
-                call.pool.fail(one, error)
-                if container is not None:
-                    container.cancel(one, 1, self.now())
+            self.end_call(call, f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running")
         return count
+
+    def end_call(self, call: Call, why: str) -> None:
+        """Cancels a call in memory; whoever waits for it is told."""
+        error = errors.InputCancelledError(why)
+        for one in list(call.inputs.values()):
+            container = one.container
+            call.pool.fail(one, error)
+            if container is not None:
+                container.cancel(one, SharedPage.CANCELLED, self.now())
 
     async def _cancel_spawned(self, call_id: str) -> None:
         session = Session(self, _NOWHERE)
@@ -374,8 +382,9 @@ class Server:
             self._container_sessions[container.container_id] = session
         return session
 
-    def forget_container(self, container: Container) -> None:
+    def forget_container(self, container: Container, end: End) -> None:
         """It is gone, and with it what its code waited for."""
+        self.inspection.gone(container, end)
         session = self._container_sessions.pop(container.container_id, None)
         if session is not None:
             session.close()

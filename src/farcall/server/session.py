@@ -18,6 +18,8 @@ from farcall.server.logs import UNSENT_LIMIT, Subscription, batches
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
+from farcall.wire.execs import ExecCommand, ExecInput, ExecResize, ExecSignal
+from farcall.wire.inspection import GetApp, GetCall, GetContainer, ListApps, ListCalls, ListContainers, StopContainer
 from farcall.wire.memory import from_memory
 from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
@@ -150,6 +152,15 @@ class Session:
             case PoolStats(seq=seq, function_id=function_id, params=params):
                 pool = self._app_of(function_id).pools.get((function_id, params))
                 self.send(messages.Done(seq, _encode(PoolStatistics() if pool is None else pool.statistics())))
+            case ListApps() | GetApp() | ListContainers() | GetContainer() | StopContainer() | ListCalls() | GetCall():
+                self._only_clients()
+                self._answer_later(message, self.server.inspection.answer(message))
+            case ExecCommand():
+                self._only_clients()
+                self._answer_later(message, self.server.execs.run(self, message))
+            case ExecInput() | ExecResize() | ExecSignal():
+                self._only_clients()
+                self.server.execs.handle(self, message)
             case errors.ProtocolError():
                 raise message
             case _:
@@ -245,7 +256,11 @@ class Session:
             if seq:
                 self.send(messages.Done(seq))
             return
-        if seq:
+        others = self.server.calls.get(message.call_id)
+        if others is not None and others.session is not None and not self.app_id:
+            self.server.end_call(others, f"call {message.call_id} was cancelled")
+            self.send(messages.Done(seq))
+        elif seq:
             self._answer_later(message, self.server.spawned.cancel(self, message))
 
     async def _spawn(self, message: messages.Spawn, fds: tuple[int, ...]) -> None:

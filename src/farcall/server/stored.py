@@ -66,6 +66,11 @@ def pack(data: bytes, fds: tuple[int, ...], container_id: str = "") -> bytes:
         close_all(fds)
 
 
+def failure_of(stored: bytes) -> messages.Failure:
+    """What the platform said in a stored output whose status is PLATFORM_ERROR."""
+    return msgspec.msgpack.decode(_decode(stored).data, type=messages.Failure)
+
+
 def unpack(stored: bytes) -> tuple[bytes, tuple[int, ...], str]:
     """Data, descriptors (the caller's from now on) and container id of a stored value."""
     value = _decode(stored)

@@ -10,7 +10,7 @@ from farcall.state.writer import Transaction
 
 PAGE = 1000  # rows
 
-_CALL_COLUMNS = "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at"
+CALL_COLUMNS = "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at"
 
 
 class StoredPayload(NamedTuple):
@@ -30,7 +30,7 @@ def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredP
     if _rowid(transaction, call.call_id) is not None or _is_tombstone(transaction, call.call_id):
         raise AlreadyExistsError(f"call {call.call_id} exists already.")
     rowid = transaction.execute(
-        f"INSERT INTO calls ({_CALL_COLUMNS}) VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, NULL)",
+        f"INSERT INTO calls ({CALL_COLUMNS}) VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, NULL)",
         (call.call_id, call.app_id, call.function_id, call.function_name, now),
     ).lastrowid
     assert rowid is not None, "an INSERT has a rowid"
@@ -140,20 +140,20 @@ def bump_attempt(transaction: Transaction, call_id: str, index: int, lost: bool)
 
 
 def select_call(source: sqlite3.Connection | Transaction, call_id: str) -> Call:
-    found = source.execute(f"SELECT {_CALL_COLUMNS} FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+    found = source.execute(f"SELECT {CALL_COLUMNS} FROM calls WHERE call_id = ?", (call_id,)).fetchone()
     if found is None:
         raise _missing(source, call_id)
-    return _call(found)
+    return call_of(found)
 
 
 def select_pending_calls(connection: sqlite3.Connection, after: int, app_id: str | None) -> list[tuple[int, Call]]:
     """The next page of calls with unfinished inputs, oldest first, each with the position to go on from."""
     rows = connection.execute(
-        f"""SELECT id, {_CALL_COLUMNS} FROM calls
+        f"""SELECT id, {CALL_COLUMNS} FROM calls
             WHERE id > ? AND num_finished < num_inputs AND app_id = ifnull(?, app_id) ORDER BY id LIMIT {PAGE}""",
         (after, app_id),
     )
-    return [(row[0], _call(row[1:])) for row in rows]
+    return [(row[0], call_of(row[1:])) for row in rows]
 
 
 def select_pending_inputs(connection: sqlite3.Connection, call_id: str, after: int) -> list[Input]:
@@ -253,7 +253,8 @@ def newest_time(connection: sqlite3.Connection) -> float | None:
     ).fetchone()[0]
 
 
-def _call(row: Sequence[object]) -> Call:
+def call_of(row: Sequence[object]) -> Call:
+    """The call in a row of CALL_COLUMNS."""
     return Call(**dict(zip(Call.__struct_fields__, row, strict=True)))  # pyright: ignore[reportArgumentType]
 
 

@@ -54,6 +54,18 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
+class InspectedInput(msgspec.Struct, frozen=True):
+    """One input as people look at it. `output` is the status of its output, None where it has none; `failure` the
+    payload of that output where the platform ended the input."""
+
+    index: int
+    status: InputStatus
+    attempts: int
+    output: int | None
+    finished_at: float | None
+    failure: bytes | None
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one input; the meaning of `status` and `payload` is the server's and the client's."""
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from farcall.errors import InternalError
 from farcall.state import apps as app_rows
 from farcall.state import calls as call_rows
+from farcall.state import inspection
 from farcall.state import secrets as secret_rows
 from farcall.state.calls import StoredPayload
 from farcall.state.clock import Clock, uptime
@@ -19,7 +20,7 @@ from farcall.state.disk import disk_error
 from farcall.state.lock import StateLock
 from farcall.state.payloads import FILE_BYTES, PayloadFiles
 from farcall.state.reader import Reader
-from farcall.state.records import App, AppState, Call, Input, Output, Secret
+from farcall.state.records import App, AppState, Call, Input, InspectedInput, Output, Secret
 from farcall.state.schema import migrate
 from farcall.state.vault import KEY_NAME, Vault
 from farcall.state.writer import Operation, Transaction, Writer, WriterStatistics, closed_error
@@ -197,6 +198,21 @@ class StateStore:
     async def call(self, call_id: str) -> Call:
         """Raises NotFoundError or OutputExpiredError."""
         return await self._reader.read(lambda c: call_rows.select_call(c, call_id))
+
+    async def newest_calls(
+        self, app_id: str | None, limit: int, *, unfinished: bool = False
+    ) -> list[tuple[Call, int | None]]:
+        """Calls of an app or of all, newest first, each with the number of inputs that failed, None where they are too
+        many to count."""
+        return await self._reader.read(lambda c: inspection.select_newest(c, app_id, limit, unfinished))
+
+    async def inspect_call(self, call_id: str) -> tuple[Call, int | None]:
+        """A call as `newest_calls` gives it. Raises NotFoundError or OutputExpiredError."""
+        return await self._reader.read(lambda c: inspection.select_one(c, call_id))
+
+    async def inspect_inputs(self, call_id: str, first: int, limit: int) -> list[InspectedInput]:
+        """A call's inputs from number `first` on, with how they ended; none for an unknown call."""
+        return await self._reader.read(lambda c: inspection.select_inputs(c, call_id, first, limit))
 
     async def output(self, call_id: str, index: int) -> Output | None:
         """The result of one input, or None while there is none.

@@ -18,6 +18,8 @@ import msgspec
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
 from farcall.spec.variant import Variant
+from farcall.wire.execs import ExecCommand, ExecInput, ExecOutput, ExecResize, ExecSignal, ExecTaken
+from farcall.wire.inspection import GetApp, GetCall, GetContainer, ListApps, ListCalls, ListContainers, StopContainer
 from farcall.wire.message import Message as _Message
 from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
@@ -522,8 +524,32 @@ Client = (
     | ReadSecret
     | UpdateAutoscaler
     | PoolStats
+    | ListApps
+    | GetApp
+    | ListContainers
+    | GetContainer
+    | StopContainer
+    | ListCalls
+    | GetCall
+    | ExecCommand
+    | ExecInput
+    | ExecResize
+    | ExecSignal
 )
 FromClient = Hello | Client
-ToClient = Welcome | Done | Failed | Outputs | Items | Pending | CallWaiting | LogBatch | AppStats | BuildEvent
+ToClient = (
+    Welcome
+    | Done
+    | Failed
+    | Outputs
+    | Items
+    | Pending
+    | CallWaiting
+    | LogBatch
+    | AppStats
+    | BuildEvent
+    | ExecOutput
+    | ExecTaken
+)
 FromRunner = Hello | Client | Loaded | Results | RunnerItems | Print | Parked
 ToRunner = ToClient | Load | Run | RunnerCredit | CancelInput | Stop

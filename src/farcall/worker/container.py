@@ -6,7 +6,7 @@ import enum
 import itertools
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,6 +132,7 @@ class Container:
         self.idle_since = now
         self.start_seconds = 0.0
         self.inputs_done = 0
+        self.answers = 0  # inputs that have their result
         self.timeline: dict[str, float] = {}
         self.notes: list[str] = []
         self.transport: Transport | None = None
@@ -148,6 +149,7 @@ class Container:
         self.severed = False  # it lives without its connection, which only its own code can have closed
         self.reported_error = False  # its import or enter hook failed, and it said so
         self.kill_at = 0.0  # monotonic; 0: never
+        self._drains_for: float | None = None  # it is to stop, with that grace, once it holds no inputs
         self._stop_by = 0.0  # the same for its exit hooks, once it is to stop
         self._concurrent = function.concurrency.max_inputs > 1
         self._handed: dict[int, Assignment] = {}
@@ -200,6 +202,20 @@ class Container:
         started = self.page.started
         return next((now - one.handed_at for seq, one in self._handed.items() if seq > started), 0.0)
 
+    def add_steps(self, steps: Mapping[str, float]) -> None:
+        """Steps of its start, in seconds since it was asked for; the timeline keeps them in order."""
+        self.timeline = dict(sorted({**self.timeline, **steps}.items(), key=lambda step: step[1]))
+
+    def held(self, now: float) -> list[tuple[Any, float | None]]:
+        """The owner's objects of the inputs it holds, in order, and how long each has been running, None where it has
+        not started."""
+        started = self.page.started
+        found: list[tuple[Any, float | None]] = []
+        for seq, assignment in self._handed.items():
+            since = assignment.started_at or (now if self._concurrent else self.page.started_at)
+            found.append((assignment.token, max(0.0, now - since) if seq <= started else None))
+        return found
+
     # --- inputs
 
     def hand(self, assignments: Sequence[Assignment], now: float, *, batch: bool = False) -> None:
@@ -238,7 +254,12 @@ class Container:
         self._cancelled.discard(seq)
         if self._ending.pop(seq, None) is not None:
             self.kill_at = self._stop_by or next(iter(self._ending.values()), 0.0)
-        return self._let_go(seq)
+        assignment = self._let_go(seq)
+        self.answers += assignment is not None
+        if self._drains_for is not None and not self._handed and self.transport is not None:
+            self.transport.send(messages.Stop(self._drains_for))
+            self._drains_for = None
+        return assignment
 
     def _let_go(self, seq: int) -> Assignment | None:
         assignment = self._handed.pop(seq, None)
@@ -318,6 +339,19 @@ class Container:
         return [self._handed[seq] for seq in late]
 
     # --- ending
+
+    def drain(self, grace: float, reason: str, now: float) -> list[Any]:
+        """Lets it finish the inputs that run, within their timeout, and then as `stop`. Returns the owner's objects of
+        the inputs that it holds and will not run."""
+        if self.state is not State.READY or not self._handed:
+            self.stop(grace, reason, now)
+            return []
+        back = self.take_back()
+        self.state = State.STOPPING
+        self.reason = reason
+        self._drains_for = grace
+        self._stop_by = self.kill_at = now + self.function.timeout + grace
+        return back
 
     def stop(self, grace: float, reason: str, now: float) -> None:
         """Lets it finish: exit hooks run, for at most `grace` seconds. Inputs that run are cancelled first."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal as signals
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import msgspec
 from farcall import errors, mounts
 from farcall.content.lease import Lease
 from farcall.launcher.client import ContainerFds, LauncherClient
-from farcall.launcher.messages import Exited
+from farcall.launcher.messages import Exited, Usage
 from farcall.spec.container import ContainerSpec, Interpreter, Limits, MountMode, TreeMount
 from farcall.spec.function import FunctionSpec
 from farcall.version import __version__
@@ -30,6 +30,7 @@ from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
 from farcall.worker.command import Commands
 from farcall.worker.container import Container, End, Owner, State
+from farcall.worker.execs import ExecProcess, Execs
 from farcall.worker.filesystems import Filesystems, Root
 from farcall.worker.limit import BURST, RATE, OutputLimit
 from farcall.worker.pipes import OutputPipe
@@ -59,6 +60,7 @@ class Worker:
         self._mount_mode: MountMode | None = None  # once the launcher has said it
         self._containers: dict[str, Container] = {}
         self._commands = Commands()
+        self._execs = Execs()
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -88,6 +90,7 @@ class Worker:
                 attempts -= 1
                 launcher = await LauncherClient.connect(self._launcher_state)
                 launcher.on_exit = self._exited
+                launcher.on_exec_end = self._execs.ended
                 launcher.on_lost = self._launcher_lost
                 try:
                     left, _ = await launcher.list()
@@ -147,6 +150,33 @@ class Worker:
         """Runs a container that is a command, to its end: see `Commands.run`."""
         return await self._commands.run(await self._connected(), spec, on_text)
 
+    # --- looking in
+
+    async def measure(self) -> dict[str, Usage]:
+        """What the containers use, by id; those that no cgroup measures are left out."""
+        return await (await self._connected()).measure(list(self._containers))
+
+    async def start_exec(
+        self,
+        container_id: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        workdir: str = "",
+        terminal: tuple[int, int] | None = None,
+    ) -> ExecProcess:
+        """Starts a command in a container, on pipes or a terminal of (rows, columns). Once its end has been seen,
+        `forget_exec`. Raises NotFoundError, ConflictError and ResourceExhaustedError."""
+        return await self._execs.start(await self._connected(), container_id, command, environment, workdir, terminal)
+
+    def signal_exec(self, process: ExecProcess, number: int) -> None:
+        """Signals a command and its process group; one that has ended is no error."""
+        if self._launcher is not None:
+            self._launcher.signal_exec(process.container_id, process.exec_id, number)
+
+    def forget_exec(self, process: ExecProcess) -> None:
+        """A command's end has been seen."""
+        self._execs.forget(process)
+
     # --- starting
 
     def start(self, container_id: str, app_id: str, function: FunctionSpec, params: bytes, owner: Owner) -> Container:
@@ -168,6 +198,8 @@ class Worker:
             container.mounted = await self._filesystems.take(root, function, self.prepare_tree)
             launcher = await self._connected()
             environment = await self.environment(function)
+            asked = self._loop.time() - container.created_at
+            container.add_steps({"asked": asked})
             started = await launcher.start(
                 _container_spec(container, root, environment, self._server_id),
                 ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
@@ -188,7 +220,7 @@ class Worker:
             close_all((started.pidfd,))
             return
         container.pidfd = started.pidfd
-        container.timeline = started.timeline
+        container.add_steps({step: asked + at for step, at in started.timeline.items()})
         container.notes = started.notes
         # It may have loaded, run and been told to stop before this answer came: then it has time to end.
         if container.doomed:
@@ -229,8 +261,7 @@ class Worker:
                 now = self._loop.time()
                 container.ready_at = container.idle_since = now
                 container.start_seconds = now - container.created_at
-                container.timeline["load"] = seconds
-                container.timeline["ready"] = container.start_seconds
+                container.add_steps({"imports": container.start_seconds - seconds, "ready": container.start_seconds})
                 container.state = State.READY if error is None else State.STOPPING
                 container.kill_at = 0.0
                 if error is not None:
@@ -343,6 +374,7 @@ class Worker:
         """The launcher died, and its containers with it or soon after it."""
         self._launcher = None
         self._commands.lost()
+        self._execs.lost()
         for container in self.containers:
             container.lost = True
             if container.pidfd >= 0:
