@@ -17,17 +17,47 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows below headings, in columns. On a terminal the last column is cut where the line would not fit."""
-    lines = [tuple(cell.replace("\n", " ") for cell in row) for row in (headings, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings) - 1)]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    style = Style.of(sys.stdout)
-    for number, line in enumerate(lines):
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        text = "  ".join([*cells, line[-1]]).rstrip()
-        if room and len(text) > room:
-            text = text[: room - 1] + "…"
-        print(style.dim(text) if number == 0 else text)
+    """Prints rows below headings, in columns. On a terminal lines are cut where they would not fit."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    first, *others = columns(headings, rows, width)
+    print(Style.of(sys.stdout).dim(first))
+    for line in others:
+        print(line)
+
+
+def columns(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
+    """Lines of a table, the headings first; numbers are aligned to the right. Lines longer than `width` are cut, unless
+    that is 0."""
+    table = [tuple(cell.replace("\n", " ") for cell in row) for row in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numbers = [
+        all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:]) for column in zip(*table, strict=True)
+    ]
+    lines: list[str] = []
+    for row in table:
+        cells = [
+            cell.rjust(size) if number else cell.ljust(size)
+            for cell, size, number in zip(row, widths, numbers, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        lines.append(line[: width - 1] + "…" if 0 < width < len(line) else line)
+    return lines
+
+
+def duration_or_dash(seconds: float | None) -> str:
+    """Seconds for people, "-" where they are not known."""
+    from farcall.cli.output import duration
+
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
+
+
+def bytes_or_dash(size: int | None) -> str:
+    """A size for people, "-" where it is not known."""
+    if size is None:
+        return "-"
+    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def local_time(seconds: float) -> str:

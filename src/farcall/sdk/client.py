@@ -23,7 +23,8 @@ from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.version import __version__
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Connection, Waiter
-from farcall.wire.memory import INLINE_LIMIT, to_memory
+from farcall.wire.execs import ExecOutput, ExecTaken
+from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
 
 __all__ = ["Client"]
 
@@ -119,6 +120,8 @@ class Client:
                 | messages.Pending(seq=seq)
                 | messages.Outputs(seq=seq)
                 | messages.BuildEvent(seq=seq)
+                | ExecOutput(seq=seq)
+                | ExecTaken(seq=seq)
             ):
                 receiver = self._replies.get(seq)
             case _:  # a frame this version refused: nobody can be waiting for it by name
@@ -216,7 +219,12 @@ class Client:
         return self.begin(make, fds, reply), reply
 
     def _checked(self, reply: _Reply) -> Any:
-        return checked(reply.message)
+        answer = checked(reply.message)
+        if isinstance(answer, messages.Done) and answer.descriptors:
+            answer.body = from_memory(reply.fds[0])
+            descriptors.close_all(reply.fds)
+            reply.fds = ()
+        return answer
 
     # --- apps
 

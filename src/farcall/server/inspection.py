@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from farcall.server.call import Call, Input
 from farcall.server.pool import Pool
 from farcall.server.spawned import decode_target
 from farcall.state import records
+from farcall.version import __version__
 from farcall.wire import messages
 from farcall.wire.inspection import (
     AppDetails,
@@ -28,10 +30,12 @@ from farcall.wire.inspection import (
     GetApp,
     GetCall,
     GetContainer,
+    GetOverview,
     InputListing,
     ListApps,
     ListCalls,
     ListContainers,
+    Overview,
     StopContainer,
 )
 from farcall.worker.container import Container, End, State
@@ -44,7 +48,8 @@ if TYPE_CHECKING:
 ENDED_KEPT = 200  # containers that can still be looked at when they are gone
 MEASURE_SECONDS = 2.0  # for the launcher to say what containers use
 
-Request = ListApps | GetApp | ListContainers | GetContainer | StopContainer | ListCalls | GetCall
+Request = ListApps | GetApp | ListContainers | GetContainer | StopContainer | ListCalls | GetCall | GetOverview
+ERROR_TEXT = 1000  # characters of an error in a listing
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -74,6 +79,8 @@ class Inspection:
                 return _encode(await self._calls(message))
             case GetCall():
                 return _encode(await self._call(message))
+            case GetOverview():
+                return _encode(await self._overview())
 
     # --- apps
 
@@ -113,6 +120,18 @@ class Inspection:
             listing.waiting += len(pool.waiting) + sum(one.holds for one in pool.containers) - running
             listing.mean_seconds = pool.mean_seconds if listing.mean_seconds is None else listing.mean_seconds
         return listing
+
+    async def _overview(self) -> Overview:
+        listings = {one.container_id: one for one in await self._containers(self._server.worker.containers)}
+        apps: list[AppDetails] = []
+        for record in await self._server.store.apps():
+            app = self._server.apps.get(record.app_id)
+            if app is not None:
+                functions = [self._function(app, function_id) for function_id in app.functions]
+                mine = [one for one in listings.values() if one.app_id == app.app_id]
+                apps.append(AppDetails(self._app_listing(record), functions, mine))
+        total, available = _memory()
+        return Overview(__version__, self._server.uptime, os.cpu_count() or 1, total, available, apps)
 
     async def _app(self, app_id: str) -> AppDetails:
         record = await self._server.store.app(app_id)
@@ -280,6 +299,16 @@ class Inspection:
         return time.time() - (self._server.now() - at)
 
 
+def _memory() -> tuple[int, int]:
+    """The machine's memory and how much of it can be had, in bytes."""
+    found: dict[str, int] = {}
+    with open("/proc/meminfo") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            found[name] = int(rest.split()[0]) * 1024
+    return found["MemTotal"], found.get("MemAvailable", found["MemFree"])
+
+
 def _running(container: Container, now: float) -> int:
     """How many inputs it is working on."""
     return sum(seconds is not None for _, seconds in container.held(now))
@@ -321,5 +350,6 @@ def _stored_input(record: records.Call, row: records.InspectedInput) -> InputLis
             listing.state = "failed"
     if row.failure is not None:
         failure = stored.failure_of(row.failure)
-        listing.error, listing.container_id = f"{failure.code}: {failure.message}", failure.container_id
+        listing.error = f"{failure.code}: {failure.message}"[:ERROR_TEXT]
+        listing.container_id = failure.container_id
     return listing

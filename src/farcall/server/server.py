@@ -100,6 +100,11 @@ class Server:
         """The loop's clock: monotonic seconds."""
         return self.loop.time()
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started_at
+
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Runs `work` in the background; what it raises is logged."""
         task = self.loop.create_task(work)
@@ -537,7 +542,7 @@ class Server:
             __version__,
             sys.prefix,
             os.getpid(),
-            time.monotonic() - self._started_at,
+            self.uptime,
             reports,
             len(self.worker.containers),
             sum(report.pending for report in reports),

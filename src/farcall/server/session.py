@@ -19,8 +19,17 @@ from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.execs import ExecCommand, ExecInput, ExecResize, ExecSignal
-from farcall.wire.inspection import GetApp, GetCall, GetContainer, ListApps, ListCalls, ListContainers, StopContainer
-from farcall.wire.memory import from_memory
+from farcall.wire.inspection import (
+    GetApp,
+    GetCall,
+    GetContainer,
+    GetOverview,
+    ListApps,
+    ListCalls,
+    ListContainers,
+    StopContainer,
+)
+from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
 from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 
@@ -152,7 +161,16 @@ class Session:
             case PoolStats(seq=seq, function_id=function_id, params=params):
                 pool = self._app_of(function_id).pools.get((function_id, params))
                 self.send(messages.Done(seq, _encode(PoolStatistics() if pool is None else pool.statistics())))
-            case ListApps() | GetApp() | ListContainers() | GetContainer() | StopContainer() | ListCalls() | GetCall():
+            case (
+                ListApps()
+                | GetApp()
+                | ListContainers()
+                | GetContainer()
+                | StopContainer()
+                | ListCalls()
+                | GetCall()
+                | GetOverview()
+            ):
                 self._only_clients()
                 self._answer_later(message, self.server.inspection.answer(message))
             case ExecCommand():
@@ -184,7 +202,10 @@ class Session:
                     message, errors.InternalError(f"{type(message).__name__}: {error!r}; see `farcall server logs`")
                 )
             else:
-                self.send(messages.Done(message.seq, _NO_BODY if body is None else body))
+                if body is not None and len(body) > INLINE_LIMIT:
+                    self.send(messages.Done(message.seq, b"", 1), (to_memory(body),))
+                else:
+                    self.send(messages.Done(message.seq, _NO_BODY if body is None else body))
 
         self.server.spawn(run())
 

@@ -65,6 +65,12 @@ class GetCall(Message, tag=136):
     limit: int = 1000
 
 
+class GetOverview(Message, tag=137):
+    """Ask about everything that runs, at once. Answer: Done, body an Overview."""
+
+    seq: int
+
+
 class AppListing(msgspec.Struct):
     """An app. `running` and `waiting` are inputs, `done` and `failed` those since this server has known the app."""
 
@@ -172,3 +178,14 @@ class CallDetails(msgspec.Struct):
 
     call: CallListing
     inputs: list[InputListing]
+
+
+class Overview(msgspec.Struct):
+    """Body of the answer to GetOverview. `cores` and `memory` (bytes) are the machine's, `uptime` the server's."""
+
+    version: str
+    uptime: float
+    cores: int
+    memory: int
+    memory_available: int
+    apps: list[AppDetails]

@@ -19,7 +19,16 @@ from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
 from farcall.spec.variant import Variant
 from farcall.wire.execs import ExecCommand, ExecInput, ExecOutput, ExecResize, ExecSignal, ExecTaken
-from farcall.wire.inspection import GetApp, GetCall, GetContainer, ListApps, ListCalls, ListContainers, StopContainer
+from farcall.wire.inspection import (
+    GetApp,
+    GetCall,
+    GetContainer,
+    GetOverview,
+    ListApps,
+    ListCalls,
+    ListContainers,
+    StopContainer,
+)
 from farcall.wire.message import Message as _Message
 from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
@@ -78,10 +87,12 @@ class Welcome(_Message, tag=2):
 
 
 class Done(_Message, tag=3):
-    """The request succeeded. `body` is msgpack, documented with the request."""
+    """The request succeeded. `body` is msgpack, documented with the request; where `descriptors` is 1 it is b"" and
+    rides along as a memory file."""
 
     seq: int
     body: bytes = b"\xc0"
+    descriptors: DescriptorCount = 0
 
 
 class Failed(_Message, tag=4):
@@ -531,6 +542,7 @@ Client = (
     | StopContainer
     | ListCalls
     | GetCall
+    | GetOverview
     | ExecCommand
     | ExecInput
     | ExecResize

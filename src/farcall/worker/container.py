@@ -208,7 +208,9 @@ class Container:
 
     def held(self, now: float) -> list[tuple[Any, float | None]]:
         """The owner's objects of the inputs it holds, in order, and how long each has been running, None where it has
-        not started."""
+        not started. None of one that is gone."""
+        if self.state is State.GONE:
+            return []
         started = self.page.started
         found: list[tuple[Any, float | None]] = []
         for seq, assignment in self._handed.items():

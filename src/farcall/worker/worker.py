@@ -261,7 +261,7 @@ class Worker:
                 now = self._loop.time()
                 container.ready_at = container.idle_since = now
                 container.start_seconds = now - container.created_at
-                container.add_steps({"imports": container.start_seconds - seconds, "ready": container.start_seconds})
+                container.add_steps({"load": container.start_seconds - seconds, "ready": container.start_seconds})
                 container.state = State.READY if error is None else State.STOPPING
                 container.kill_at = 0.0
                 if error is not None:
@@ -279,6 +279,7 @@ class Worker:
         if container.state is not State.STARTING or container.transport is None:
             return
         container.state = State.LOADING
+        container.add_steps({"hello": self._loop.time() - container.created_at})
         # Its environment it has already.
         function = container.function.without_secrets()
         container.kill_at = self._loop.time() + function.startup_timeout
