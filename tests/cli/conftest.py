@@ -1,7 +1,13 @@
+import fcntl
 import os
+import pty
 import re
+import select
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +51,47 @@ def cli(tmp_path: Path, shared: Path) -> Cli:
         )
 
     return run
+
+
+class Dialog:
+    """A command on a terminal that is ours: what it writes, as it is, and keys for it."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str, rows: int = 24, columns: int = 80) -> None:
+        self.shown = ""
+        self._answered = 0
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.execve(sys.executable, [sys.executable, "-m", "farcall", *arguments], environment)
+        self.resize(rows, columns)
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def until(self, text: str, within: float = 30.0) -> None:
+        """Reads until `text` has been written after what was waited for last."""
+        deadline = time.monotonic() + within
+        while (found := self.shown.find(text, self._answered)) < 0:
+            ready, _, _ = select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"{text!r} did not come:\n{self.shown}"
+            self.shown += os.read(self._fd, 65536).decode()
+        self._answered = found + len(text)
+
+    def say(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def hang_up(self) -> int:
+        """Closes the terminal; the exit code."""
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def end(self) -> int:
+        """Reads what is left; the exit code."""
+        try:
+            while piece := os.read(self._fd, 65536).decode():
+                self.shown += piece
+        except OSError:  # the last process that had it open has ended
+            pass
+        return self.hang_up()
 
 
 class FakeTerminal:

@@ -1,16 +1,14 @@
 """`farcall secret`: values come in without being shown, and are not listed."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Dialog
 from tests.conftest import Installation
 
 Secret = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -134,40 +132,17 @@ def test_what_is_wrong_is_said_without_values(
 def test_on_a_terminal_values_are_asked_for_unseen(
     server: Installation, values: Callable[[str], dict[str, str]]
 ) -> None:
-    shown = on_terminal(server, ["secret", "create", "typed", "A=-", "B=-"], ["first\n", "second\n"])
-    assert "A (not shown): " in shown
-    assert "B (not shown): " in shown
-    assert "first" not in shown
+    creating = Dialog(server.environment, "secret", "create", "typed", "A=-", "B=-")
+    creating.until("A (not shown): ")
+    creating.say("first\n")
+    creating.until("B (not shown): ")
+    creating.say("second\n")
+    assert creating.end() == 0
+    assert "first" not in creating.shown
     assert values("typed") == {"A": "first", "B": "second"}
-    assert "nothing was deleted" in on_terminal(server, ["secret", "delete", "typed"], ["\n"])
-    assert "deleted secret typed" in on_terminal(server, ["secret", "delete", "typed"], ["y\n"])
-
-
-def on_terminal(server: Installation, arguments: list[str], answers: list[str]) -> str:
-    """What a command shows that is run on a terminal, where each question is answered."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "farcall", *arguments],
-        env=server.environment,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    )
-    os.close(follower)
-    shown = ""
-    deadline = time.monotonic() + 30
-    try:
-        while time.monotonic() < deadline:
-            try:
-                piece = os.read(leader, 4096).decode()
-            except OSError:  # the last process that had it open has ended
-                break
-            shown += piece
-            if answers and shown.endswith((": ", "] ")):
-                os.write(leader, answers.pop(0).encode())
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-    return shown
+    for answer, status, told in (("\n", 1, "nothing was deleted"), ("y\n", 0, "deleted secret typed")):
+        deleting = Dialog(server.environment, "secret", "delete", "typed")
+        deleting.until("[y/N] ")
+        deleting.say(answer)
+        deleting.until(told)
+        assert deleting.end() == status

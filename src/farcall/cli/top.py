@@ -6,7 +6,7 @@ import select
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farcall.cli.listing import bytes_or_dash, columns, duration_or_dash, print_json
@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
             time.sleep(FIRST_LOOK_SECONDS)
             print("\n".join(_lines(first, _look(server), Style.of(sys.stdout))))
         else:
-            _watch(server, max(0.1, options.interval))
+            with suppress(KeyboardInterrupt):
+                _watch(server, max(0.1, options.interval))
     finally:
         server.close()
     return 0
@@ -129,7 +130,11 @@ def _lines(before: _Look, now: _Look, style: Style, width: int = 0) -> list[str]
     seconds = max(now.at - before.at, 1e-3)
     earlier, uses = _uses(before.overview), _uses(overview)
     rows: list[tuple[tuple[int, int, str, str], tuple[str, ...]]] = []
+    names = [details.app.name for details in overview.apps]
     for details in overview.apps:
+        name = details.app.name
+        if names.count(name) > 1:
+            name += f" …{details.app.app_id[-6:]}"
         for function in details.functions:
             key = details.app.app_id, function.name
             use = uses.get(key, _Use(0.0, 0, 0))
@@ -137,9 +142,9 @@ def _lines(before: _Look, now: _Look, style: Style, width: int = 0) -> list[str]
             measured = any(one.cpu_seconds is not None for one in details.containers if one.function == function.name)
             rows.append(
                 (
-                    (-function.running, -function.containers, details.app.name, function.name),
+                    (-function.running, -function.containers, name, function.name),
                     (
-                        details.app.name,
+                        name,
                         function.name,
                         f"{function.containers:,}",
                         f"{function.starting:,}",
