@@ -2,16 +2,18 @@
 system.
 
 There is no container: no isolation, no resources, no retries, no timeouts. Values are still pickled there and back, so
-a program that works here does not fail for its values elsewhere.
+a program that works here does not fail for its values elsewhere. `farcall.testing` puts a `Platform` here, which makes
+retries, timeouts and cold starts of its own.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from farcall import errors
 from farcall.sdk import batches, context, ids, values
@@ -30,10 +32,81 @@ _instances: dict[tuple[str, bytes], Any] = {}
 _spawned: dict[str, list[tuple[bool, Any]]] = {}
 
 
+class Attempts(Protocol):
+    """The attempts of one input. Each is a `with` block, in which an object's enter hooks run, then what the input
+    calls."""
+
+    def __enter__(self) -> Attempts: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None: ...
+
+    def ready(self) -> None:
+        """The enter hooks have run; raises what the attempt is to fail with, without the user's code."""
+
+    def instead(self) -> Callable[..., Any] | None:
+        """What takes the place of the user's function, if anything does."""
+
+    def returned(self, value: Any) -> None:
+        """What the input's function returned."""
+
+    def again(self, error: Exception) -> bool:
+        """Whether to try again after that. May raise another error in its place."""
+        ...
+
+
+class Platform(Protocol):
+    """What a server would do for an input."""
+
+    def attempts(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Attempts:
+        """Of a new input."""
+        ...
+
+
+class _Once:
+    """One attempt, as it comes."""
+
+    def __enter__(self) -> _Once:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def instead(self) -> Callable[..., Any] | None: ...
+
+    def returned(self, value: Any) -> None: ...
+
+    def again(self, error: Exception) -> bool:
+        return False
+
+
+class _NoPlatform:
+    def __init__(self) -> None:
+        self._once = _Once()
+
+    def attempts(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Attempts:
+        return self._once
+
+
+_platform: Platform = _NoPlatform()
+
+
 def use_local() -> None:
     """Switches this process to local mode, for good."""
     global _active
     _active = True
+
+
+@contextmanager
+def local_on(platform: Platform) -> Generator[None]:
+    """Local mode with that platform, for the time of a `with` block."""
+    global _active, _platform
+    before = _active, _platform
+    _active, _platform = True, platform
+    try:
+        yield
+    finally:
+        _active, _platform = before
 
 
 def is_active() -> bool:
@@ -49,73 +122,103 @@ def only_with_server(what: str) -> None:
 
 def close() -> None:
     """An app has ended: runs the exit hooks of its instances."""
-    instances = list(_instances.items())
-    _instances.clear()
     try:
-        for (function_id, _), instance in instances:
-            if not entering_of(instance).done:
-                continue
-            for hook in _registered(function_id).exit_hooks:
-                _finish(hook(instance))
+        while _instances:
+            end_instance(*next(iter(_instances)))
     finally:
+        _instances.clear()
         _loop.close()
+
+
+def end_instance(function_id: str, params: bytes) -> None:
+    """Runs the exit hooks of an object, where there is one, and lets it go."""
+    instance = drop_instance(function_id, params)
+    if instance is None or not entering_of(instance).done:
+        return
+    for hook in _registered(function_id).exit_hooks:
+        _finish(hook(instance))
+
+
+def drop_instance(function_id: str, params: bytes) -> Any:
+    """Lets an object go, without its exit hooks, and returns it; None where there is none."""
+    return _instances.pop((function_id, params), None)
 
 
 def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One input, here and now."""
-    with _Input(target):
-        return _copied(_finish(_prepare(target, args, kwargs)()))
+    attempts = _platform.attempts(target, args, kwargs)
+    while True:
+        try:
+            with _Input(target), attempts:
+                result = _copied(_finish(_prepare(target, args, kwargs, attempts)()))
+            break
+        except Exception as error:
+            if not attempts.again(error):
+                raise
+    attempts.returned(result)
+    return result
 
 
 async def remote_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`remote` on the running loop."""
-    with _Input(target):
-        result = (await _prepare_async(target, args, kwargs))()
-        return _copied(await result if isinstance(result, Awaitable) else result)
+    attempts = _platform.attempts(target, args, kwargs)
+    while True:
+        try:
+            with _Input(target), attempts:
+                result = (await _prepare_async(target, args, kwargs, attempts))()
+                result = _copied(await result if isinstance(result, Awaitable) else result)
+            break
+        except Exception as error:
+            if not attempts.again(error):
+                raise
+    attempts.returned(result)
+    return result
 
 
 def remote_gen(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Any]:
-    """The items of a generator, one step at a time."""
+    """The items of a generator, one step at a time. There is one attempt: its items may have been seen."""
     step = _Input(target)
-    with step:
-        items = _prepare(target, args, kwargs)()
-    is_async = hasattr(items, "__aiter__")
-    try:
-        while True:
-            with step:
-                try:
-                    item = _copied(_finish(anext(items)) if is_async else next(items))
-                except (StopIteration, StopAsyncIteration):
-                    return
-            yield item
-    finally:
+    with _platform.attempts(target, args, kwargs) as attempt:
         with step:
-            if is_async:
-                _finish(items.aclose())
-            else:
-                items.close()
+            items = _prepare(target, args, kwargs, attempt)()
+        is_async = hasattr(items, "__aiter__")
+        try:
+            while True:
+                with step:
+                    try:
+                        item = _copied(_finish(anext(items)) if is_async else next(items))
+                    except (StopIteration, StopAsyncIteration):
+                        return
+                yield item
+        finally:
+            with step:
+                if is_async:
+                    _finish(items.aclose())
+                else:
+                    items.close()
 
 
 async def remote_gen_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncGenerator[Any]:
     """`remote_gen` on the running loop."""
     step = _Input(target)
-    with step:
-        items = (await _prepare_async(target, args, kwargs))()
-    is_async = hasattr(items, "__aiter__")
-    try:
-        while True:
-            with step:
-                try:
-                    item = _copied(await anext(items) if is_async else next(items))
-                except (StopIteration, StopAsyncIteration):
-                    return
-            yield item
-    finally:
+    with _platform.attempts(target, args, kwargs) as attempt:
         with step:
-            if is_async:
-                await items.aclose()
-            else:
-                items.close()
+            items = (await _prepare_async(target, args, kwargs, attempt))()
+        is_async = hasattr(items, "__aiter__")
+        try:
+            while True:
+                with step:
+                    try:
+                        item = _copied(await anext(items) if is_async else next(items))
+                    except (StopIteration, StopAsyncIteration):
+                        return
+                yield item
+        finally:
+            with step:
+                if is_async:
+                    await items.aclose()
+                else:
+                    items.close()
 
 
 def map_(
@@ -196,20 +299,22 @@ def _registered(function_id: str) -> Any:
     return registry[function_id]
 
 
-def _prepare(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+def _prepare(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], attempt: Attempts) -> Callable[[], Any]:
     """The user's function with its arguments as they arrive; a class's object is made, and its hooks run, before."""
-    if target.method:
+    if target.method and attempt.instead() is None:
         with _Instance(target) as entering:
             entering.blocking(_finish)
-    return _call(target, args, kwargs)
+    return _call(target, args, kwargs, attempt)
 
 
-async def _prepare_async(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+async def _prepare_async(
+    target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], attempt: Attempts
+) -> Callable[[], Any]:
     """`_prepare` on the running loop."""
-    if target.method:
+    if target.method and attempt.instead() is None:
         with _Instance(target) as entering:
             await entering.awaited()
-    return _call(target, args, kwargs)
+    return _call(target, args, kwargs, attempt)
 
 
 class _Instance:
@@ -231,9 +336,12 @@ class _Instance:
             _instances.pop(self._key, None)
 
 
-def _call(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+def _call(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], attempt: Attempts) -> Callable[[], Any]:
+    attempt.ready()
     payload = values.dumps_call(args, kwargs)
     args, kwargs = values.loads(payload.data, payload.fds)
+    if (instead := attempt.instead()) is not None:
+        return partial(instead, *args, **kwargs)
     registered = _registered(target.function_id)
     raw: Callable[..., Any] = registered.methods[target.method] if target.method else registered.raw
     call = partial(raw, _instances[target.function_id, target.params]) if target.method else raw
