@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Protocol
@@ -63,3 +64,11 @@ def test_error_is_shown_with_the_users_code(server: Farcall) -> None:
     assert "return total / len(values)" in completed.stderr
     assert "src/farcall/" not in completed.stderr
     assert "farcall logs" in completed.stderr
+
+
+def test_orders_and_the_app_s_own_tests(server: Farcall) -> None:
+    assert "234.0 EUR; no rate for the orders 4" in server.farcall("run", EXAMPLES / "orders/orders.py").stdout
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "orders"]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=EXAMPLES)
+    assert completed.returncode == 0, completed.stdout
+    assert "6 passed" in completed.stdout
