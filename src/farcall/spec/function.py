@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from farcall.spec.container import Bind, Interpreter, Runtime
+from farcall.spec.gpu import GpuRequest
 from farcall.spec.scaling import Scaling
 from farcall.spec.secret import SecretSpec
 
@@ -96,6 +97,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     cpu: tuple[Cores, Cores | None] = (0.125, None)  # request, limit
     memory: tuple[MiB, MiB | None] = (128, None)  # request, limit
     disk: int | None = None  # MiB
+    gpus: tuple[GpuRequest, ...] = ()  # alternatives, the most wanted first
     retries: RetryPolicy = RetryPolicy()
     timeout: float = 300.0  # seconds, of one attempt
     startup_timeout: float = 300.0  # seconds, imports and enter hooks
