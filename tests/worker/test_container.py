@@ -38,6 +38,14 @@ class Worker:
         self.killed.append(reason)
 
 
+class Owner:
+    def __init__(self) -> None:
+        self.stopping = 0
+
+    def on_stopping(self, container: Container) -> None:
+        self.stopping += 1
+
+
 class Runner:
     """The runner's side of the page."""
 
@@ -54,7 +62,7 @@ def made(**options: Any) -> Iterator[Container]:
     """A container that is ready, of a function with these options."""
     function = FunctionSpec("fu-1", "f", Source("m", "f"), (), **options)
     worker: Any = Worker()
-    owner: Any = None
+    owner: Any = Owner()
     container = Container(worker, "ta-1", "ap-1", function, b"", owner, 0.0)
     transport: Any = Transport()
     container.transport = transport

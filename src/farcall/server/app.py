@@ -112,7 +112,6 @@ class App:
                 )
             if function.interpreter is None and not function.image_id:
                 raise errors.InvalidError(f"{function.name} names no interpreter")
-            self.server.capacity.check(function)
             pool = self.pools[key] = Pool(self.server, self, function, params, self.scaling(function_id, params))
         return pool
 
@@ -127,7 +126,7 @@ class App:
         pool = self.pool(*key) if scaling.min_containers else self.pools.get(key)
         self.scalings[key] = scaling
         if pool is not None:
-            pool.scaling = scaling
+            pool.scaler.bounds = scaling
         return scaling
 
     def keep_warm(self, functions: Iterable[FunctionSpec]) -> None:
@@ -137,7 +136,7 @@ class App:
                 known = {(function.function_id, b"")} if not function.is_class else set[tuple[str, bytes]]()
                 for key in known.union(key for key in self.scalings if key[0] == function.function_id):
                     if self.scaling(*key).min_containers:
-                        self.pool(*key).scale()
+                        self.pool(*key).scaler.scale()
 
     def container_gone(self) -> None:
         """A container of its is gone; the last one may be waited for."""
@@ -149,6 +148,7 @@ class App:
         self.stopping = True
         now = self.server.now()
         for pool in self.pools.values():
+            pool.scaler.close()
             for container in list(pool.containers):
                 container.stop(grace, "its app stopped", now)
         if self.containers:

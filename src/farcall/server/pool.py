@@ -4,22 +4,19 @@ them."""
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from farcall import errors
 from farcall.server import failures
-from farcall.server.autoscaler import Autoscaler, Load, Target
 from farcall.server.call import Call, Input
+from farcall.server.scaler import EXIT_GRACE, Scaler
 from farcall.spec.function import Batching, FunctionSpec
 from farcall.spec.scaling import Scaling
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.page import SharedPage
-from farcall.wire.scaling import PoolStatistics
 from farcall.worker.container import Assignment, Container, End, State
 
 if TYPE_CHECKING:
@@ -31,11 +28,10 @@ PREFETCH_INPUTS = 256
 LOSSES = 8  # in a row, through no fault of the function, before an input fails
 STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
 RETRY_LINES = 3  # of log in a second, for each pool
-EXIT_GRACE = 30.0  # seconds for exit hooks
 
 
 class Pool:
-    """Hands inputs to containers, and has as many of these as the load needs."""
+    """Hands inputs to containers, of which its scaler has as many as the load needs."""
 
     def __init__(self, server: Server, app: App, function: FunctionSpec, params: bytes, scaling: Scaling) -> None:
         self.server = server
@@ -44,7 +40,7 @@ class Pool:
         self.params = params
         self.waiting: deque[Input] = deque()
         self.containers: list[Container] = []
-        self._autoscaler = Autoscaler(scaling)
+        self.scaler = Scaler(self, scaling)
         self.starts_failed = 0  # in a row, through no fault of the function
         self.mean_seconds: float | None = None
         self._busy_from: dict[str, float] = {}  # by container: since when it has been working on what it answers next
@@ -54,7 +50,7 @@ class Pool:
         self._retries_untold = 0
         self._sweeping = False  # whether some that wait were cancelled
         self._concurrent = function.concurrency.max_inputs > 1
-        self._blocked: set[str] = set()  # containers that do not start what they are handed
+        self.blocked: set[str] = set()  # containers that do not start what they are handed
         self._batch_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -96,13 +92,13 @@ class Pool:
                 self._hand(container, min(room, share))
                 if not waiting:
                     break
-        self.scale()
+        self.scaler.scale()
 
     def _room(self, container: Container) -> int:
-        if container.ending:
+        if container.ending or self.scaler.is_retiring(container):
             return 0  # it may have to go
         if self._concurrent or self.function.batching is not None:
-            blocked = container.container_id in self._blocked
+            blocked = container.container_id in self.blocked
             return 0 if blocked else self.function.concurrency.max_inputs - container.occupied
         if self.function.single_use_containers:
             return 1 - container.holds - container.inputs_done
@@ -162,6 +158,7 @@ class Pool:
             now = self.server.now()
             if not container.holds:
                 self._busy_from[container.container_id] = now
+                self.scaler.busy(container)
             container.hand(assignments, now, batch=self.function.batching is not None)
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
@@ -206,6 +203,9 @@ class Pool:
 
     # --- what containers report
 
+    def on_made(self, container: Container) -> None:
+        self.scaler.made(container)
+
     def on_loaded(self, container: Container, error: bytes | None) -> None:
         self.app.start_seconds += container.start_seconds
         for note in container.notes:
@@ -214,11 +214,15 @@ class Pool:
                 self.server.logs.add_system(container, f"{note}\n")
         if error is None:
             self.starts_failed = 0
+            self.scaler.ready(container)
             self.rebalance()
             self.dispatch()
         elif not any(other.state is State.READY for other in self.containers):
             self._fail_waiting(messages.EXCEPTION, error, container.container_id)
-        self.server.scale_others(self)
+        self.server.fleet.schedule()
+
+    def on_stopping(self, container: Container) -> None:
+        self.scaler.stopping(container)
 
     def on_message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
         match message:
@@ -235,7 +239,7 @@ class Pool:
 
     def _results(self, container: Container, results: list[messages.Result], fds: tuple[int, ...]) -> None:
         now = self.server.now()
-        self._blocked.discard(container.container_id)
+        self.blocked.discard(container.container_id)
         self._measure(container, len(results), now)
         call: Call | None = None
         outputs: list[messages.Output] = []
@@ -279,6 +283,8 @@ class Pool:
             container.idle_since = now
             if self.function.single_use_containers:
                 container.stop(EXIT_GRACE, "single use", now)
+            else:
+                self.scaler.idle(container)
         self.dispatch()
 
     def _measure(self, container: Container, count: int, now: float) -> None:
@@ -377,8 +383,9 @@ class Pool:
 
     def on_gone(self, container: Container, end: End, started: list[Input], unstarted: list[Input]) -> None:
         self.containers.remove(container)
+        self.scaler.gone(container)
         self._busy_from.pop(container.container_id, None)
-        self._blocked.discard(container.container_id)
+        self.blocked.discard(container.container_id)
         self.server.forget_container(container, end)
         loaded = container.ready_at > 0
         if not end.reason:
@@ -391,7 +398,7 @@ class Pool:
         self._requeue(unstarted)
         if not self.app.stopping:
             self.dispatch()
-            self.server.scale_others(self)
+        self.server.fleet.schedule()
         self.app.container_gone()
 
     def _blame(self, one: Input, container: Container, end: End) -> None:
@@ -453,52 +460,7 @@ class Pool:
             data = failures.encode(error, container_id=container.container_id)
             self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id)
 
-    # --- scaling
-
-    def load(self) -> Load:
-        """What there is to do now."""
-        now = self.server.now()
-        held, oldest = 0, 0.0
-        for container in self.containers:
-            if container.holds and container.state is State.READY:
-                held += container.holds
-                oldest = max(oldest, container.running_seconds(now))
-        # A container for one input only is no faster for others than the time it takes to start.
-        mean_seconds = None if self.function.single_use_containers else self.mean_seconds
-        return Load(len(self.waiting), held, mean_seconds, oldest, self.function.target_held)
-
-    def live(self) -> int:
-        """Containers that serve or will."""
-        return sum(container.state is not State.STOPPING for container in self.containers)
-
-    @property
-    def scaling(self) -> Scaling:
-        """The bounds that hold now."""
-        return self._autoscaler.scaling
-
-    @scaling.setter
-    def scaling(self, scaling: Scaling) -> None:
-        self._autoscaler.scaling = scaling
-        self.tick(self.server.now())
-
-    def scale(self) -> None:
-        """Starts the containers that the inputs need and the machine can hold."""
-        if self.waiting or self.scaling.min_containers:
-            self._scale()
-
-    def _scale(self) -> Target:
-        target = self._autoscaler.evaluate(self.load(), self.server.now())
-        if self.waiting and self._blocked:
-            target = target.beside(len(self._blocked), self.scaling)
-        missing = 0 if self.app.stopping else target.start - self.live()
-        while missing > 0 and self.server.may_start(self):
-            container_id = f"ta-{os.urandom(10).hex()}"
-            self.containers.append(
-                self.server.worker.start(container_id, self.app.app_id, self.function, self.params, self)
-            )
-            self.app.containers_started += 1
-            missing -= 1
-        return target
+    # --- over time
 
     def rebalance(self) -> None:
         """Takes back inputs stuck behind a long one, which may even be waiting for them, or behind one that holds up
@@ -512,57 +474,23 @@ class Pool:
                 back = container.take_back()
                 if back:
                     if self._concurrent:
-                        self._blocked.add(container.container_id)
+                        self.blocked.add(container.container_id)
                     self.mean_seconds = max(self.mean_seconds or 0.0, age)
                     self._requeue(back)
         if self.waiting:
             self.dispatch()
 
+    def take_back(self, container: Container) -> None:
+        """The container is to end when it has done what it runs: others are to run the rest."""
+        self._requeue(container.take_back())
+        if not container.holds:
+            self.scaler.idle(container)
+        self.dispatch()
+
     def tick(self, now: float) -> None:
-        """What time brings: rebalancing, starting what could not start before, and scaling down."""
+        """What time brings: rebalancing and scaling."""
         self.rebalance()
-        spare = self.live() - self._scale().keep
-        if spare <= 0:
-            return
-        ceiling = self.scaling.max_containers
-        over = 0 if ceiling is None else self.live() - ceiling  # the ceiling has been lowered: these go as they can
-        idle = [container for container in self.containers if container.state is State.READY and not container.holds]
-        for position, container in enumerate(itertools.islice(sorted(idle, key=_idle_since), spare)):
-            if position < over or now - container.idle_since >= self.scaling.scaledown_window:
-                container.stop(EXIT_GRACE, "scaled down", now)
-
-    def statistics(self) -> PoolStatistics:
-        """What it has to do and has to do it with, now."""
-        running = sum(container.holds for container in self.containers if container.state is State.READY)
-        ready = sum(container.state is State.READY for container in self.containers)
-        return PoolStatistics(
-            backlog=len(self.waiting),
-            num_total_runners=self.live(),
-            num_running_inputs=running,
-            input_headroom=max(0, ready * self.function.target_held - running),
-        )
-
-    def waiting_reason(self, now: float) -> str:
-        """Why the inputs that wait do so, for people."""
-        starting = [container for container in self.containers if container.state in (State.STARTING, State.LOADING)]
-        ready = sum(container.state is State.READY for container in self.containers)
-        if ready == 0 and starting:
-            first = min(starting, key=_created_at)
-            doing = (
-                f"importing {self.function.source.module}" if first.state is State.LOADING else "starting a container"
-            )
-            return f"{doing} ({now - first.created_at:.0f} s)"
-        if ready == 0:
-            return "waiting for room on this machine"
-        batching = self.function.batching
-        if batching is not None and any(container.occupied == 0 for container in self.containers):
-            size = batching.max_batch_size
-            return (
-                f"its batch has {len(self.waiting)} of {size} items, and waits {batching.wait_ms / 1000:g} s for more"
-            )
-        held = sum(container.holds for container in self.containers)
-        inputs = "1 input" if held == 1 else f"{held} inputs"
-        return f"queued behind {inputs} on {'1 container' if ready == 1 else f'{ready} containers'}"
+        self.scaler.tick(now)
 
 
 def _holds(container: Container) -> int:
@@ -571,11 +499,3 @@ def _holds(container: Container) -> int:
 
 def _occupied(container: Container) -> int:
     return container.occupied
-
-
-def _idle_since(container: Container) -> float:
-    return container.idle_since
-
-
-def _created_at(container: Container) -> float:
-    return container.created_at

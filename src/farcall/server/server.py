@@ -21,13 +21,15 @@ from farcall.content.store import Store
 from farcall.interpreters import private
 from farcall.server.app import App
 from farcall.server.call import Call
-from farcall.server.capacity import Capacity
+from farcall.server.capacity import of_this_machine
 from farcall.server.definitions import Definitions
 from farcall.server.execs import Execs
+from farcall.server.fleet import Fleet
 from farcall.server.images import ImageBuilds
 from farcall.server.inspection import Inspection
 from farcall.server.logs import Logs
-from farcall.server.pool import EXIT_GRACE, Pool
+from farcall.server.pool import Pool
+from farcall.server.scaler import EXIT_GRACE
 from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
@@ -39,11 +41,10 @@ from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
-from farcall.worker.container import Container, End, State
+from farcall.worker.container import Container, End
 from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
 
-STARTS_AT_ONCE = 4  # more would only share the cores
 WAITING_SECONDS = 1.0  # after which a caller is told why it waits
 WAITING_LOOKED_AT = 256  # inputs of a pool, each time
 HOUSEKEEPING_SECONDS = 1.0
@@ -66,7 +67,7 @@ class Server:
         self.store = StateStore(paths.state)
         self.definitions = Definitions(self.store)
         self.secrets = Secrets(self.store)
-        self.capacity = Capacity.of_this_machine()
+        self.fleet = Fleet(of_this_machine(paths.state), self.now)
         self.logs = Logs(paths.state / "logs", self.loop)
         self.spawned = Spawned(self)
         self.inspection = Inspection(self)
@@ -407,59 +408,11 @@ class Server:
         if not call.inputs:
             call.session.call_done(call)
 
-    def may_start(self, pool: Pool) -> bool:
-        """Whether the machine can hold one more container of this pool, now. Idle ones of others make room for it."""
-        containers = self.worker.containers
-        starting = sum(container.state in (State.STARTING, State.LOADING) for container in containers)
-        making = sum(container.state is State.STARTING for container in containers)
-        # A slow import holds up nobody else's first container.
-        if making >= STARTS_AT_ONCE or (starting >= 4 * STARTS_AT_ONCE and pool.live() > 0):
-            return False
-        if self.capacity.fits(pool.function, (container.function for container in containers)):
-            return True
-        staying = [container.function for container in containers if container.state is not State.STOPPING]
-        if len(staying) < len(containers) and self.capacity.fits(pool.function, staying):
-            return False  # there will be room
-        if pool.live() == 0 and len(staying) == len(containers):
-            # Callers may hold what there is while they wait for this function: without one container nobody would go
-            # on.
-            if not self._evict(pool):
-                return (
-                    sum(container.function.memory[0] for container in containers) + pool.function.memory[0]
-                    <= self.capacity.memory
-                )
-            return False
-        self._evict(pool)
-        return False
-
-    def _evict(self, pool: Pool) -> bool:
-        """Stops the container that has been idle longest and is not needed; False where there is none."""
-        idle = [
-            container
-            for app in self.apps.values()
-            for other in app.pools.values()
-            if other is not pool and other.live() > other.scaling.min_containers
-            for container in other.containers
-            if container.state is State.READY and not container.holds
-        ]
-        if not idle:
-            return False
-        min(idle, key=lambda container: container.idle_since).stop(EXIT_GRACE, "evicted", self.now())
-        return True
-
-    def scale_others(self, pool: Pool) -> None:
-        """Room has come free: pools that wait for it may start containers."""
-        for app in self.apps.values():
-            for other in app.pools.values():
-                if other.waiting:
-                    other.scale()
-        if pool.waiting:
-            pool.scale()
-
     # --- time
 
     def _tick(self) -> None:
         now = self.now()
+        self.fleet.schedule()
         for app in list(self.apps.values()):
             for pool in list(app.pools.values()):
                 pool.tick(now)
@@ -477,7 +430,7 @@ class Server:
             told.add(call.call_id)
             if now - call.told_waiting >= WAITING_SECONDS:
                 call.told_waiting = now
-                call.session.send(messages.CallWaiting(call.call_id, pool.waiting_reason(now)))
+                call.session.send(messages.CallWaiting(call.call_id, pool.scaler.waiting_reason(now)))
 
     def _housekeep(self) -> None:
         self.loop.call_later(HOUSEKEEPING_SECONDS, self._housekeep)

@@ -160,7 +160,7 @@ class Session:
                 self._answer_later(message, self._update_autoscaler(message))
             case PoolStats(seq=seq, function_id=function_id, params=params):
                 pool = self._app_of(function_id).pools.get((function_id, params))
-                self.send(messages.Done(seq, _encode(PoolStatistics() if pool is None else pool.statistics())))
+                self.send(messages.Done(seq, _encode(PoolStatistics() if pool is None else pool.scaler.statistics())))
             case (
                 ListApps()
                 | GetApp()

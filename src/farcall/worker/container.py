@@ -94,12 +94,20 @@ class End:
 class Owner(Protocol):
     """What a container reports to. Nothing here may block."""
 
+    def on_made(self, container: Container) -> None:
+        """Its process runs, and goes on to import."""
+        ...
+
     def on_loaded(self, container: Container, error: bytes | None) -> None:
         """Import and enter hooks are over; with an error the container ends by itself."""
         ...
 
     def on_message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
         """Results, items, and what user code asks of the server."""
+        ...
+
+    def on_stopping(self, container: Container) -> None:
+        """It is being ended and takes no more inputs; said once."""
         ...
 
     def on_gone(self, container: Container, end: End, started: list[Any], unstarted: list[Any]) -> None:
@@ -360,8 +368,8 @@ class Container:
         if self.state in (State.STOPPING, State.GONE):
             return
         loading = self.state in (State.STARTING, State.LOADING)
-        self.state = State.STOPPING
         self.reason = reason
+        self.take_no_more()
         if self.transport is None or loading:
             # Nothing of the user's has been promised an exit hook yet.
             self.worker.kill(self, reason)
@@ -374,6 +382,12 @@ class Container:
             if self._ending:
                 self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
+
+    def take_no_more(self) -> None:
+        """It is being ended, in whatever way."""
+        if self.state not in (State.STOPPING, State.GONE):
+            self.state = State.STOPPING
+            self.owner.on_stopping(self)
 
     def split(self) -> tuple[list[Any], list[Any]]:
         """The tokens of the inputs it still holds: those that had started, and the others.

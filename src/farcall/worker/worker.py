@@ -262,9 +262,11 @@ class Worker:
                 container.ready_at = container.idle_since = now
                 container.start_seconds = now - container.created_at
                 container.add_steps({"load": container.start_seconds - seconds, "ready": container.start_seconds})
-                container.state = State.READY if error is None else State.STOPPING
                 container.kill_at = 0.0
-                if error is not None:
+                if error is None:
+                    container.state = State.READY
+                else:
+                    container.take_no_more()
                     container.reported_error = True
                     container.reason = "its import or enter hook failed"
                     container.kill_at = now + LOST_SECONDS
@@ -292,6 +294,7 @@ class Worker:
             messages.Welcome(messages.PROTOCOL_VERSION, __version__, self._server_id, "", os.getpid())
         )
         container.transport.send(messages.Load(container.app_id, function, container.params, len(fds)), fds)
+        container.owner.on_made(container)
 
     # --- running
 
@@ -308,8 +311,7 @@ class Worker:
         """Ends a container at once; it is not blamed on its inputs."""
         container.reason = container.reason or reason
         container.doomed = True
-        if container.state is not State.GONE:
-            container.state = State.STOPPING  # dying takes a moment, in which it must get no more inputs
+        container.take_no_more()  # dying takes a moment
         if container.pidfd >= 0:
             try:
                 signals.pidfd_send_signal(container.pidfd, signals.SIGKILL)
