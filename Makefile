@@ -23,6 +23,7 @@ check: .venv/dev
 bench: .venv/bench
 	.venv/bin/python -m bench calls $(ARGS)
 	.venv/bin/python -m bench images $(ARGS)
+	.venv/bin/python -m bench scale $(ARGS)
 
 .venv/farcall: pyproject.toml scripts/setup
 	@scripts/setup && touch $@

@@ -1,4 +1,4 @@
-"""`python -m bench calls` or `images`: measure, print the table, write JSON and a plot."""
+"""`python -m bench calls`, `images` or `scale`: measure, print the table, write JSON and a plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import calls, images, report, timeline
+from bench import calls, images, report, scale, timeline
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -19,6 +19,7 @@ def main() -> int:
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
     names.add_parser("images", help="the content store: taking files in, hashing; builds")
+    names.add_parser("scale", help="containers for a load, the scheduler and the autoscaler alone, an idle server")
     for name, options in names.choices.items():
         options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
         options.add_argument(
@@ -34,7 +35,7 @@ def main() -> int:
         timeline.main(given.plot)
         return 0
 
-    benchmark = {"calls": calls, "images": images}[given.benchmark]
+    benchmark = {"calls": calls, "images": images, "scale": scale}[given.benchmark]
     rows = [row for row in benchmark.ROWS if not given.only or row.name.startswith(tuple(given.only))]
     if not rows:
         names_of_rows = ", ".join(row.name for row in benchmark.ROWS)

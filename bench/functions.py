@@ -37,6 +37,12 @@ def one_of_many(_: int) -> str:
     return os.environ["FARCALL_CONTAINER_ID"]
 
 
+@app.function(max_containers=50, cpu=0.01, memory=(16, 256), scaledown_window=2)
+def nap(seconds: float) -> str:
+    time.sleep(seconds)
+    return os.environ["FARCALL_CONTAINER_ID"]
+
+
 @app.function(max_containers=1)
 def namespace_after_fork() -> str:
     return os.readlink("/proc/self/ns/pid")
@@ -45,3 +51,14 @@ def namespace_after_fork() -> str:
 @app.function(max_containers=1, env=_BY_EXEC)
 def namespace_after_exec() -> str:
     return os.readlink("/proc/self/ns/pid")
+
+
+def numbered_apps(apps: int, functions: int) -> list[farcall.App]:
+    """Apps of their own with so many functions each."""
+    made = [farcall.App(f"bench-{number}") for number in range(apps)]
+    for one in made:
+        for number in range(functions):
+            one.function(name=f"f{number}", serialized=True, cpu=0.01, memory=(16, 256), scaledown_window=2)(
+                lambda value: value
+            )
+    return made

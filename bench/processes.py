@@ -29,6 +29,16 @@ def memory(pids: Iterable[int]) -> Memory:
     return Memory(private / MB, resident / MB)
 
 
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The processor time that processes' threads have used, those that run."""
+    total = 0
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                total += int(file.read().split()[0])
+    return total / 1e9
+
+
 def in_pid_namespace(namespace: str) -> list[int]:
     """The processes of a pid namespace, given as the link of /proc/self/ns/pid reads in it."""
     found: list[int] = []

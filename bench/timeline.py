@@ -61,6 +61,12 @@ class _Watcher:
         self.gone: asyncio.Future[None] = loop.create_future()
         self.said: dict[str, float] = {}
 
+    def on_made(self, container: Container) -> None:
+        pass
+
+    def on_stopping(self, container: Container) -> None:
+        pass
+
     def on_loaded(self, container: Container, error: bytes | None) -> None:
         if error is None:
             self.loaded.set_result(None)

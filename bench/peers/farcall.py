@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ NAME = "farcall"
 HELLO = Path(__file__).parents[2] / "examples" / "hello.py"
 MAP_INPUTS = 100_000
 BURST = 100
+NAPS, NAP_SECONDS, NAP_CONTAINERS = 500, 0.2, 50
+IDLE_APPS, IDLE_FUNCTIONS = 10, 10
+IDLE_SECONDS = 10.0
 GONE_SECONDS = 30.0  # for containers that have answered to be gone
 
 
@@ -101,6 +104,38 @@ def _await_no_containers() -> None:
         time.sleep(0.005)
 
 
+def from_zero() -> Iterator[Result]:
+    with functions.app.run():
+        functions.nap.remote(0)  # the template is there
+        _await_no_containers()
+        begin = time.monotonic()
+        containers = set(functions.nap.map([NAP_SECONDS] * NAPS, order_outputs=False))
+        taken = time.monotonic() - begin
+    if len(containers) > NAP_CONTAINERS:
+        raise AssertionError(f"{len(containers)} containers answered where {NAP_CONTAINERS} may be")
+    yield Result("500 inputs of 0.2 s", NAME, taken, NAPS)
+
+
+def idle() -> Iterator[Result]:
+    with ExitStack() as running:
+        for app in functions.numbered_apps(IDLE_APPS, IDLE_FUNCTIONS):
+            running.enter_context(app.run())
+            calls = [function.spawn(number) for number, function in enumerate(app.registered_functions.values())]
+            for number, call in enumerate(calls):
+                if call.get(timeout=GONE_SECONDS) != number:
+                    raise AssertionError(f"function {number} of {app.name} has not answered its input")
+        _await_no_containers()
+        pid = int(status()["pid"])
+        launcher = _launcher()
+        helpers = [launcher, *processes.descendants(launcher)]
+        before, begin = processes.cpu_seconds([pid, *helpers]), time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        used = processes.cpu_seconds([pid, *helpers]) - before
+        yield Result("idle server, processor", NAME, 100 * used / (time.monotonic() - begin), 1)
+        for contender, pids in ((f"{NAME} server", [pid]), (f"{NAME} launcher, templates", helpers)):
+            yield Result("idle server, memory", contender, processes.memory(pids).resident, len(pids))
+
+
 def large(row: str) -> Iterator[Result]:
     with functions.app.run():
         yield from there_and_back(row, NAME, functions.echo.remote)
@@ -142,10 +177,14 @@ def _run(words: list[str]) -> None:
         raise RuntimeError(f"exit code {done.returncode} of {' '.join(words)}: {last}")
 
 
-def memory() -> Iterator[Result]:
+def _launcher() -> int:
     from farcall import settings
     from farcall.launcher.process import LOCK_NAME
 
+    return int((settings.paths().launcher_state / LOCK_NAME).read_text())
+
+
+def memory() -> Iterator[Result]:
     with functions.app.run():
         containers: set[int] = set()
         for function, contender in (
@@ -158,8 +197,7 @@ def memory() -> Iterator[Result]:
             containers.update(members)
             yield Result("idle container", contender, processes.memory(members).private, len(members))
         server = [int(status()["pid"])]
-        lock = settings.paths().launcher_state / LOCK_NAME
-        launcher = int(lock.read_text())
+        launcher = _launcher()
         helpers = {launcher, *processes.descendants(launcher)} - containers
         for contender, pids in ((f"{NAME} server", server), (f"{NAME} launcher, templates", helpers)):
             used = processes.memory(pids)
@@ -184,6 +222,8 @@ def peer() -> Generator[Mapping[str, Measurement]]:
         "new container, fork": lambda: new_container("new container, fork", functions.first_line_after_fork, 15),
         "new container, exec": lambda: new_container("new container, exec", functions.first_line_after_exec, 8),
         "burst": burst,
+        "from zero": from_zero,
+        "idle": idle,
         "100 MB bytes": lambda: large("100 MB bytes"),
         "100 MB array": lambda: large("100 MB array"),
         "import": import_time,
