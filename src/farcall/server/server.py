@@ -27,6 +27,7 @@ from farcall.server.execs import Execs
 from farcall.server.fleet import Fleet
 from farcall.server.images import ImageBuilds
 from farcall.server.inspection import Inspection
+from farcall.server.lingering import Lingering
 from farcall.server.logs import Logs
 from farcall.server.pool import Pool
 from farcall.server.scaler import EXIT_GRACE
@@ -95,6 +96,7 @@ class Server:
         self._stats_sent: dict[str, messages.AppStats] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopped = asyncio.Event()
+        self._lingering = Lingering(self.loop)
         self._listener: socket.socket | None = None
 
     def now(self) -> float:
@@ -405,6 +407,8 @@ class Server:
             self.spawned.deliver(call, outputs, fds)
             return
         _send_outputs(call.session, call.call_id, outputs, fds)
+        if call.kind == "remote" and len(self.calls) == 1:
+            self._lingering.start()
         if not call.inputs:
             call.session.call_done(call)
 

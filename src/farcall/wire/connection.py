@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024  # bytes, of one read
 
-SPIN_SECONDS = 150e-6
+SPIN_SECONDS = 300e-6  # twice a short call: one that is woken late must not end the looking for the next ones
 SLEEPING_READS = 32  # after a spin in vain
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
