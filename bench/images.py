@@ -6,7 +6,8 @@ from bench.measure import Bar, Peer, Row
 
 CONTENT = Peer("content", "farcall")
 BUILDS = Peer("builds", "farcall")
-PEERS = (CONTENT, BUILDS)
+MOUNTS = Peer("mounts", "farcall")
+PEERS = (CONTENT, BUILDS, MOUNTS)
 
 ROWS = (
     Row(
@@ -94,5 +95,58 @@ ROWS = (
         measurement="edits",
         contenders={"farcall": BUILDS},
         bars=(Bar(50),),
+    ),
+    Row(
+        "mount of 100,000 files",
+        "ms",
+        "an image of Debian, torch and these, with the overlay above it",
+        measurement="mount",
+        contenders={"EROFS": MOUNTS, "hard links": MOUNTS, "plain directory": MOUNTS},
+        bars=(Bar(2),),
+    ),
+    Row(
+        "container on 100,000 files",
+        "ms",
+        "the same image: from the request to the first line of its Python",
+        measurement="starts",
+        contenders={"EROFS": MOUNTS, "plain directory": MOUNTS, "hard links": MOUNTS},
+        bars=(Bar(1.1, "plain directory"),),
+    ),
+    Row(
+        "container on hard links",
+        "ms",
+        "the same, where EROFS cannot be mounted",
+        measurement="starts",
+        contenders={"hard links": MOUNTS, "plain directory": MOUNTS},
+        bars=(Bar(2, "plain directory"),),
+    ),
+    *(
+        Row(
+            f"import {module}, {cache}",
+            "ms",
+            f"in a container of the image, beside a /usr on the disk; page cache {cache}",
+            measurement=f"import {module}, {cache}",
+            contenders={"EROFS": MOUNTS, "plain directory": MOUNTS},
+            bars=(Bar(1.05, "plain directory"),),
+        )
+        for module in ("numpy", "torch")
+        for cache in ("warm", "cold")
+    ),
+    Row(
+        "torch read in another image",
+        "%",
+        "of its library's pages that are in memory for a second image (mincore), after it was read in the first",
+        measurement="shared memory",
+        contenders={"EROFS": MOUNTS},
+        bars=(Bar(100),),
+        more_is_better=True,
+    ),
+    Row(
+        "torch in memory, two images",
+        "copies",
+        "what the page cache has grown by when its library was read in two images",
+        measurement="shared memory",
+        contenders={"EROFS": MOUNTS},
+        bars=(Bar(1.05),),
     ),
 )
