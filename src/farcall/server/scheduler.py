@@ -275,7 +275,8 @@ class Scheduler:
 
     def _make_room(self, decisions: Decisions, now: float) -> None:
         hopeless: set[Request] = set()  # what containers of other pools do not hold, as this pass has found
-        for demand in list(self._unmet):
+        held_back = False  # whether nobody is retired for those behind somebody who starves
+        for demand in sorted(self._unmet, key=_since):
             request = demand.request
             if not demand.for_inputs or demand.claim is not None:
                 continue
@@ -286,9 +287,14 @@ class Scheduler:
                     continue
                 if not any(placement.demand is demand for placement in self._idle):
                     hopeless.add(request)
-            if now - demand.since >= demand.patience and now - demand.tried_at >= PATIENCE_SECONDS:
+            if held_back or now - demand.since < demand.patience or now - demand.tried_at < PATIENCE_SECONDS:
+                continue
+            if self._retire(demand, decisions, now):
                 demand.tried_at = now
-                self._retire(demand, decisions, now)
+            elif self._starves(demand, now) and self._retire(demand, None, now):
+                held_back = True  # else containers might come and go, none of which is there for long enough
+            else:
+                demand.tried_at = now
 
     def _evict(self, demand: Demand, decisions: Decisions, now: float) -> bool:
         """Claims a worker where containers that leave anyhow, or idle ones, hold what is wanted."""
@@ -320,17 +326,34 @@ class Scheduler:
                 ended[placement.worker, other] = gone
                 yield placement
 
-    def _retire(self, demand: Demand, decisions: Decisions, now: float) -> None:
-        """Claims a worker where idle containers, and busy ones of those who have more, hold what is wanted."""
+    def _starves(self, demand: Demand, now: float) -> bool:
+        return demand.live == 0 and now - demand.since >= max(STARVED_SECONDS, demand.patience)
+
+    def _retire(self, demand: Demand, decisions: Decisions | None, now: float) -> bool:
+        """Claims a worker where idle containers, and busy ones of those who have more, hold what is wanted. Without
+        `decisions` it only says whether one could be claimed once all containers have been there for long."""
         for worker in self._workers.values():
             if worker.capacity.lacks(demand.request):
                 continue
             busy = self._of_those_who_have_more(demand, worker)
-            if demand.live == 0 and now - demand.since >= max(STARVED_SECONDS, demand.patience):
-                busy += self._of_anybody(demand, worker, busy, now)
+            if self._starves(demand, now):
+                busy += self._of_anybody(demand, worker, busy, now - STARVED_SECONDS if decisions else now)
             victims = [*self._evictable(demand, self._idle_on(worker)), *busy]
-            if busy and self._claim(demand, worker, victims, 1, decisions, now):
-                return
+            if not busy:
+                continue
+            if decisions is None:
+                if self._would_do(demand, worker, victims):
+                    return True
+            elif self._claim(demand, worker, victims, 1, decisions, now):
+                return True
+        return False
+
+    def _would_do(self, demand: Demand, worker: WorkerRoom, victims: list[Placement]) -> bool:
+        more = worker.coming()
+        for victim in victims:
+            more.add(victim.request, victim.gpu)
+        is_first = demand.live == 0
+        return any(worker.fits(demand.request, gpu, more, is_first=is_first) for gpu in worker.choices(demand.request))
 
     def _of_those_who_have_more(self, demand: Demand, worker: WorkerRoom) -> list[Placement]:
         """The busy containers of a worker that may be retired for a demand, in the order in which they are to go.
@@ -356,9 +379,9 @@ class Scheduler:
                 found.append(placement)
         return found
 
-    def _of_anybody(self, demand: Demand, worker: WorkerRoom, before: list[Placement], now: float) -> list[Placement]:
-        """Those busy containers that come after `before` for a demand that has none: of all that have been there for
-        long, whoever they belong to."""
+    def _of_anybody(self, demand: Demand, worker: WorkerRoom, before: list[Placement], until: float) -> list[Placement]:
+        """Those busy containers that come after `before` for a demand that has none: of all that have been there since
+        `until`, whoever they belong to."""
         staying: dict[Demand, int] = {}
         for placement in before:
             staying[placement.demand] = staying.get(placement.demand, placement.demand.live) - 1
@@ -368,7 +391,7 @@ class Scheduler:
             if other is demand or not self._is_busy(placement) or placement in before:
                 continue
             stay = staying.get(other, other.live) - 1
-            if stay >= other.floor and now - placement.since >= STARVED_SECONDS:
+            if stay >= other.floor and placement.since <= until:
                 staying[other] = stay
                 found.append(placement)
         return found
