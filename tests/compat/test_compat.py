@@ -124,7 +124,6 @@ for line in {ERRORS!r}.strip().splitlines():
 # --- what is not there yet
 
 FEATURES = {
-    "gpu='A100'": '@app.function(gpu="A100")',
     "volumes=": '@app.function(volumes={"/data": modal.Volume.from_name("v", create_if_missing=True)})',
     "Image.micromamba()": "@app.function(image=modal.Image.micromamba())",
     "Image.pip_install(gpu='A10G')": '@app.function(image=modal.Image.debian_slim().pip_install("a", gpu="A10G"))',

@@ -317,7 +317,7 @@ def test_a_feature_that_is_not_there(farcall_on: Run, write: Write) -> None:
 
         app = farcall.App()
 
-        @app.function(gpu="T4")
+        @app.function(proxy=farcall.Proxy.from_name("p"))
         def train():
             pass
 
@@ -328,7 +328,7 @@ def test_a_feature_that_is_not_there(farcall_on: Run, write: Write) -> None:
     )
     done = farcall_on("run", "--local", program)
     assert done.returncode == 1
-    assert "UnimplementedError: train cannot be called: it is declared with gpu='T4'" in done.stderr
+    assert "UnimplementedError: train cannot be called: it is declared with proxy=" in done.stderr
 
 
 def test_exit_hooks_run_after_a_failure(farcall_on: Run, write: Write) -> None:

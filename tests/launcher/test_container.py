@@ -197,6 +197,18 @@ print(os.stat("/srv/app/private.txt").st_uid)
     assert (tmp_path / "data/result").stat().st_uid == os.getuid()
 
 
+def test_a_device_node_can_be_used_where_it_is_bound(rig: Rig, tmp_path: Path) -> None:
+    """As those of GPUs are, which no test has."""
+    (tmp_path / "nvidia0").symlink_to("/dev/zero")
+    code = """
+import stat
+print(stat.S_ISCHR(os.stat("/dev/nvidia0").st_mode), os.path.exists("/dev/nvidia1"))
+with open("/dev/nvidia0", "r+b", buffering=0) as device: print(device.read(4), device.write(b"x"))
+"""
+    binds = (Bind(str(tmp_path / "nvidia0"), "/dev/nvidia0", read_only=False),)
+    assert rig.run(code, binds=binds).output == "True False\nb'\\x00\\x00\\x00\\x00' 1\n"
+
+
 def test_a_missing_source_is_named(rig: Rig, start: str) -> None:
     with pytest.raises(ContainerStartError, match="/nowhere does not exist"):
         rig.run("pass", binds=(Bind("/nowhere", "/missing"),), start=start)

@@ -11,6 +11,7 @@ import farcall
 from farcall.errors import InvalidError, UnimplementedError
 from farcall.sdk import build
 from farcall.sdk.cls import Cls, Instance, target_of
+from farcall.spec.gpu import GpuRequest
 
 app = farcall.App("classes")
 
@@ -320,7 +321,6 @@ def test_variants(running: None) -> None:
     assert variant.object_id not in ("", as_cls(Model).object_id)
     assert variant(name="m") == as_cls(Model).with_options(memory=256)(name="m") != Model(name="m")
     assert pickle.loads(pickle.dumps(variant(name="m"))) == variant(name="m")
-    with pytest.raises(UnimplementedError, match="Model cannot be used: it is declared with gpu='T4'"):
-        as_cls(Model).with_options(gpu="T4")(name="m").area.remote()
+    assert as_cls(Model).with_options(gpu=["H100", "any"]).declaration.gpus == (GpuRequest("H100"), GpuRequest("any"))
     with pytest.raises(UnimplementedError, match=r"Cls\.from_name\('a', 'B'\)"):
         Cls.from_name("a", "B")().anything.remote()

@@ -128,7 +128,7 @@ def test_a_reference_program_declares_all_there_is() -> None:
     )
     lines = output.splitlines()
     assert lines[0] == "[0, 1, 4] k 1 True"
-    assert lines[1].startswith("train cannot be called: it is declared with gpu='A100', volumes=")
+    assert lines[1].startswith("train cannot be called: it is declared with volumes=")
     assert lines[2:] == ["bye"]
 
 

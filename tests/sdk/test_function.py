@@ -17,6 +17,7 @@ from farcall.errors import AsyncUsageWarning, ExecutionError, InvalidError, Unim
 from farcall.sdk import context, source, twin
 from farcall.sdk.function import Function, registry
 from farcall.sdk.map_inputs import checked_rows
+from farcall.spec.gpu import GpuRequest
 
 app = farcall.App("functions")
 
@@ -297,8 +298,7 @@ def test_variants_are_declared(running: None) -> None:
     assert variant.with_options(timeout=5).declaration.cpu == (4.0, None)
     assert variant.with_options(cpu=0.125) is double
     assert double.with_options(cpu=4.0) is variant
-    with pytest.raises(UnimplementedError, match="double cannot be called: it is declared with gpu='T4'"):
-        double.with_options(gpu="T4").remote(1)
+    assert double.with_options(gpu="T4:2").declaration.gpus == (GpuRequest("T4", 2),)
     assert variant.local(2) == 4
     with pytest.raises(InvalidError, match="request above its limit"):
         double.with_options(cpu=(2, 1))

@@ -34,8 +34,6 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"gpu": "H100:2"}, r"gpu='H100:2'"),
-        ({"gpu": ["A100", "any"]}, r"gpu=\['A100', 'any'\]"),
         ({"volumes": {"/data": farcall.Volume.from_name("v")}}, "volumes="),
         ({"proxy": farcall.Proxy.from_name("p")}, "proxy="),
         ({"enable_memory_snapshot": True}, "enable_memory_snapshot=True"),
@@ -77,9 +75,9 @@ def test_decorators_register_and_are_named_when_the_function_is_called(decorator
 
 def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
-    own.function(gpu="T4")(farcall.clustered(size=2)(f))
+    own.function(i6pn=True)(farcall.clustered(size=2)(f))
     (spec,) = build.Preparation(own, "ap-test", build.Surroundings(local=True)).functions()
-    assert spec.unimplemented == ("gpu='T4'", "@clustered(size=2)", "App(volumes=)")
+    assert spec.unimplemented == ("i6pn=True", "@clustered(size=2)", "App(volumes=)")
 
 
 def test_hints_are_accepted() -> None:

@@ -10,7 +10,7 @@ from farcall import _private, errors, settings
 from farcall.cli.usage import UsageError
 from farcall.interpreters import Choice, choose, details, is_own
 
-_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback", "registry", "insecure_registries"})
+_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback", "registry", "insecure_registries", "simulate_gpu"})
 
 
 def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[settings.Settings, Choice]:
@@ -128,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="`import modal` gives farcall (default; --no-compat: it does not)",
     )
     add("--local", action="store_true", default=None, help="run all functions in the program's own process")
+    add("--simulate-gpu", metavar="TYPE=N", help="pretend to have GPUs, as T4=4,H100=8: for trying what goes where")
     add("--profile", metavar="NAME", help="profile of the config file")
     add("--quiet", "-q", action="store_true", default=None, help="show the program's own output and errors only")
 

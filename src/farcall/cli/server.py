@@ -12,7 +12,8 @@ from farcall import errors, settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    commands.add_parser("start", help="start it, unless it runs")
+    start = commands.add_parser("start", help="start it, unless it runs")
+    start.add_argument("--simulate-gpu", metavar="TYPE=N", help="pretend to have GPUs, as T4=4,H100=8")
     stop = commands.add_parser("stop", help="end it; refused while apps run")
     stop.add_argument("--force", action="store_true", help="end it with all that it runs")
     status = commands.add_parser("status", help="what it is doing; exit code 3 when it does not run")
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.command == "start":
-        return _start()
+        return _start(options.simulate_gpu)
     if options.command == "stop":
         return _stop(force=options.force)
     if options.command == "status":
@@ -32,11 +33,18 @@ def run(options: argparse.Namespace) -> int:
     return _logs(settings.paths().server_log, options.tail, follow=options.follow)
 
 
-def _start() -> int:
+def _start(simulate_gpu: str | None) -> int:
     from farcall.sdk import client
 
+    found = settings.load({"simulate_gpu": simulate_gpu})
+    if found.simulate_gpu:
+        os.environ["FARCALL_SIMULATE_GPU"] = found.simulate_gpu
     running = client.connect_existing()
-    if running is None:
+    if running is not None and found.simulate_gpu:
+        running.close()
+        running = client.connect_or_start()
+        word = "runs with these GPUs"
+    elif running is None:
         running = client.connect_or_start()
         word = "started"
     else:
@@ -100,6 +108,9 @@ def _status(*, as_json: bool) -> int:
         f"{count(len(report.apps), 'app')}, {count(report.containers, 'container')}, "
         f"{count(report.running, 'input')} running, {report.pending:,} waiting"
     )
+    if report.gpus:
+        listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(report.gpus.items()))
+        print(f"GPUs: {listed}{', simulated' if report.gpus_simulated else ''}")
     for app in report.apps:
         print(app_line(app))
     return 0

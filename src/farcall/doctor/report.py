@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TextIO
 
-from farcall.doctor import cgroups, filesystems, interpreters, namespaces, packages, security
+from farcall.doctor import cgroups, filesystems, gpus, interpreters, namespaces, packages, security
 from farcall.doctor.finding import Finding
 
 _COLOURS = {"ok": "32", "limited": "33", "missing": "31"}
@@ -18,7 +18,7 @@ _WIDTH = 110
 def probe() -> list[Finding]:
     """Everything, in the order of the table. Takes well under 2 s, changes nothing and needs no root."""
     findings: list[Finding] = []
-    for part in (namespaces, cgroups, packages, filesystems, security, interpreters):
+    for part in (namespaces, cgroups, packages, filesystems, security, interpreters, gpus):
         findings += part.probe()
     return findings
 

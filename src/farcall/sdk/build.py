@@ -182,6 +182,7 @@ def _spec(
         cpu=declaration.cpu,
         memory=declaration.memory,
         disk=declaration.disk,
+        gpus=declaration.gpus,
         retries=declaration.retries,
         timeout=declaration.timeout,
         startup_timeout=declaration.startup_timeout,

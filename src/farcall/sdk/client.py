@@ -393,26 +393,43 @@ def connect_or_start() -> Client:
 
 
 def _usable(client: Client) -> bool:
-    """Whether to stay with this server. One of another version, or whose files were edited, is replaced when idle."""
+    """Whether to stay with this server. One of another version, whose files were edited, or with other simulated GPUs
+    than are asked for, is replaced when idle."""
     server = client.server
     assert server is not None
     same_version = server.version == __version__
-    if same_version and not _edited(server.source):
+    wanted = _simulated_gpus()
+    same_gpus = wanted in ("", server.simulated_gpus)
+    if same_version and same_gpus and not _edited(server.source):
         return True
     try:
         client.request(lambda seq: messages.StopServer(seq, False))
     except errors.ConflictError as error:
-        if same_version:
+        if same_version and same_gpus:
             return True
         client.close()
-        raise errors.VersionError(
-            f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}. It cannot be "
-            f"replaced now: {error}. Wait until it is idle, or end what it runs with `farcall server stop --force`"
-        ) from None
+        busy = (
+            f"It cannot be replaced now: {error}. Wait until it is idle, or end what it runs with "
+            "`farcall server stop --force`"
+        )
+        if not same_version:
+            raise errors.VersionError(
+                f"the running server is farcall {server.version} ({server.prefix}), this is {__version__}. {busy}"
+            ) from None
+        has = f"the GPUs {server.simulated_gpus}" if server.simulated_gpus else "no GPUs"
+        raise errors.ConflictError(f"the running server simulates {has}, and not {wanted}. {busy}") from None
     except errors.ConnectionLostError:
         pass  # it ended before it could answer
     client.close()
     return False
+
+
+def _simulated_gpus() -> str:
+    """The GPUs that the server is to pretend to have, in the form of `Welcome`; "": whatever there are."""
+    from farcall.spec.gpu import format_simulated, parse_simulated
+
+    text = os.environ.get("FARCALL_SIMULATE_GPU", "")
+    return format_simulated(parse_simulated(text)) if text else ""
 
 
 def _edited(running: str) -> bool:

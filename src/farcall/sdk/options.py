@@ -17,6 +17,7 @@ from farcall.sdk.concurrency import check, concurrency
 from farcall.sdk.deprecations import deprecated
 from farcall.sdk.retries import policy_of
 from farcall.spec.function import Batching, Concurrency, RetryPolicy
+from farcall.spec.gpu import GpuRequest, parse
 from farcall.spec.scaling import Scaling, at_least, seconds_within
 from farcall.spec.secret import check_values
 
@@ -39,8 +40,9 @@ class VariantOptions(TypedDict, total=False):
     """What `with_options` can change.
 
     `cpu`: cores, a request or (request, limit). `memory`: MiB, a number that is request and limit, or (request, limit).
-    `gpu`: "T4", "H100:2". `env`, `secrets`: environment variables; the app's secrets come first, then `secrets`, then
-    `env`, and later ones win. `volumes`: mount path to Volume. `retries`: a number of retries 1 s apart, or `Retries`.
+    `gpu`: "T4", "H100:2", "any", or a list of those, the most wanted first. `env`, `secrets`: environment variables;
+    the app's secrets come first, then `secrets`, then `env`, and later ones win. `volumes`: mount path to Volume.
+    `retries`: a number of retries 1 s apart, or `Retries`.
     `max_containers`, `buffer_containers`: ceiling of the pool, and how many idle ones beyond the load while it is
     active. `scaledown_window`: idle seconds before a container may stop, 2 to 3600. `timeout`: seconds of one attempt,
     1 to 86400. `region`, `cloud`, `routing_region`: hints, without effect here.
@@ -108,6 +110,7 @@ class Declaration(NamedTuple):
     cpu: tuple[float, float | None]
     memory: tuple[int, int | None]
     disk: int | None
+    gpus: tuple[GpuRequest, ...]
     retries: RetryPolicy
     timeout: float
     startup_timeout: float
@@ -141,6 +144,7 @@ class Declaration(NamedTuple):
             cpu=_cpu(decorator, given.get("cpu")),
             memory=_memory(decorator, given.get("memory")),
             disk=None if disk is None else at_least(decorator, "ephemeral_disk", disk, 1),
+            gpus=parse(decorator, given.get("gpu")),
             retries=policy_of(given.get("retries")),
             timeout=timeout,
             startup_timeout=timeout
@@ -298,7 +302,7 @@ def _unimplemented(decorator: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     _volumes(decorator, given.get("volumes") or {})
     features = [
         f"{name}={given[name]!r}"
-        for name in ("gpu", "proxy", "enable_memory_snapshot", "restrict_modal_access", "i6pn")
+        for name in ("proxy", "enable_memory_snapshot", "restrict_modal_access", "i6pn")
         if given.get(name)
     ]
     features += [f"{name}=" for name in ("volumes", "network_file_systems") if given.get(name)]

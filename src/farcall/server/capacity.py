@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from farcall.server.resources import MILLICORES, Capacity
+from farcall.server.resources import MILLICORES, Capacity, Gpus
+from farcall.worker import gpus
 
 CPU_OVERCOMMIT = (
     8.0  # cores requested for each core there is: requests are shares, and most containers wait most of the time
@@ -15,12 +16,18 @@ MEMORY_RESERVED = 512  # MiB left to the rest of the machine
 DISK_RESERVED = 1024  # MiB, the same
 
 
-def of_this_machine(disk: Path) -> Capacity:
+def of_this_machine(disk: Path, found: gpus.Gpus) -> Capacity:
     """As the kernel tells. `disk` is where containers write: what is free there now can be asked for."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     return Capacity(
         cpu=len(os.sched_getaffinity(0)) * MILLICORES,
         memory=max(256, memory - MEMORY_RESERVED),
         disk=max(0, shutil.disk_usage(disk).free // 2**20 - DISK_RESERVED),
+        gpus=tuple(_of_type(found, kind) for kind in found.counts()),
         cpu_overcommit=CPU_OVERCOMMIT,
     )
+
+
+def _of_type(found: gpus.Gpus, kind: str) -> Gpus:
+    mine = [gpu for gpu in found.gpus if gpu.type == kind]
+    return Gpus(kind, tuple(gpu.number for gpu in mine), min(gpu.memory for gpu in mine))

@@ -8,8 +8,12 @@ import os
 import resource
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from farcall import errors
+
+if TYPE_CHECKING:
+    from farcall.worker.gpus import Gpus
 
 IDLE_SECONDS = 300.0  # without apps and connections, after which the server ends; FARCALL_IDLE_SECONDS overrides
 
@@ -39,7 +43,7 @@ async def _serve(announce: int) -> None:
     from farcall import settings
     from farcall.server.server import Server
 
-    server = Server(settings.paths(), float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)))
+    server = Server(settings.paths(), float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)), _gpus())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
@@ -54,6 +58,19 @@ async def _serve(announce: int) -> None:
         _say(announce, "ready")
 
     await server.serve(ready)
+
+
+def _gpus() -> Gpus:
+    from farcall.spec.gpu import parse_simulated
+    from farcall.worker import gpus
+
+    simulated = os.environ.get("FARCALL_SIMULATE_GPU")
+    if simulated:
+        return gpus.simulated(parse_simulated(simulated))
+    found = gpus.discover()
+    if found.problem:
+        logging.getLogger("farcall.server").warning("no GPU can be used: %s", found.problem)
+    return found
 
 
 def _say(announce: int, word: str) -> None:

@@ -100,7 +100,7 @@ class Scaler:
         container_id = f"ta-{os.urandom(10).hex()}"
         self._placements[container_id] = placement
         pool.containers.append(
-            pool.server.worker.start(container_id, pool.app.app_id, pool.function, pool.params, pool)
+            pool.server.worker.start(container_id, pool.app.app_id, pool.function, pool.params, pool, placement.gpus)
         )
         pool.app.containers_started += 1
 

@@ -36,6 +36,7 @@ from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
 from farcall.settings import Paths
 from farcall.spec.function import AppSpec
+from farcall.spec.gpu import format_simulated
 from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
@@ -44,6 +45,7 @@ from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
 from farcall.worker.container import Container, End
 from farcall.worker.filesystems import Filesystems
+from farcall.worker.gpus import Gpus
 from farcall.worker.worker import Worker
 
 WAITING_SECONDS = 1.0  # after which a caller is told why it waits
@@ -60,7 +62,7 @@ FAILED_CALLS_KEPT = 10_000
 class Server:
     """Apps, calls and containers. Everything happens on one event loop."""
 
-    def __init__(self, paths: Paths, idle_seconds: float) -> None:
+    def __init__(self, paths: Paths, idle_seconds: float, gpus: Gpus) -> None:
         self.loop = asyncio.get_running_loop()
         self.log = logging.getLogger("farcall.server")
         self.paths = paths
@@ -68,13 +70,14 @@ class Server:
         self.store = StateStore(paths.state)
         self.definitions = Definitions(self.store)
         self.secrets = Secrets(self.store)
-        self.fleet = Fleet(of_this_machine(paths.state), self.now)
+        self.fleet = Fleet(of_this_machine(paths.state, gpus), self.now)
         self.logs = Logs(paths.state / "logs", self.loop)
         self.spawned = Spawned(self)
         self.inspection = Inspection(self)
         self.execs = Execs(self)
         content = Store(paths.content)
         self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw, Filesystems(content))
+        self.worker.gpus = gpus
         builds = paths.cache / "builds"
         self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
         self.worker.find_root = self.images.root
@@ -87,6 +90,7 @@ class Server:
         self.failed_calls: OrderedDict[str, str] = OrderedDict()  # call to app, the newest ones
         self._idle_seconds = idle_seconds
         self._source = private.source()
+        self._simulated = format_simulated(gpus.counts()) if gpus.is_simulated else ""
         self._started_at = time.monotonic()
         self._idle_since = self.now()
         self._expire_at = self.now() + FIRST_EXPIRY_SECONDS
@@ -232,7 +236,13 @@ class Server:
         session.greeted = True
         session.send(
             messages.Welcome(
-                messages.PROTOCOL_VERSION, __version__, self.server_id, sys.prefix, os.getpid(), self._source
+                messages.PROTOCOL_VERSION,
+                __version__,
+                self.server_id,
+                sys.prefix,
+                os.getpid(),
+                self._source,
+                self._simulated,
             )
         )
 
@@ -505,6 +515,8 @@ class Server:
             sum(report.pending for report in reports),
             sum(report.running for report in reports),
             len(self._sessions),
+            self.worker.gpus.counts(),
+            self.worker.gpus.is_simulated,
         )
 
     async def over(self, ref: str, session: Session) -> None:

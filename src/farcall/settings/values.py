@@ -36,6 +36,7 @@ SETTINGS = (
     Setting("traceback", ("short", "full"), "short", "whether tracebacks show farcall's own frames"),
     Setting("registry", str, "docker.io", "what stands in for docker.io: a mirror or a cache, as host[:port][/path]"),
     Setting("insecure_registries", str, "", "registries that may be asked without TLS, with commas between"),
+    Setting("simulate_gpu", str, "", "GPUs that the server is to pretend to have, as T4=4,H100=8, to try placement"),
 )
 
 # Variables that are no settings: they say where the settings and all else are.
@@ -93,6 +94,10 @@ class Settings:
     def insecure_registries(self) -> tuple[str, ...]:
         words = cast(str, self.values["insecure_registries"].value).split(",")
         return tuple(word.strip() for word in words if word.strip())
+
+    @property
+    def simulate_gpu(self) -> str:
+        return cast(str, self.values["simulate_gpu"].value)
 
 
 def load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -58,3 +58,40 @@ def _one(where: str, value: Any) -> GpuRequest:
         raise InvalidError(f"{where}: gpu={value!r} asks for {count} GPUs; a container has 1 to {MOST}")
     kind = match[1]
     return GpuRequest(ANY if kind.lower() == ANY else kind.upper(), count)
+
+
+# Words of a product's name that do not tell one type from another.
+_NOISE = re.compile(
+    r"NVIDIA|TESLA|GEFORCE|QUADRO|GENERATION|SERVER|WORKSTATION|EDITION|BLACKWELL|PCIE|NVL|SXM\d*|HBM\w*|\d+GB|GPU|LAPTOP"
+)
+_IN_SIZES = ("A100", "V100")  # which are sold with more than one size of memory, and asked for by it
+
+
+def type_of(product: str, memory: int) -> str:
+    """What a GPU is asked for by: "A100-80GB" for "NVIDIA A100-SXM4-80GB", "RTX-4090" for "NVIDIA GeForce RTX 4090".
+    `memory` is MiB."""
+    words = [word for word in re.split(r"[\s-]+", product.upper()) if word and not _NOISE.fullmatch(word)]
+    kind = re.sub(r"[^A-Z0-9-]", "", "-".join(words)) or "GPU"
+    if kind in _IN_SIZES:
+        size = re.search(r"(\d+)GB", product.upper())
+        kind += f"-{size[1] if size else round(memory / 1024)}GB"
+    return kind
+
+
+def parse_simulated(value: str) -> dict[str, int]:
+    """What `--simulate-gpu` says, "T4=4,H100=8": how many of each type. Raises InvalidError."""
+    counts: dict[str, int] = {}
+    for part in value.split(","):
+        match = re.fullmatch(r"([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)=([0-9]+)", part.strip())
+        if match is None:
+            raise InvalidError(f'simulate_gpu={value!r} is not of the form "T4=4,H100=8"')
+        kind, count = match[1].upper(), int(match[2])
+        if kind == ANY.upper() or not 1 <= count <= MOST or kind in counts:
+            raise InvalidError(f"simulate_gpu={value!r}: a type stands there once, and there are 1 to {MOST} of it")
+        counts[kind] = count
+    return counts
+
+
+def format_simulated(counts: Mapping[str, int]) -> str:
+    """The same as text, in one form for equal ones."""
+    return ",".join(f"{kind}={count}" for kind, count in sorted(counts.items()))

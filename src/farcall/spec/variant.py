@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from farcall.spec.function import Batching, Concurrency, Cores, FunctionSpec, MiB, RetryPolicy, Scaling
+from farcall.spec.gpu import GpuRequest
 from farcall.spec.secret import SecretSpec
 
 
@@ -13,6 +14,7 @@ class Variant(msgspec.Struct, frozen=True):
 
     cpu: tuple[Cores, Cores | None] | None = None
     memory: tuple[MiB, MiB | None] | None = None
+    gpus: tuple[GpuRequest, ...] | None = None
     retries: RetryPolicy | None = None
     timeout: float | None = None
     startup_timeout: float | None = None

@@ -76,7 +76,7 @@ class Hello(_Message, tag=1):
 
 class Welcome(_Message, tag=2):
     """The server's answer to Hello. `prefix` is the installation it runs from, `source` the folder and the stamp of its
-    files when it started."""
+    files when it started. `simulated_gpus` is "H100=8,T4=4" where its GPUs are simulated."""
 
     protocol: int
     version: str
@@ -84,6 +84,7 @@ class Welcome(_Message, tag=2):
     prefix: str
     pid: int
     source: str = ""
+    simulated_gpus: str = ""
 
 
 class Done(_Message, tag=3):
@@ -405,6 +406,8 @@ class StatusReport(msgspec.Struct):
     pending: int
     running: int
     connections: int
+    gpus: dict[str, int] = {}  # how many there are of each type
+    gpus_simulated: bool = False
 
 
 # --- server to runner ------------------------------------------------------------------------------------------------

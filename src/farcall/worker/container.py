@@ -127,6 +127,7 @@ class Container:
         params: bytes,
         owner: Owner,
         now: float,
+        gpus: tuple[int, ...] = (),
     ) -> None:
         self.worker = worker
         self.container_id = container_id
@@ -134,6 +135,7 @@ class Container:
         self.function = function
         self.params = params
         self.owner = owner
+        self.gpus = gpus  # their numbers on the machine
         self.state = State.STARTING
         self.created_at = now
         self.ready_at = 0.0

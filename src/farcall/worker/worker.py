@@ -32,6 +32,7 @@ from farcall.worker.command import Commands
 from farcall.worker.container import Container, End, Owner, State
 from farcall.worker.execs import ExecProcess, Execs
 from farcall.worker.filesystems import Filesystems, Root
+from farcall.worker.gpus import Gpus
 from farcall.worker.limit import BURST, RATE, OutputLimit
 from farcall.worker.pipes import OutputPipe
 
@@ -43,6 +44,8 @@ LAUNCHER_ATTEMPTS = 8  # launchers killed in a row before they are asked anythin
 # Seconds without a sign of life after which a launcher is replaced; its containers go with it.
 LAUNCHER_PATIENCE = float(os.environ.get("FARCALL_LAUNCHER_PATIENCE", "60"))
 LOST_SECONDS = 2.0  # how long a container may live on without its connection, or its connection without it
+
+_SIMULATED = "its GPUs are simulated (--simulate-gpu): it was placed as if they were there, and has no device"
 
 OnText = Callable[[Container, str, str], None]
 
@@ -64,6 +67,7 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.gpus = Gpus()
         self.find_root: Callable[[str], Root] = _no_images
         self.environment: Callable[[FunctionSpec], Awaitable[dict[str, str]]] = _own_environment
         self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
@@ -179,9 +183,18 @@ class Worker:
 
     # --- starting
 
-    def start(self, container_id: str, app_id: str, function: FunctionSpec, params: bytes, owner: Owner) -> Container:
-        """Makes a container in the background. Its owner hears of it when it is loaded, or gone."""
-        container = Container(self, container_id, app_id, function, params, owner, self._loop.time())
+    def start(
+        self,
+        container_id: str,
+        app_id: str,
+        function: FunctionSpec,
+        params: bytes,
+        owner: Owner,
+        gpus: tuple[int, ...] = (),
+    ) -> Container:
+        """Makes a container in the background, with the GPUs of these numbers. Its owner hears of it when it is loaded,
+        or gone."""
+        container = Container(self, container_id, app_id, function, params, owner, self._loop.time(), gpus)
         self._containers[container_id] = container
         self._spawn(self._start(container))
         self._tick_soon()
@@ -201,7 +214,7 @@ class Worker:
             asked = self._loop.time() - container.created_at
             container.add_steps({"asked": asked})
             started = await launcher.start(
-                _container_spec(container, root, environment, self._server_id),
+                _container_spec(container, root, environment, self._server_id, self.gpus),
                 ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
             )
         except (errors.FarcallError, OSError) as error:
@@ -222,6 +235,8 @@ class Worker:
         container.pidfd = started.pidfd
         container.add_steps({step: asked + at for step, at in started.timeline.items()})
         container.notes = started.notes
+        if container.gpus and self.gpus.is_simulated:
+            container.notes = [*started.notes, _SIMULATED]
         # It may have loaded, run and been told to stop before this answer came: then it has time to end.
         if container.doomed:
             self.kill(container, container.reason)
@@ -426,7 +441,7 @@ async def _own_environment(function: FunctionSpec) -> dict[str, str]:
 
 
 def _container_spec(
-    container: Container, root: Root | None, environment: dict[str, str], server_id: str
+    container: Container, root: Root | None, environment: dict[str, str], server_id: str, gpus: Gpus
 ) -> ContainerSpec:
     function = container.function
     assert container.mounted is not None
@@ -435,16 +450,17 @@ def _container_spec(
     limits = Limits(
         cpu_request=cpu_request, cpu_limit=cpu_limit, memory_request=memory_request, memory_limit=memory_limit
     )
+    variables = {**(root.env if root else {}), **environment}
     if function.disk is not None:
         limits = msgspec.structs.replace(limits, disk=function.disk)
     return ContainerSpec(
         container_id=container.container_id,
         interpreter=root.interpreter if root else function.interpreter,
         limits=limits,
-        binds=function.binds,
+        binds=function.binds + gpus.binds_for(container.gpus, image=root is not None),
         env={
-            **(root.env if root else {}),
-            **environment,
+            **variables,
+            **gpus.environment_for(container.gpus, variables, image=root is not None),
             "FARCALL_CONTAINER_ID": container.container_id,
             "FARCALL_APP_ID": container.app_id,
             "FARCALL_SERVER_ID": server_id,
