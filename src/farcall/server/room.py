@@ -111,7 +111,8 @@ class WorkerRoom:
             cpu, memory, disk = cpu + more.cpu, memory + more.memory, disk + more.disk
             gpus += more.gpus.get(gpu.type, 0)
         return (
-            (request.cpu * count <= cpu or (is_first and count == 1 and self.capacity.cpu_overcommit > 1))
+            request.cpu <= self.capacity.cpu
+            and (request.cpu * count <= cpu or (is_first and count == 1 and self.capacity.cpu_overcommit > 1))
             and request.memory * count <= memory
             and (not request.disk or request.disk * count <= disk)
             and gpu.count * count <= gpus
@@ -329,6 +330,8 @@ class Index:
             # A level holds workers that offer a little less than what was asked for, too.
             if memory > free_memory or (cpu and cpu > free_cpu) or (disk and disk > free_disk):
                 continue
+            if request.cpu > worker.capacity.cpu:
+                continue  # whatever shares of cpu are free
             left = (free_memory - memory) / worker.capacity.memory + (free_cpu - cpu) / worker.shares
             if best is None or left < least:
                 best, least = worker, left
