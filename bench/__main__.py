@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import calls, images, report, scale, timeline
+from bench import burst, calls, images, report, scale, timeline
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -30,9 +30,12 @@ def main() -> int:
         options.add_argument("--plot", type=Path, default=RESULTS / f"{name}.png", metavar="PATH")
     options = names.add_parser("timeline", help="the start of a container from an image, step by step, as a picture")
     options.add_argument("--plot", type=Path, default=RESULTS / "timeline.png", metavar="PATH")
+    options = names.add_parser("burst", help="load, containers and latency over a burst, as a picture")
+    options.add_argument("--plot", type=Path, default=RESULTS / "burst.png", metavar="PATH")
     given = parser.parse_args()
-    if given.benchmark == "timeline":
-        timeline.main(given.plot)
+    pictures = {"timeline": timeline, "burst": burst}
+    if given.benchmark in pictures:
+        pictures[given.benchmark].main(given.plot)
         return 0
 
     benchmark = {"calls": calls, "images": images, "scale": scale}[given.benchmark]

@@ -43,6 +43,11 @@ def nap(seconds: float) -> str:
     return os.environ["FARCALL_CONTAINER_ID"]
 
 
+@app.function(max_containers=50, cpu=0.01, memory=(16, 256), scaledown_window=5)
+def in_a_burst(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 @app.function(max_containers=1)
 def namespace_after_fork() -> str:
     return os.readlink("/proc/self/ns/pid")

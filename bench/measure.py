@@ -206,6 +206,30 @@ def _environment(peer: Peer, scratch: Path) -> Generator[dict[str, str]]:
     if peer.module != "farcall":
         yield environment
         return
+    with _own_server(environment, scratch) as environment:
+        yield environment
+
+
+@contextmanager
+def farcall_environment() -> Generator[None]:
+    """The same for this process."""
+    before = dict(os.environ)
+    with (
+        tempfile.TemporaryDirectory(prefix="farcall-bench-", ignore_cleanup_errors=True) as scratch,
+        _own_server(before, Path(scratch)) as environment,
+    ):
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _own_server(environment: Mapping[str, str], scratch: Path) -> Generator[dict[str, str]]:
+    environment = dict(environment)
     for name in [name for name in environment if name.startswith("FARCALL_")]:
         del environment[name]
     state = Path(tempfile.mkdtemp(prefix="state-", dir=scratch))
