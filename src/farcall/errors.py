@@ -3,8 +3,11 @@
     FarcallError                        (Exception)
       InvalidError                      a wrong argument, declaration or use
         ConflictError                   the object's state does not allow the operation
+          VolumeError                   (builtin RuntimeError) a volume cannot be committed or reloaded here and now
       NotFoundError                     no app, function, call or container by that name
+        FileNotFoundError               (builtin FileNotFoundError) no such file in a volume
       AlreadyExistsError
+        FileExistsError                 (builtin FileExistsError) a file is in a place of a volume already
       AuthError
       PermissionDeniedError
       UnimplementedError                a feature that this version does not have yet
@@ -72,6 +75,24 @@ class ConflictError(InvalidError):
     """The object's state does not allow the operation."""
 
     code = "conflict"
+
+
+class VolumeError(ConflictError, builtins.RuntimeError):
+    """A volume cannot be committed or reloaded here and now; the message says what is in the way."""
+
+    code = "volume"
+
+
+class FileNotFoundError(NotFoundError, builtins.FileNotFoundError):
+    """No such file in a volume."""
+
+    code = "file-not-found"
+
+
+class FileExistsError(AlreadyExistsError, builtins.FileExistsError):
+    """A file is in the way, in a volume or where one is copied to."""
+
+    code = "file-exists"
 
 
 class AuthError(FarcallError):

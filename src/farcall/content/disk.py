@@ -55,6 +55,15 @@ def sync_file_system(path: str | Path) -> None:
         os.close(fd)
 
 
+def sync_one(path: str | Path) -> None:
+    """A file's bytes, or a directory's names, are on the disk when this returns (fsync). OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_file(path: str, data: bytes, mode: int = 0o644, *, mtime_ns: int | None = None) -> None:
     """Make the file `path`, which must not exist, in one go. Leaves nothing behind when it raises (OSError)."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

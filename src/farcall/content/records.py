@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from farcall.content.disk import disk_error, write_file
+from farcall.content.disk import disk_error, sync_one, write_file
 from farcall.errors import CorruptedError, InvalidError
 
 _TOUCH = 10.0  # seconds; how stale the time of the last use may get
@@ -39,15 +39,20 @@ class Records:
         self._root = root
         self._incoming = incoming
 
-    def put(self, record: Record) -> None:
-        """Write it, in place of one with the same kind and key. Raises what `disk_error` says."""
+    def put(self, record: Record, *, durable: bool = False) -> None:
+        """Write it, in place of one with the same kind and key: after a power cut, too, there is one or the other where
+        it is `durable`. Raises what `disk_error` says."""
         path = self.path(record.kind, record.key)
         made = str(self._incoming / secrets.token_hex(8))
         encoded = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
         try:
             path.parent.mkdir(exist_ok=True)
             write_file(made, encoded, 0o600)
+            if durable:
+                sync_one(made)
             os.rename(made, path)
+            if durable:
+                sync_one(path.parent)
         except OSError as error:
             raise disk_error(error, "writing", path) from error
 

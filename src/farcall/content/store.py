@@ -155,10 +155,12 @@ class Store:
         trees: Iterable[str] = (),
         data: dict[str, Any] | None = None,
         pinned: bool = False,
+        durable: bool = False,
     ) -> Record:
         """Keep `trees` alive until the record is deleted, replaced, or dropped for lack of room unless it is `pinned`.
 
-        Call it while a lease still keeps the trees, and `sync` when it must survive a power cut. Raises `NotFoundError`
+        Call it while a lease still keeps the trees, and `sync` when it must survive a power cut: before it where the
+        record is `durable`, which then survives by itself. Raises `NotFoundError`
         for a tree that is not here.
         """
         record = Record(kind, key, tuple(trees), data or {}, pinned)
@@ -166,7 +168,7 @@ class Store:
             for tree_id in record.trees:
                 if not self.tree_path(tree_id).exists():
                     raise NotFoundError(f"{kind} {key} cannot keep the tree {tree_id}, which is not in {self.root}")
-            self.record_files.put(record)
+            self.record_files.put(record, durable=durable)
         return record
 
     def record(self, kind: str, key: str) -> Record | None:
