@@ -16,7 +16,8 @@ from farcall.launcher.plan import Plan
 from farcall.launcher.stage import Detached, Layers, Stage, copy_attributes
 from farcall.spec.container import TreeMount
 
-_UPPER = "disk/upper"
+_LAYER = "disk"
+_UPPER = f"{_LAYER}/upper"
 _POINTS, _MERGED = "points", "merged"
 # Before the image's own root can take them, these are mounted in the stage.
 _SYSTEM = ("dev", "proc", "run")
@@ -24,7 +25,7 @@ _SYSTEM = ("dev", "proc", "run")
 _EXPECTED = (("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777), ("root", 0o700))
 _MAX_SYMLINKS = 40  # on one path, as in the kernel
 # The layer is gone with the container, or committed by whoever keeps it: programs in it need not wait for the disk.
-_OPTIONS = f"upperdir={_UPPER},workdir=disk/work,index=off,volatile"
+_OPTIONS = "index=off,volatile"
 # A change of owner copies no data, and directories can be renamed; data-only layers are looked at. In a user namespace
 # overlayfs can do neither, and keeps its marks in user attributes.
 _AS_ROOT, _AS_USER = "metacopy=on,redirect_dir=on", "userxattr"
@@ -88,14 +89,16 @@ def _bind_upper() -> None:
     os.close(fd)
 
 
-def lay(layers: Layers, *, own_userns: bool, points: bool = False) -> None:
-    """Mounts what is in the stage's disk/upper over the layers of an image, in the stage's folder "merged"."""
+def lay(layers: Layers, *, own_userns: bool, points: bool = False, layer: str = _LAYER, merged: str = _MERGED) -> None:
+    """Mounts what is in the folder `layer` of the stage, its upper/, over the layers of an image, as the new folder
+    `merged`."""
     # The root directory itself is the upper layer's.
-    copy_attributes(layers.lower, _UPPER)
+    copy_attributes(layers.lower, f"{layer}/upper")
     lower = f"{_POINTS}:{layers.option}" if points else layers.option
-    options = f"lowerdir={lower},{_OPTIONS},{_AS_USER if own_userns else _AS_ROOT}"
-    os.mkdir(_MERGED)
-    syscalls.mount("overlay", _MERGED, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
+    written = f"upperdir={layer}/upper,workdir={layer}/work"
+    options = f"lowerdir={lower},{written},{_OPTIONS},{_AS_USER if own_userns else _AS_ROOT}"
+    os.mkdir(merged)
+    syscalls.mount("overlay", merged, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
 
 
 class _Points:

@@ -179,4 +179,6 @@ def unsupported(spec: ContainerSpec) -> str | None:
     """Why this runtime cannot honour the spec on this machine, if it cannot."""
     if spec.block_network and syscalls.machine() not in ("x86_64", "aarch64"):
         return f"runtime process cannot block the network on {syscalls.machine()} ({sys.platform}): no seccomp filter"
+    if any(tree.writable for tree in spec.trees):
+        return "runtime process mounts nothing, and so no volume"
     return None

@@ -18,6 +18,7 @@ from farcall.launcher import image_root, patchwork, syscalls
 from farcall.launcher.area import OWN_FILES, SYSTEM, Owner, make_mount_point, make_skeleton
 from farcall.launcher.plan import Plan
 from farcall.launcher.stage import BindError, Detached, Stage
+from farcall.launcher.volumes import open_writable
 from farcall.spec.container import Bind, ContainerSpec
 
 # What container root keeps, so that apt and pip work: see capabilities(7).
@@ -76,7 +77,9 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     if plan.spec.root or plan.spec.trees:
         stage = Stage(plan.area, plan.spec.upper or plan.area, idmap_fd)
     if stage is not None:
-        chosen += [stage.open(tree) for tree in plan.spec.trees]
+        for tree in plan.spec.trees:
+            is_own = tree.writable
+            chosen.append(open_writable(stage, tree, own_userns=plan.own_userns) if is_own else stage.open(tree))
     # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
     mounts = system + sorted(chosen, key=lambda mount: mount.target.rstrip("/").count("/"))
     if plan.spec.root is not None:

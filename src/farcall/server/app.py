@@ -90,6 +90,9 @@ class App:
             known = {secret.name for one in self.functions.values() for secret in one.secrets}
             if any(secret.name not in known for secret in function.secrets if secret.name):
                 raise errors.PermissionDeniedError(f"{function.name} names a secret that no function of its app has")
+            volumes = {volume.name for one in self.functions.values() for volume in one.volumes}
+            if any(volume.name not in volumes for volume in function.volumes):
+                raise errors.PermissionDeniedError(f"{function.name} names a volume that no function of its app has")
         self.functions[function.function_id] = function
         self.server.functions[function.function_id] = self
         self.server.spawn(self.server.definitions.keep(self))

@@ -34,6 +34,7 @@ from farcall.server.scaler import EXIT_GRACE
 from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
+from farcall.server.volumes import VolumeRequests
 from farcall.settings import Paths
 from farcall.spec.function import AppSpec
 from farcall.spec.gpu import format_simulated
@@ -81,7 +82,9 @@ class Server:
         builds = paths.cache / "builds"
         self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
         self.worker.find_root = self.images.root
+        self.volumes = VolumeRequests(content, self.loop.run_in_executor)
         self.worker.environment = self.secrets.environment
+        self.worker.find_volumes = self.volumes.mounted
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
         self.worker.on_tick = self._tick
         self.apps: dict[str, App] = {}
@@ -169,6 +172,7 @@ class Server:
         await self.worker.close()
         if self._background:
             await asyncio.wait(self._background, timeout=5)
+        self.volumes.close()
         await self.store.close()
         await self.loop.run_in_executor(None, self.logs.store.close)
 
@@ -397,6 +401,7 @@ class Server:
         if session is None:
             assert container.transport is not None
             session = Session(self, container.transport, container.app_id, container.container_id)
+            session.mounted = container.volumes
             self._container_sessions[container.container_id] = session
         return session
 

@@ -32,6 +32,17 @@ from farcall.wire.inspection import (
 from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
 from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
+from farcall.wire.volumes import (
+    AddVolumeFiles,
+    CommitVolume,
+    CreateVolume,
+    DeleteVolume,
+    GetVolume,
+    ListVolumes,
+    MountedVolume,
+    ReadVolume,
+    RenameVolume,
+)
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
@@ -58,7 +69,13 @@ class Session:
         self.incompatible = ""  # why nothing can be done for a peer that speaks another protocol
         self.refused = 0  # messages
         self._transport = transport
+        self.mounted: tuple[MountedVolume, ...] = ()  # of a container: its volumes, as it started
         self._calls: dict[str, Call] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer is there."""
+        return not self._transport.closed
 
     @property
     def buffered(self) -> int:
@@ -112,6 +129,9 @@ class Session:
             case messages.BuildImage():
                 self._answer_later(message, self._build_image(message, fds))
                 return
+            case AddVolumeFiles() | CommitVolume():
+                self._answer_later(message, self.server.volumes.answer(self, message, fds, self._volumes()))
+                return
             case _:
                 close_all(fds)  # no other message has any
         match message:
@@ -156,6 +176,8 @@ class Session:
             case PutSecret() | DeleteSecret() | ListSecrets() | ReadSecret():
                 self._only_clients()
                 self._answer_later(message, self.server.secrets.answer(message))
+            case CreateVolume() | ListVolumes() | DeleteVolume() | RenameVolume() | GetVolume() | ReadVolume():
+                self._answer_later(message, self.server.volumes.answer(self, message, (), self._volumes()))
             case UpdateAutoscaler():
                 self._answer_later(message, self._update_autoscaler(message))
             case PoolStats(seq=seq, function_id=function_id, params=params):
@@ -183,6 +205,13 @@ class Session:
                 raise message
             case _:
                 raise errors.ProtocolError(f"a {type(message).__name__} has no place here")
+
+    def _volumes(self) -> frozenset[str] | None:
+        """The volumes whose files the peer may use, None for all of them."""
+        if not self.app_id:
+            return None
+        functions = self.server.apps[self.app_id].functions.values() if self.app_id in self.server.apps else ()
+        return frozenset(volume.name for function in functions for volume in function.volumes)
 
     def _only_clients(self) -> None:
         if self.app_id:
@@ -323,7 +352,9 @@ class Session:
                 functions.append(function)
         finally:
             close_all(fds)
-        await self.server.secrets.check(one for one in functions if one.function_id not in self.server.functions)
+        new = [one for one in functions if one.function_id not in self.server.functions]
+        await self.server.secrets.check(new)
+        await self.server.volumes.check(new)
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
     async def _build_image(self, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
@@ -406,6 +437,7 @@ class Session:
             self.server.calls.pop(call.call_id, None)
         self._calls.clear()
         self.server.images.session_closed(self)
+        self.server.volumes.forget(self)
         self.server.session_closed(self)
 
 

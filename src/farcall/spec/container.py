@@ -46,7 +46,8 @@ class Interpreter(msgspec.Struct, frozen=True):
 
 
 class TreeMount(msgspec.Struct, frozen=True):
-    """A tree of the content store that is ready to be mounted; what containers see of it is read-only.
+    """A tree of the content store that is ready to be mounted. What containers see of it is read-only, or what a
+    container writes to it, if it is `writable`, stays its own.
 
     It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
     `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root. Files belong to
@@ -61,6 +62,7 @@ class TreeMount(msgspec.Struct, frozen=True):
     subpath: str = ""
     is_shifted: bool = False
     overlay: bool = True
+    writable: bool = False
 
 
 IdMap = tuple[tuple[int, int, int], ...]  # (first id inside, first id outside, count), as in /proc/PID/uid_map

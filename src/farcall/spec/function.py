@@ -8,6 +8,7 @@ from farcall.spec.container import Bind, Interpreter, Runtime
 from farcall.spec.gpu import GpuRequest
 from farcall.spec.scaling import Scaling
 from farcall.spec.secret import SecretSpec
+from farcall.spec.volume import VolumeSpec
 
 MAX_INPUTS = 1000  # that run at once in a container
 MAX_BATCH = 1000  # inputs
@@ -77,12 +78,13 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class TreeRef(msgspec.Struct, frozen=True):
-    """A tree of the content store that containers see, read-only, at `target`: all of it, or what is at `path` in it,
-    a folder or a file."""
+    """A tree of the content store that containers see at `target`: all of it, or what is at `path` in it, a folder or a
+    file. What a container writes to a `writable` one, only it sees."""
 
     tree_id: str
     target: str
     path: str = ""
+    writable: bool = False
 
 
 class FunctionSpec(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     variant_of: str = ""  # the id of the function or class that it is a variant of
     workdir: str = ""  # where it starts; "": the image's, or /root
     secrets: tuple[SecretSpec, ...] = ()  # later ones win; what `env=` says is the last
+    volumes: tuple[VolumeSpec, ...] = ()
 
     def without_secrets(self) -> "FunctionSpec":
         """The same for whoever need not know the values of its environment."""

@@ -7,6 +7,7 @@ import msgspec
 from farcall.spec.function import Batching, Concurrency, Cores, FunctionSpec, MiB, RetryPolicy, Scaling
 from farcall.spec.gpu import GpuRequest
 from farcall.spec.secret import SecretSpec
+from farcall.spec.volume import VolumeSpec
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -22,6 +23,7 @@ class Variant(msgspec.Struct, frozen=True):
     secrets: tuple[SecretSpec, ...] | None = None
     concurrency: Concurrency | None = None
     batching: Batching | None = None
+    volumes: tuple[VolumeSpec, ...] | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

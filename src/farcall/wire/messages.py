@@ -32,6 +32,17 @@ from farcall.wire.inspection import (
 from farcall.wire.message import Message as _Message
 from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
+from farcall.wire.volumes import (
+    AddVolumeFiles,
+    CommitVolume,
+    CreateVolume,
+    DeleteVolume,
+    GetVolume,
+    ListVolumes,
+    MountedVolume,
+    ReadVolume,
+    RenameVolume,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -421,6 +432,7 @@ class Load(_Message, tag=50):
     function: FunctionSpec
     params: bytes = b""
     descriptors: int = 0
+    volumes: tuple[MountedVolume, ...] = ()
 
 
 class RunInput(_Message):
@@ -550,6 +562,14 @@ Client = (
     | ExecInput
     | ExecResize
     | ExecSignal
+    | CreateVolume
+    | ListVolumes
+    | DeleteVolume
+    | RenameVolume
+    | GetVolume
+    | ReadVolume
+    | AddVolumeFiles
+    | CommitVolume
 )
 FromClient = Hello | Client
 ToClient = (

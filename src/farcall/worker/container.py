@@ -17,6 +17,7 @@ from farcall.wire import messages
 from farcall.wire.frames import MAX_BODY
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
+from farcall.wire.volumes import MountedVolume
 from farcall.worker.filesystems import Mounted
 from farcall.worker.limit import OutputLimit
 
@@ -150,6 +151,7 @@ class Container:
         self.page_fd = SharedPage.create(function.max_held)
         self.page = SharedPage(self.page_fd)
         self.mounted: Mounted | None = None  # the trees it is made from
+        self.volumes: tuple[MountedVolume, ...] = ()
         self.pidfd = -1
         self.reason = ""  # why farcall ends it
         self.exited: Exited | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.spec.container import Interpreter, TreeMount
-from farcall.spec.function import FunctionSpec, TreeRef
+from farcall.spec.function import TreeRef
 
 Prepare = Callable[[Lease, str], Awaitable[TreeMount]]  # a tree, by its id, becomes ready; the lease keeps it
 
@@ -57,12 +57,13 @@ class Filesystems:
         self._store = store
         self._held: dict[Key, _Held] = {}
 
-    async def take(self, root: Root | None, function: FunctionSpec, prepare: Prepare) -> Mounted:
-        """What a container of this function is mounted from, until it is given back; `prepare` makes trees ready.
+    async def take(self, root: Root | None, trees: Sequence[TreeRef], prepare: Prepare) -> Mounted:
+        """What a container of this root and these trees is mounted from, until it is given back; `prepare` makes trees
+        ready.
 
         Raises NotFoundError for a tree that is not in the store (any more), and what `prepare` raises.
         """
-        key = Key(root.tree if root else "", function.trees)
+        key = Key(root.tree if root else "", tuple(trees))
         if not key.root and not key.trees:
             return Mounted(key, None, ())
         held = self._held.get(key)
@@ -94,7 +95,9 @@ class Filesystems:
 
 async def _mounted(lease: Lease, key: Key, prepare: Prepare) -> Mounted:
     trees = [
-        msgspec.structs.replace(await prepare(lease, tree.tree_id), target=tree.target, subpath=tree.path)
+        msgspec.structs.replace(
+            await prepare(lease, tree.tree_id), target=tree.target, subpath=tree.path, writable=tree.writable
+        )
         for tree in key.trees
     ]
     return Mounted(key, await prepare(lease, key.root) if key.root else None, tuple(trees))

@@ -22,12 +22,13 @@ from farcall.content.lease import Lease
 from farcall.launcher.client import ContainerFds, LauncherClient
 from farcall.launcher.messages import Exited, Usage
 from farcall.spec.container import ContainerSpec, Interpreter, Limits, MountMode, TreeMount
-from farcall.spec.function import FunctionSpec
+from farcall.spec.function import FunctionSpec, TreeRef
 from farcall.version import __version__
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
+from farcall.wire.volumes import MountedVolume
 from farcall.worker.command import Commands
 from farcall.worker.container import Container, End, Owner, State
 from farcall.worker.execs import ExecProcess, Execs
@@ -70,6 +71,7 @@ class Worker:
         self.gpus = Gpus()
         self.find_root: Callable[[str], Root] = _no_images
         self.environment: Callable[[FunctionSpec], Awaitable[dict[str, str]]] = _own_environment
+        self.find_volumes: Callable[[FunctionSpec], Awaitable[tuple[MountedVolume, ...]]] = _no_volumes
         self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
         self.on_tick: Callable[[], None] = lambda: None
 
@@ -208,7 +210,10 @@ class Worker:
             root = self.find_root(function.image_id) if function.image_id else None
             if root is None:
                 _check_interpreter(function)
-            container.mounted = await self._filesystems.take(root, function, self.prepare_tree)
+            container.volumes = await self.find_volumes(function) if function.volumes else ()
+            container.mounted = await self._filesystems.take(
+                root, (*function.trees, *map(_tree_of, container.volumes)), self.prepare_tree
+            )
             launcher = await self._connected()
             environment = await self.environment(function)
             asked = self._loop.time() - container.created_at
@@ -308,7 +313,9 @@ class Worker:
         container.transport.send(
             messages.Welcome(messages.PROTOCOL_VERSION, __version__, self._server_id, "", os.getpid())
         )
-        container.transport.send(messages.Load(container.app_id, function, container.params, len(fds)), fds)
+        container.transport.send(
+            messages.Load(container.app_id, function, container.params, len(fds), container.volumes), fds
+        )
         container.owner.on_made(container)
 
     # --- running
@@ -438,6 +445,14 @@ def _no_images(image_id: str) -> Root:
 async def _own_environment(function: FunctionSpec) -> dict[str, str]:
     """Without anybody who knows stored secrets."""
     return function.env
+
+
+async def _no_volumes(function: FunctionSpec) -> tuple[MountedVolume, ...]:
+    raise errors.NotFoundError(f"{function.name}: there are no volumes here")
+
+
+def _tree_of(volume: MountedVolume) -> TreeRef:
+    return TreeRef(volume.version, volume.path, writable=not volume.read_only)
 
 
 def _container_spec(
