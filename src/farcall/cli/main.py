@@ -30,6 +30,7 @@ COMMANDS = (
     Command("call", "farcall.cli.call", "spawned calls and those under way, their results, and their end"),
     Command("top", "farcall.cli.top", "everything that runs, live"),
     Command("secret", "farcall.cli.secret", "store environment variables that are not shown"),
+    Command("volume", "farcall.cli.volume", "store files that containers share"),
     Command("config", "farcall.cli.config", "show settings and where they come from"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
     Command("image", "farcall.cli.image", "list images, export, import and forget them"),

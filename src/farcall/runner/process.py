@@ -50,6 +50,7 @@ class Runner:
         self.output = self.executor.output
         self._container_id = container_id
         self._loaded = Loaded({}, [], [])
+        self._has_volumes = False
         self._concurrency: Concurrency | None = None  # for a function that runs several inputs at once
 
     def run(self) -> int:
@@ -61,13 +62,13 @@ class Runner:
         faulthandler.enable(2, all_threads=False)
         self._connect(socket.socket(fileno=CONTROL_FD))
         forks.register(self)
-        if not self._load():
-            return 0
-        while True:
-            (self._concurrency or self.executor).serve()
-            if self.inbox.stopping or not self._reconnect():
-                break
-        self._run_exit_hooks()
+        if self._load():
+            while True:
+                (self._concurrency or self.executor).serve()
+                if self.inbox.stopping or not self._reconnect():
+                    break
+            self._run_exit_hooks()
+        self._commit_volumes()
         return 0
 
     def finish(self, status: int) -> NoReturn:
@@ -134,6 +135,11 @@ class Runner:
             self._concurrency = Concurrency(executor)
         if message.function.memory[1] is not None:
             shared_memory.keep_nothing()
+        if message.volumes:
+            from farcall.sdk import mounted_volumes
+
+            mounted_volumes.begin(message.volumes)
+            self._has_volumes = True
         started = monotonic()
         try:
             self._loaded = load(message, fds)
@@ -168,6 +174,13 @@ class Runner:
         if self.executor.has_loop:
             self.executor.loop.close()
         self.output.flush()
+
+    def _commit_volumes(self) -> None:
+        if self._has_volumes:
+            from farcall.sdk import mounted_volumes
+
+            mounted_volumes.end()
+            self.output.flush()
 
     # --- signals
 

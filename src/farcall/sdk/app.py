@@ -27,7 +27,7 @@ from farcall.sdk.decorators import parameter
 from farcall.sdk.deprecations import warn
 from farcall.sdk.environment import only_main
 from farcall.sdk.function import Function, method_info
-from farcall.sdk.options import ClassOptions, Declaration, FunctionOptions, checked_secrets
+from farcall.sdk.options import ClassOptions, Declaration, FunctionOptions, checked_secrets, checked_volumes
 from farcall.sdk.partial import PartialFunction
 from farcall.sdk.twin import Twin
 from farcall.sdk.unimplemented import Later, later, refuse
@@ -286,6 +286,7 @@ class App:
         self.image = image
         self.secrets = checked_secrets("App", secrets)
         self.volumes = dict(volumes or {})
+        self.volume_specs = checked_volumes("App", self.volumes)
         self.include_source = include_source
         self._app_id: str | None = None
         self._is_running = False

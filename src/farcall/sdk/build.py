@@ -13,7 +13,7 @@ from farcall.errors import InvalidError
 from farcall.sdk import ids, source, watched
 from farcall.sdk.cls import Cls
 from farcall.sdk.function import Function
-from farcall.sdk.variants import secrets_of
+from farcall.sdk.variants import secrets_of, volumes_of
 from farcall.spec.container import Bind, Interpreter, Runtime
 from farcall.spec.function import FunctionSpec, MethodSpec
 from farcall.spec.function import Source as SourceSpec
@@ -115,7 +115,7 @@ class Preparation:
 
     def _add(self, member: Function[..., Any, Any] | Cls[..., Any], app_id: str) -> None:
         image = member.declaration.image or member.app.image
-        features = missing(member, image)
+        features = missing(member, image, self._shared)
         member.add_unimplemented(features)
         self._functions.append((_spec(member, image, app_id, self._shared, self._trees), image))
         if image is None or image.is_host or features or self._shared.local:
@@ -144,11 +144,15 @@ class Preparation:
         return msgspec.structs.replace(spec, image_id=built.image_id)
 
 
-def missing(member: Function[..., Any, Any] | Cls[..., Any], image: Image | None) -> tuple[str, ...]:
-    """The features of image and app that this version does not have."""
+def missing(
+    member: Function[..., Any, Any] | Cls[..., Any], image: Image | None, shared: Surroundings
+) -> tuple[str, ...]:
+    """The features of image and app that this version, or this way to run them, does not have."""
     features = list(image.unimplemented) if image is not None else []
-    if member.app.volumes:
-        features.append("App(volumes=)")
+    if shared.runtime != "native" and volumes_of(member.app, member.declaration):
+        features.append("volumes= with --runtime process, which mounts nothing,")
+    elif shared.local and volumes_of(member.app, member.declaration):
+        features.append("volumes= with --local, which mounts nothing,")
     return tuple(features)
 
 
@@ -197,6 +201,7 @@ def _spec(
         runtime=shared.runtime,
         unimplemented=member.marks,
         secrets=secrets_of(member.app, declaration),
+        volumes=volumes_of(member.app, declaration),
         trees=trees.mounted(files) if mounts else (),
         workdir=image.host_workdir if image is not None else "",
     )

@@ -20,6 +20,7 @@ from farcall.spec.function import Batching, Concurrency, RetryPolicy
 from farcall.spec.gpu import GpuRequest, parse
 from farcall.spec.scaling import Scaling, at_least, seconds_within
 from farcall.spec.secret import check_values
+from farcall.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
     from farcall.sdk.cloud_bucket_mount import CloudBucketMount
@@ -118,6 +119,7 @@ class Declaration(NamedTuple):
     env: dict[str, str]
     image: Image | None
     secrets: tuple[Secret, ...]
+    volumes: tuple[VolumeSpec, ...]
     serialized: bool
     include_source: bool | None
     block_network: bool
@@ -154,6 +156,7 @@ class Declaration(NamedTuple):
             env=_environment(decorator, given.get("env")),
             image=given.get("image"),
             secrets=checked_secrets(decorator, given.get("secrets") or ()),
+            volumes=checked_volumes(decorator, given.get("volumes") or {}),
             serialized=bool(given.get("serialized", False)),
             include_source=given.get("include_source"),
             block_network=bool(given.get("block_network", False)),
@@ -284,26 +287,53 @@ def checked_secrets(where: str, secrets: Collection[Secret]) -> tuple[Secret, ..
     return tuple(secrets)
 
 
-def _volumes(decorator: str, volumes: Mapping[Any, Any]) -> None:
-    mounted: dict[int, str] = {}
+def checked_volumes(where: str, volumes: Mapping[Any, Any]) -> tuple[VolumeSpec, ...]:
+    """The volumes given to `where`, by path; what is mounted and no volume of ours is left out.
+
+    Raises InvalidError for a path or a combination that cannot be.
+    """
+    from farcall.sdk.cloud_bucket_mount import CloudBucketMount
+    from farcall.sdk.volume import Volume
+
+    if not isinstance(volumes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f'{where}: volumes={volumes!r} is no dict: write volumes={{"/data": farcall.Volume...}}')
+    found: list[VolumeSpec] = []
     for path, volume in volumes.items():
         text = str(path).rstrip("/") or "/"
         if not text.startswith("/") or str(Path(text)) != text or ".." in text.split("/"):
-            raise InvalidError(f"{decorator}: a volume is mounted at {text!r}, which is not an absolute, plain path")
+            raise InvalidError(f"{where}: a volume is mounted at {text!r}, which is not an absolute, plain path")
         if text in FORBIDDEN_MOUNTS:
-            raise InvalidError(f"{decorator}: a volume cannot be mounted at {text}; choose another path, such as /data")
-        if id(volume) in mounted:
-            raise InvalidError(f"{decorator}: one volume is mounted at both {mounted[id(volume)]} and {text}")
-        mounted[id(volume)] = text
+            raise InvalidError(f"{where}: a volume cannot be mounted at {text}; choose another path, such as /data")
+        if isinstance(volume, CloudBucketMount):
+            continue
+        if not isinstance(volume, Volume):
+            raise InvalidError(f"{where}: what is mounted at {text} is a {type(volume).__name__}, not a farcall.Volume")
+        found.append(volume.mounted_at(text))
+    check_volumes(where, found)
+    return tuple(found)
+
+
+def check_volumes(where: str, volumes: Collection[VolumeSpec]) -> None:
+    """Raises InvalidError where one volume is mounted twice, or one within another."""
+    for one in volumes:
+        for other in volumes:
+            if one is other:
+                continue
+            if one.name == other.name:
+                raise InvalidError(f"{where}: one volume is mounted at both {one.path} and {other.path}")
+            if other.path.startswith(f"{one.path}/"):
+                raise InvalidError(f"{where}: {other.path} is within {one.path}, where another volume is mounted")
 
 
 def _unimplemented(decorator: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     """The declared features that this version does not have."""
-    _volumes(decorator, given.get("volumes") or {})
     features = [
         f"{name}={given[name]!r}"
         for name in ("proxy", "enable_memory_snapshot", "restrict_modal_access", "i6pn")
         if given.get(name)
     ]
-    features += [f"{name}=" for name in ("volumes", "network_file_systems") if given.get(name)]
+    if given.get("network_file_systems"):
+        features.append("network_file_systems=")
+    mounted = cast("Mapping[Any, Any]", given.get("volumes") or {}).values()
+    features += [f"volumes= with a {type(one).__name__}" for one in mounted if not hasattr(one, "mounted_at")][:1]
     return tuple(features)

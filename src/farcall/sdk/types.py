@@ -4,6 +4,7 @@ be named, and no more."""
 from __future__ import annotations
 
 from datetime import datetime
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from farcall.sdk.unimplemented import Placeholder
@@ -16,6 +17,35 @@ class SecretInfo(NamedTuple):
     keys: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
+
+
+class VolumeInfo(NamedTuple):
+    """A volume. Times are in the local time zone."""
+
+    name: str
+    volume_id: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class FileEntryType(IntEnum):
+    """What a name in a volume stands for."""
+
+    UNSPECIFIED = 0
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+
+
+class FileEntry(NamedTuple):
+    """A name in a volume. `path` is relative to the volume, `mtime` seconds since the epoch, `size` bytes."""
+
+    path: str
+    type: FileEntryType
+    mtime: int
+    size: int
 
 
 class FunctionAutoscalerSettings(NamedTuple):

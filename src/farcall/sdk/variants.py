@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 import msgspec
 
 from farcall.sdk import ids
+from farcall.sdk.options import check_volumes
 from farcall.spec.secret import SecretSpec
 from farcall.spec.variant import Variant
+from farcall.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
@@ -91,11 +93,21 @@ def _difference(base: Member, declaration: Declaration) -> Variant:
     changes = {
         name: getattr(declaration, name)
         for name in Variant.__struct_fields__
-        if name != "secrets" and getattr(declaration, name) != getattr(before, name)
+        if name not in ("secrets", "volumes") and getattr(declaration, name) != getattr(before, name)
     }
     if (declaration.secrets, declaration.env) != (before.secrets, before.env):
         changes["secrets"] = secrets_of(base.app, declaration)
+    if declaration.volumes != before.volumes:
+        changes["volumes"] = volumes_of(base.app, declaration)
     return Variant(**changes)
+
+
+def volumes_of(app: App, declaration: Declaration) -> tuple[VolumeSpec, ...]:
+    """The volumes of the app and those of the function, which are mounted in their place where the path is one's.
+    Raises InvalidError where they cannot be mounted together."""
+    volumes = {volume.path: volume for volume in (*app.volume_specs, *declaration.volumes)}
+    check_volumes("volumes=", volumes.values())
+    return tuple(volumes.values())
 
 
 def secrets_of(app: App, declaration: Declaration) -> tuple[SecretSpec, ...]:
