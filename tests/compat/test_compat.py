@@ -124,7 +124,7 @@ for line in {ERRORS!r}.strip().splitlines():
 # --- what is not there yet
 
 FEATURES = {
-    "volumes=": '@app.function(volumes={"/data": modal.Volume.from_name("v", create_if_missing=True)})',
+    "volumes= with a CloudBucketMount": '@app.function(volumes={"/data": modal.CloudBucketMount("b")})',
     "Image.micromamba()": "@app.function(image=modal.Image.micromamba())",
     "Image.pip_install(gpu='A10G')": '@app.function(image=modal.Image.debian_slim().pip_install("a", gpu="A10G"))',
     "enable_memory_snapshot=True": "@app.function(enable_memory_snapshot=True)",
@@ -173,7 +173,7 @@ def main(call: bool = False):
         ('modal.Cls.from_name("other", "C")().run.remote(1)', "Cls.from_name('other', 'C')"),
         ("app.deploy()", "App.deploy"),
         ('modal.App.lookup("a", create_if_missing=True)', "App.lookup"),
-        ('modal.Volume.from_name("v").listdir("/")', "Volume.listdir"),
+        ('modal.Volume.from_id("vo-1")', "Volume.from_id"),
     ],
 )
 def test_an_object_that_is_not_there_is_named_where_it_is_used(run: Run, use: str, named: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import farcall
 from farcall.errors import DeprecationError, FarcallWarning, InvalidError
-from farcall.sdk import build
+from farcall.sdk import build, variants
 from farcall.sdk.options import Declaration
 from farcall.spec.function import Concurrency, FunctionSpec, RetryPolicy
 
@@ -122,6 +122,8 @@ def test_ids_follow_from_app_and_name() -> None:
         ({"volumes": {"/": farcall.Volume.from_name("v")}}, "cannot be mounted at /"),
         ({"volumes": {"/root": farcall.Volume.from_name("v")}}, "cannot be mounted at /root"),
         ({"volumes": {"/tmp/": farcall.Volume.from_name("v")}}, "cannot be mounted at /tmp"),
+        ({"volumes": {"/data": "v"}}, "is a str, not a farcall.Volume"),
+        ({"volumes": ["/data"]}, "is no dict"),
         ({"volumes": {"data": farcall.Volume.from_name("v")}}, "not an absolute, plain path"),
         ({"volumes": {"/a/../b": farcall.Volume.from_name("v")}}, "not an absolute, plain path"),
         ({"env": {"A": 1}}, r"env\['A'\] is a int"),
@@ -138,6 +140,24 @@ def test_one_volume_cannot_be_mounted_twice() -> None:
     volume = farcall.Volume.from_name("v")
     with pytest.raises(InvalidError, match="both /a and /b"):
         app.function(volumes={"/a": volume, "/b": volume})
+    with pytest.raises(InvalidError, match="both /a and /b"):
+        app.function(volumes={"/a": volume, "/b": farcall.Volume.from_name("v").read_only()})
+
+
+def test_volumes_of_app_and_function_are_mounted_together_or_refused() -> None:
+    one, two = farcall.Volume.from_name("one"), farcall.Volume.from_name("two")
+    own = farcall.App(volumes={"/a": one})
+
+    @own.function(volumes={"/a": two}, serialized=True)
+    def replaced() -> None: ...
+
+    @own.function(volumes={"/a/b": two}, serialized=True)
+    def within() -> None: ...
+
+    specs = {volume.path: volume.name for volume in variants.volumes_of(own, replaced.declaration)}
+    assert specs == {"/a": "two"}
+    with pytest.raises(InvalidError, match="/a/b is within /a"):
+        variants.volumes_of(own, within.declaration)
 
 
 @pytest.mark.parametrize(

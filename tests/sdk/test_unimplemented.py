@@ -77,7 +77,7 @@ def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
     own.function(i6pn=True)(farcall.clustered(size=2)(f))
     (spec,) = build.Preparation(own, "ap-test", build.Surroundings(local=True)).functions()
-    assert spec.unimplemented == ("i6pn=True", "@clustered(size=2)", "App(volumes=)")
+    assert spec.unimplemented == ("i6pn=True", "@clustered(size=2)", "volumes= with --local, which mounts nothing")
 
 
 def test_hints_are_accepted() -> None:
@@ -127,8 +127,9 @@ def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
         lambda: "key" in farcall.Dict.from_name("d"),
         lambda: farcall.Queue.from_name("q").put(1),
         lambda: farcall.Queue.ephemeral().__enter__(),
-        lambda: list(farcall.Volume.from_name("v").iterdir("/")),
-        lambda: farcall.Volume.from_name("v").with_mount_options(read_only=True).commit(),
+        lambda: farcall.Volume.from_id("vo-1"),
+        lambda: farcall.Volume.ephemeral(),
+        lambda: farcall.Volume.from_name("v").with_mount_options(sub_path="a"),
         lambda: farcall.Environment.from_context().roles.list(),
         lambda: farcall.Workspace.from_context().members.list(),
         lambda: farcall.Image.micromamba().build(),

@@ -334,6 +334,9 @@ def _unimplemented(decorator: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if given.get("network_file_systems"):
         features.append("network_file_systems=")
-    mounted = cast("Mapping[Any, Any]", given.get("volumes") or {}).values()
-    features += [f"volumes= with a {type(one).__name__}" for one in mounted if not hasattr(one, "mounted_at")][:1]
+    if volumes := cast("Mapping[Any, Any]", given.get("volumes")):
+        from farcall.sdk.cloud_bucket_mount import CloudBucketMount
+
+        if any(isinstance(one, CloudBucketMount) for one in volumes.values()):
+            features.append("volumes= with a CloudBucketMount")
     return tuple(features)

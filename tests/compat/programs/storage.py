@@ -38,7 +38,7 @@ def main():
     try:
         train.remote(1)
     except modal.Error as error:
-        print("train:", "volumes=" in str(error))
+        print("train:", "volumes= with a CloudBucketMount" in str(error))
     try:
         cache["key"] = 1
     except modal.Error as error:
