@@ -148,10 +148,12 @@ class App:
 
     async def stop(self, grace: float) -> None:
         """Stops all containers, running their exit hooks for at most `grace` seconds; returns when all are gone."""
-        self.stopping = True
+        if not self.stopping:
+            self.stopping = True
+            for pool in self.pools.values():
+                pool.scaler.close()
         now = self.server.now()
         for pool in self.pools.values():
-            pool.scaler.close()
             for container in list(pool.containers):
                 container.stop(grace, "its app stopped", now)
         if self.containers:

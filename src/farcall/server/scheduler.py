@@ -25,6 +25,7 @@ from farcall.server.room import Claim, Index, WorkerRoom
 
 PATIENCE_SECONDS = 5.0
 STARVED_SECONDS = 30.0
+RETIRES = 16  # demands for which containers to be retired are looked for in one pass: each takes a while
 CLAIM_SECONDS = 60.0  # that claimed room may take to come free; then others have a try
 
 
@@ -275,13 +276,18 @@ class Scheduler:
 
     def _make_room(self, decisions: Decisions, now: float) -> None:
         hopeless: set[Request] = set()  # what containers of other pools do not hold, as this pass has found
+        has_room: dict[tuple[Request, bool], bool] = {}
+        tries = RETIRES
         held_back = False  # whether nobody is retired for those behind somebody who starves
         for demand in sorted(self._unmet, key=_since):
             request = demand.request
             if not demand.for_inputs or demand.claim is not None:
                 continue
-            if self._index.find(request, is_first=demand.live == 0, now=False) is not None:
-                continue  # there is room, and it is only that others start just now
+            shape = request, demand.live == 0
+            if shape not in has_room:
+                has_room[shape] = self._index.find(request, is_first=demand.live == 0, now=False) is not None
+            if has_room[shape]:
+                continue  # and it is only that others start just now
             if request not in hopeless:
                 if self._evict(demand, decisions, now):
                     continue
@@ -289,6 +295,9 @@ class Scheduler:
                     hopeless.add(request)
             if held_back or now - demand.since < demand.patience or now - demand.tried_at < PATIENCE_SECONDS:
                 continue
+            if not tries:
+                break  # the next pass goes on behind those tried in this one
+            tries -= 1
             if self._retire(demand, decisions, now):
                 demand.tried_at = now
             elif self._starves(demand, now) and self._retire(demand, None, now):
