@@ -103,9 +103,9 @@ class Images:
             root=root,
             command=("/usr/bin/env", "python3", "-I", "-c", program),
         )
-        ended = self.workshop.run(self.workshop.worker.run(spec, said.append))
-        if ended.exit_code != 0:
-            raise RuntimeError(f"the container ended with status {ended.exit_code}: {''.join(said)[-500:]}")
+        exited, _ = self.workshop.run(self.workshop.worker.run(spec, said.append))
+        if exited.exit_code != 0:
+            raise RuntimeError(f"the container ended with status {exited.exit_code}: {''.join(said)[-500:]}")
         return float("".join(said))
 
 

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -339,9 +341,18 @@ def test_prepare(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("unix_only", [False, True])
-def test_filters_assemble(machine: str, unix_only: bool) -> None:
-    program = seccomp.assemble(machine, unix_sockets_only=unix_only)
+@pytest.mark.parametrize(
+    "assemble",
+    [
+        seccomp.assemble,
+        partial(seccomp.assemble, unix_sockets_only=True),
+        partial(seccomp.assemble, root_owns_all=True),
+        partial(seccomp.assemble, unix_sockets_only=True, root_owns_all=True),
+        seccomp.owners_kept,
+    ],
+)
+def test_filters_assemble(machine: str, assemble: Callable[[str], bytes]) -> None:
+    program = assemble(machine)
     assert len(program) % 8 == 0
     for at in range(0, len(program), 8):
         code, if_true, if_false = program[at], program[at + 2], program[at + 3]

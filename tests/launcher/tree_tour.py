@@ -63,7 +63,7 @@ cat a b empty sub/*
 WRITE = """
 id -u
 cd /data
-chown 1000:50 c 2> /tmp/refused && echo given away
+chown 1000:50 c 2> /tmp/refused && stat -c 'given to %u:%g' c
 echo more >> a && chmod 777 b && rm /bin/ls && mv /etc/motd /etc/m2 && ln d sub/e && echo written
 cat a | cat >> /data/empty; chmod u+s sub && touch -d @5 a
 : > b; echo changed > /bin/cat; echo $?

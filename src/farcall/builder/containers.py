@@ -16,7 +16,7 @@ from farcall.builder.requests import Commit, Remove, State
 from farcall.builder.shared import Say
 from farcall.content.lease import Lease
 from farcall.errors import FarcallError, ImageBuildError
-from farcall.launcher.messages import Exited
+from farcall.launcher.messages import NO_NETWORK, Exited
 from farcall.spec.container import Bind, ContainerSpec, Limits, TreeMount
 from farcall.worker.worker import Worker
 
@@ -53,9 +53,9 @@ class StepContainers:
 
         try:
             spec = self._spec(state, command, root, place)
-            exited = await self._worker.run(spec, heard)
+            exited, notes = await self._worker.run(spec, heard)
             if exited.exit_code != 0:
-                raise _failure(command, exited, tail)
+                raise _failure(command, exited, tail, notes)
             if not keep:
                 return state.tree
             return await run_job(Commit(*self.where(lease), state.tree, str(place), command.clamp), str)
@@ -109,7 +109,7 @@ class StepContainers:
         )
 
 
-def _failure(command: StepCommand, exited: Exited, tail: deque[str]) -> ImageBuildError:
+def _failure(command: StepCommand, exited: Exited, tail: deque[str], notes: tuple[str, ...]) -> ImageBuildError:
     if exited.out_of_memory:
         how = "ran out of memory"
     elif exited.disk_exceeded:
@@ -119,4 +119,6 @@ def _failure(command: StepCommand, exited: Exited, tail: deque[str]) -> ImageBui
     else:
         how = f"ended with status {exited.exit_code}"
     said = "\n".join(f"  {line}" for line in tail) or "  (it printed nothing)"
-    return ImageBuildError(f"`{command.shown}` {how}; its last lines:\n{said}", command=command.shown)
+    # Most steps fetch something, and what they say without a network leads astray.
+    lacking = "".join(f"\n{note}" for note in notes if note.startswith(NO_NETWORK))
+    return ImageBuildError(f"`{command.shown}` {how}; its last lines:\n{said}{lacking}", command=command.shown)

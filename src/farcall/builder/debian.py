@@ -11,6 +11,7 @@ from shutil import which
 from typing import IO
 
 from farcall.errors import CorruptedError, ImageBuildError
+from farcall.launcher import namespaces, seccomp, syscalls
 
 SUITE = "bookworm"
 PYTHON = "3.11"  # the suite's own
@@ -47,10 +48,21 @@ _INCLUDED = ("/usr/share/doc/*/copyright",)
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
 
+_DEVICES = "full null random tty urandom zero"
+# Where there is root and nobody else (no subordinate ids), apt has no user to become, and a file system of terminals
+# cannot be mounted as mmdebstrap does: it belongs to a group.
+_FOR_ONE_ID = (
+    '--aptopt=APT::Sandbox::User "root"',
+    "--skip=chroot/mount/dev",
+    f'--extract-hook=for name in {_DEVICES}; do touch "$1/dev/$name" && mount --bind "/dev/$name" "$1/dev/$name"; done',
+    f'--customize-hook=for name in {_DEVICES}; do umount "$1/dev/$name" && rm "$1/dev/$name"; done',
+)
 
-def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None]) -> str:
+
+def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None], scratch: Path) -> str:
     """Makes the base and hands it as a tar stream to `take`, whose result (the tree's id) it returns. What the
-    bootstrap does goes to `say`, a line each.
+    bootstrap does goes to `say`, a line each; it works in the folder `scratch`, where what is left goes, too, when it
+    is killed.
 
     Raises ImageBuildError where mmdebstrap is missing or fails.
     """
@@ -78,7 +90,17 @@ def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None]) -> s
         command.append("-")
     elif os.path.exists(_KEYRING):
         command.insert(1, f"--keyring={_KEYRING}")
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    one_id = namespaces.has_one_id(namespaces.own_ids("uid"))
+    if one_id:
+        command[1:1] = _FOR_ONE_ID
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        preexec_fn=_keep_owners if one_id else None,
+    )
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     with process:
         process.stdin.write(sources.encode())
@@ -98,6 +120,12 @@ def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None]) -> s
     if process.returncode != 0 or not tree_id:
         raise ImageBuildError(f"mmdebstrap ended with status {process.returncode}: {last.why()}")
     return tree_id
+
+
+def _keep_owners() -> None:
+    """In the process that becomes mmdebstrap: all files are root's, and its mounts end with it."""
+    syscalls.unshare(syscalls.NEWNS)
+    seccomp.install(seccomp.owners_kept(syscalls.machine()))
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[str]:

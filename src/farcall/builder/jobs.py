@@ -99,7 +99,7 @@ def _bootstrap(lease: Lease, say: Say) -> str:
     def take(stream: IO[bytes]) -> str:
         return lease.add_tree(Tree.of(()).merge(read_layer(lease, stream)))
 
-    return bootstrap(take, say)
+    return bootstrap(take, say, lease.scratch)
 
 
 def _pull(lease: Lease, request: requests.Pull, say: Say) -> State:

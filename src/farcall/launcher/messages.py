@@ -117,6 +117,9 @@ class TreePrepared(msgspec.Struct, tag=True):
     mode: MountMode
 
 
+NO_NETWORK = "no network"  # how the note begins that says why a container has none
+
+
 class Started(msgspec.Struct, tag=True):
     """The container exists. Carries one descriptor: the pidfd of its pid 1.
 

@@ -163,6 +163,11 @@ def own_ids(kind: str) -> IdMap:
     return tuple((first, first, count) for first, count in ranges)
 
 
+def has_one_id(id_map: IdMap) -> bool:
+    """Whether there is root and nobody else."""
+    return sum(count for _, _, count in id_map) == 1
+
+
 def _is_mapped(first: int, count: int) -> bool:
     return any(start <= first and first + count <= start + length for start, _, length in own_ids("uid"))
 

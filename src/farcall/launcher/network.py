@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from farcall.launcher.messages import NO_NETWORK
 from farcall.launcher.netlink import AddressWatch, Netlink
 from farcall.launcher.network_namespace import Namespace, Recipe, SlirpError, prohibit
 
@@ -93,7 +94,7 @@ class NetworkPool:
         try:
             namespace = self._next()
         except OSError as error:
-            self._failure = f"no network: {error.strerror or error}"
+            self._failure = f"{NO_NETWORK}: {error.strerror or error}"
             self._retry_at = time.monotonic() + (0 if self._recipe is None else RETRY_SECONDS)
             self._drop_spare()
             return NetworkLease(None, _NO_NETWORK, _HOSTS, self._failure)

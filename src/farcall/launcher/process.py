@@ -86,7 +86,7 @@ class Launcher:
         self._journal.sweep(self._cgroups.leftovers(), Areas.directories(self._state))
         self._network = NetworkPool(self._state, self._place.rootless)
         self._network.sweep()
-        self._filters: dict[bool, bytes] = {}
+        self._filters: dict[tuple[bool, bool], bytes] = {}
         self._containers: dict[str, Container] = {}
         self._exits: dict[str, Exited] = {}
         self._closing: list[Container] = []  # dead, with a cgroup that the kernel still holds
@@ -271,7 +271,11 @@ class Launcher:
             gid_map=self._place.gid_map,
             cgroup_v1=cgroup.v1 if cgroup else [],
             cgroup_v2=cgroup.v2 if cgroup else None,
-            seccomp=self._filter(not native and spec.block_network),
+            seccomp=self._filter(
+                not native and spec.block_network,
+                # Builds install what belongs to several users, also where there is one only.
+                bool(spec.command) and namespaces.has_one_id(self._place.uid_map),
+            ),
             resolv_conf=lease.resolv_conf if lease else "",
             hosts=f"{lease.hosts}127.0.1.1\t{name}\n" if lease else "",
             has_idmap=native and self._place.idmap_fd is not None,
@@ -297,10 +301,13 @@ class Launcher:
             note += "; the memory limit holds for each process by itself (RLIMIT_DATA)"
         return note
 
-    def _filter(self, unix_sockets_only: bool) -> bytes:
-        if unix_sockets_only not in self._filters:
-            self._filters[unix_sockets_only] = seccomp.assemble(syscalls.machine(), unix_sockets_only=unix_sockets_only)
-        return self._filters[unix_sockets_only]
+    def _filter(self, unix_sockets_only: bool, root_owns_all: bool) -> bytes:
+        key = unix_sockets_only, root_owns_all
+        if key not in self._filters:
+            self._filters[key] = seccomp.assemble(
+                syscalls.machine(), unix_sockets_only=unix_sockets_only, root_owns_all=root_owns_all
+            )
+        return self._filters[key]
 
     def _launch(self, container: Container) -> None:
         spec = container.plan.spec

@@ -75,6 +75,23 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_vm_writev": (311, 271),
     "kcmp": (312, 272),
 }
+# What changes owners, and who a process is. Where there is one user only, none of them can do anything, and programs
+# that install packages give up.
+_OWNERS: dict[str, tuple[int | None, int | None]] = {
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setuid": (105, 146),
+    "setgid": (106, 144),
+    "setreuid": (113, 145),
+    "setregid": (114, 143),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "setfsuid": (122, 151),
+    "setfsgid": (123, 152),
+    "setgroups": (116, 159),
+}
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _UNSHARE = {"x86_64": 272, "aarch64": 97}
 _IOCTL = {"x86_64": 16, "aarch64": 29}
@@ -148,10 +165,11 @@ class _Program:
         return bytes(out)
 
 
-def assemble(machine: str, *, unix_sockets_only: bool = False) -> bytes:
+def assemble(machine: str, *, unix_sockets_only: bool = False, root_owns_all: bool = False) -> bytes:
     """The filter for one architecture as an array of `struct sock_filter`.
 
     `unix_sockets_only` lets socket(2) make nothing but Unix sockets (EACCES): a network block without a namespace.
+    With `root_owns_all` changes of owners and users succeed and change nothing: see `owners_kept`.
     """
     column = 0 if machine == "x86_64" else 1
     program = _Program()
@@ -171,6 +189,8 @@ def assemble(machine: str, *, unix_sockets_only: bool = False) -> bytes:
         number = numbers[column]
         if number is not None:
             program.jump(_JUMP_EQUAL, number, "deny")
+    if root_owns_all:
+        _pretend(program, column)
     program.answer("allow", _RET_ALLOW)
     # Jumps only go forward, so each block ends in answers of its own.
     program.label("clone")
@@ -191,7 +211,30 @@ def assemble(machine: str, *, unix_sockets_only: bool = False) -> bytes:
     program.answer("allow2", _RET_ALLOW)
     program.answer("deny", _RET_ERRNO | _EPERM)
     program.answer("absent", _RET_ERRNO | _ENOSYS)
+    if root_owns_all:
+        program.answer("done", _RET_ERRNO)
     return program.assemble()
+
+
+def owners_kept(machine: str) -> bytes:
+    """A filter under which calls that change owners and users succeed and change nothing, and all others do what they
+    do: for packages that are unpacked where all files can belong to one user only."""
+    column = 0 if machine == "x86_64" else 1
+    program = _Program()
+    program.load(_OFFSET_ARCH)
+    program.jump(_JUMP_EQUAL, _AUDIT_ARCH[machine], None, "other")
+    program.load(_OFFSET_NUMBER)
+    _pretend(program, column)
+    program.answer("other", _RET_ALLOW)
+    program.answer("done", _RET_ERRNO)
+    return program.assemble()
+
+
+def _pretend(program: _Program, column: int) -> None:
+    for numbers in _OWNERS.values():
+        number = numbers[column]
+        if number is not None:
+            program.jump(_JUMP_EQUAL, number, "done")
 
 
 def install(program: bytes) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from farcall import errors
 from farcall.launcher.client import ContainerFds
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 _DRAIN_SECONDS = 2.0  # for what lies in the pipes of a container that is gone
 
 
+class Ended(NamedTuple):
+    """How a command's container ended, and what it had to do without: see `Started.notes`."""
+
+    exited: Exited
+    notes: tuple[str, ...]
+
+
 class Commands:
     """The command containers of one worker."""
 
@@ -34,7 +41,7 @@ class Commands:
     def __contains__(self, container_id: str) -> bool:
         return container_id in self._ends
 
-    async def run(self, launcher: LauncherClient, spec: ContainerSpec, on_text: Callable[[str], None]) -> Exited:
+    async def run(self, launcher: LauncherClient, spec: ContainerSpec, on_text: Callable[[str], None]) -> Ended:
         """Runs the container to its end. What it writes to both streams goes to `on_text`, line by line.
 
         Cancelled, it kills the container and returns when nothing of it is left. Raises ContainerStartError where it
@@ -75,7 +82,7 @@ class Commands:
             finally:
                 os.close(started.pidfd)
             await asyncio.wait(drained, timeout=_DRAIN_SECONDS)
-            return exited
+            return Ended(exited, tuple(started.notes))
         finally:
             close_all(tuple(theirs))
             for pipe in pipes:

@@ -29,7 +29,7 @@ from farcall.wire.descriptors import close_all
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
 from farcall.wire.volumes import MountedVolume
-from farcall.worker.command import Commands
+from farcall.worker.command import Commands, Ended
 from farcall.worker.container import Container, End, Owner, State
 from farcall.worker.execs import ExecProcess, Execs
 from farcall.worker.filesystems import Filesystems, Root
@@ -152,7 +152,7 @@ class Worker:
 
         self._spawn(prepare())
 
-    async def run(self, spec: ContainerSpec, on_text: Callable[[str], None]) -> Exited:
+    async def run(self, spec: ContainerSpec, on_text: Callable[[str], None]) -> Ended:
         """Runs a container that is a command, to its end: see `Commands.run`."""
         return await self._commands.run(await self._connected(), spec, on_text)
 
