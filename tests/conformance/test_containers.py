@@ -237,8 +237,8 @@ def test_requests_that_can_never_be_held() -> None:
 @pytest.mark.parametrize(
     ("function", "feature"),
     [
-        (containers_app.on_gpu, "gpu"),
-        (containers_app.allocate.with_options(gpu="T4"), "gpu"),
+        (containers_app.from_snapshot, "enable_memory_snapshot"),
+        (containers_app.allocate.with_options(volumes={"/data": farcall.CloudBucketMount("b")}), "CloudBucketMount"),
     ],
 )
 def test_features_that_are_not_there_yet(function: Any, feature: str) -> None:

@@ -326,6 +326,16 @@ _in_container = False
 _running: dict[str, AppSpec] = {}  # the apps this process runs
 
 
+def disconnect() -> None:
+    """Ends this process's connection, where there is one; what is asked next makes another. Raises ConflictError while
+    an app runs on it."""
+    if _running:
+        names = ", ".join(app.name for app in _running.values())
+        raise errors.ConflictError(f"this process runs an app ({names}); leave its `with app.run():` first")
+    if _current is not None:
+        _current.close()
+
+
 def current() -> Client:
     """This process's client, connected. Starts the embedded server where none listens.
 

@@ -11,6 +11,7 @@ from farcall.wire import messages
 if TYPE_CHECKING:
     from farcall.server.pool import Pool
     from farcall.server.session import Session
+    from farcall.wire.testing import InjectFault
     from farcall.worker.container import Container
 
 Kind = Literal["remote", "map", "generator", "spawned"]
@@ -34,6 +35,7 @@ class Input:
         "container",
         "credit",
         "data",
+        "fault",
         "fds",
         "index",
         "losses",
@@ -50,6 +52,7 @@ class Input:
         self.losses = 0  # in a row
         self.container: Container | None = None
         self.timed_out = False
+        self.fault: InjectFault | None = None  # what a test has it suffer when the user's code has run
         self.credit = 0  # items of a generator that its container may still send
         self.waiting_since = now
 

@@ -43,7 +43,12 @@ async def _serve(announce: int) -> None:
     from farcall import settings
     from farcall.server.server import Server
 
-    server = Server(settings.paths(), float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)), _gpus())
+    server = Server(
+        settings.paths(),
+        float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)),
+        _gpus(),
+        testing=os.environ.get("FARCALL_TESTING") == "1",
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

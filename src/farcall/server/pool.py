@@ -22,6 +22,7 @@ from farcall.worker.container import Assignment, Container, End, State
 if TYPE_CHECKING:
     from farcall.server.app import App
     from farcall.server.server import Server
+    from farcall.wire.testing import InjectFault
 
 PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
 PREFETCH_INPUTS = 256
@@ -130,6 +131,7 @@ class Pool:
         """Hands up to `count` waiting inputs to a container; False where there is none for it."""
         waiting = self.waiting
         assignments: list[Assignment] = []
+        suffering: list[tuple[Input, InjectFault]] = []
         barred: list[Input] = []
         while waiting and len(assignments) < count:
             one = waiting.popleft()
@@ -151,6 +153,11 @@ class Pool:
                     count = 1
                 one.credit = messages.GENERATOR_WINDOW
             one.container = container
+            if (fault := self.server.testing.take(one)) is not None:
+                if not fault.after:
+                    suffering.append((one, fault))
+                    continue
+                one.fault = fault
             method = call.method.name
             assignments.append(Assignment(one, call.call_id, method, one.index, one.data, one.fds, one.credit))
         waiting.extendleft(reversed(barred))
@@ -162,6 +169,8 @@ class Pool:
             container.hand(assignments, now, batch=self.function.batching is not None)
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
+        for one, fault in suffering:
+            self.server.loop.call_soon(self._suffer, one, container, fault)
         return bool(assignments)
 
     def cancel(self, call: Call, indices: list[int] | None, terminate: bool) -> None:
@@ -255,6 +264,11 @@ class Pool:
                 continue
             if result.status == messages.REVOKED:
                 self._requeue([one])
+                continue
+            if one.fault is not None and result.status == messages.OK:
+                close_all(mine)
+                fault, one.fault = one.fault, None
+                self.server.loop.call_soon(self._suffer, one, container, fault)
                 continue
             if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one, container):
                 close_all(mine)
@@ -351,7 +365,7 @@ class Pool:
         one.container = None
         self._delayed += 1
         delay = policy.delay(one.attempts)
-        self.server.loop.call_later(delay, self._retry_now, one)
+        self.server.wait(delay, self._retry_now, one)
         self._tell_retry(one, container, delay)
         return True
 
@@ -410,14 +424,8 @@ class Pool:
                 f"its container {container.container_id} was replaced"
             )
         elif end.lost or end.reason:
-            one.losses += 1
-            if one.losses <= LOSSES and not one.call.method.is_generator:
-                self._requeue([one])
-                return
-            error = errors.ContainerCrashedError(
-                f"the container of {self.function.name} was lost {one.losses} times in a row "
-                f"({end.reason or end.describe()})"
-            )
+            self._lost(one, container, end.reason or end.describe())
+            return
         elif end.exited is not None and end.exited.out_of_memory:
             error = errors.OutOfMemoryError(
                 f"{self.function.name} ran out of memory: container {container.container_id} {end.describe()}. "
@@ -433,9 +441,45 @@ class Pool:
                 f"{self.function.name} brought its container down: {container.container_id} {end.describe()}. "
                 f"See `farcall logs {container.container_id}`"
             )
-        ours = end.lost or (end.reason and not one.timed_out)
-        if ours or not self._retry(one, container):
+        if not self._retry(one, container):
             self.fail(one, error, container.container_id)
+
+    def _lost(self, one: Input, container: Container, why: str) -> None:
+        """Its container went away through no fault of its own: it is tried again, up to `LOSSES` times in a row."""
+        one.losses += 1
+        if one.losses <= LOSSES and not one.call.method.is_generator:
+            self._requeue([one])
+            return
+        said = f"the container of {self.function.name} was lost {one.losses} times in a row ({why})"
+        self.fail(one, errors.ContainerCrashedError(said), container.container_id)
+
+    def _suffer(self, one: Input, container: Container, fault: InjectFault) -> None:
+        """What a test wants to happen to an attempt, in the place of what its container would answer."""
+        if one.call.inputs.get(one.index) is not one:
+            return
+        limit = self.function.timeout
+        kill = self.server.worker.kill
+        if fault.kind == "slow":
+            self.server.clock.advance(min(fault.seconds, limit))
+            if fault.seconds <= limit:
+                self._requeue([one])
+            else:
+                kill(container, "a test had an input take too long")
+                if not self._retry(one, container):
+                    said = f"{self.function.name} ran longer than its timeout of {limit:g} s"
+                    self.fail(one, errors.FunctionTimeoutError(said), container.container_id)
+        elif fault.kind == "lose":
+            kill(container, "lost, for a test")
+            self._lost(one, container, "a test had it so")
+        else:
+            if fault.ends_container:
+                kill(container, "crashed, for a test")
+            if not self._retry(one, container):
+                output = messages.Output(
+                    one.index, messages.EXCEPTION, fault.error, 0, container.container_id, one.attempts + 1
+                )
+                self._deliver(one.call, [output], [])
+        self.dispatch()
 
     def _start_failed(self, container: Container, end: End) -> None:
         """A container ended before it was ready: nobody would ever be served by more of them."""

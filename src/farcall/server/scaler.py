@@ -103,6 +103,7 @@ class Scaler:
             pool.server.worker.start(container_id, pool.app.app_id, pool.function, pool.params, pool, placement.gpus)
         )
         pool.app.containers_started += 1
+        pool.server.testing.started(pool.function.function_id)
 
     def evict(self, placement: Placement) -> None:
         """The room of an idle one is for others."""

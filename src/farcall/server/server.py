@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from farcall import errors
@@ -34,6 +34,7 @@ from farcall.server.scaler import EXIT_GRACE
 from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
+from farcall.server.testing import Testing
 from farcall.server.volumes import VolumeRequests
 from farcall.settings import Paths
 from farcall.spec.function import AppSpec
@@ -63,8 +64,9 @@ FAILED_CALLS_KEPT = 10_000
 class Server:
     """Apps, calls and containers. Everything happens on one event loop."""
 
-    def __init__(self, paths: Paths, idle_seconds: float, gpus: Gpus) -> None:
+    def __init__(self, paths: Paths, idle_seconds: float, gpus: Gpus, *, testing: bool = False) -> None:
         self.loop = asyncio.get_running_loop()
+        self.testing = Testing(self, allowed=testing)
         self.log = logging.getLogger("farcall.server")
         self.paths = paths
         self.server_id = f"sr-{os.urandom(8).hex()}"
@@ -78,6 +80,7 @@ class Server:
         self.execs = Execs(self)
         content = Store(paths.content)
         self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw, Filesystems(content))
+        self.clock = self.worker.clock
         self.worker.gpus = gpus
         builds = paths.cache / "builds"
         self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
@@ -86,7 +89,7 @@ class Server:
         self.worker.environment = self.secrets.environment
         self.worker.find_volumes = self.volumes.mounted
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
-        self.worker.on_tick = self._tick
+        self.worker.on_tick = self.tick
         self.apps: dict[str, App] = {}
         self.functions: dict[str, App] = {}
         self.calls: dict[str, Call] = {}
@@ -107,8 +110,15 @@ class Server:
         self._listener: socket.socket | None = None
 
     def now(self) -> float:
-        """The loop's clock: monotonic seconds."""
-        return self.loop.time()
+        """Monotonic seconds, of the clock for what happens to apps."""
+        return self.clock.now()
+
+    def wait(self, seconds: float, then: Callable[..., None], *args: Any) -> None:
+        """Calls `then` after so long. In a test nobody waits: the clock moves."""
+        if self.testing.allowed:
+            self.clock.advance(seconds)
+            seconds = 0.0
+        self.loop.call_later(seconds, then, *args)
 
     @property
     def uptime(self) -> float:
@@ -429,7 +439,8 @@ class Server:
 
     # --- time
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """What time brings to apps."""
         now = self.now()
         self.fleet.schedule()
         for app in list(self.apps.values()):

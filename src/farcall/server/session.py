@@ -32,6 +32,7 @@ from farcall.wire.inspection import (
 from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
 from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
+from farcall.wire.testing import AdvanceClock, GetTestReport, InjectFault
 from farcall.wire.volumes import (
     AddVolumeFiles,
     CommitVolume,
@@ -195,6 +196,9 @@ class Session:
             ):
                 self._only_clients()
                 self._answer_later(message, self.server.inspection.answer(message))
+            case AdvanceClock(seq=seq) | InjectFault(seq=seq) | GetTestReport(seq=seq):
+                self._only_clients()
+                self.send(messages.Done(seq, self.server.testing.answer(message) or _NO_BODY))
             case ExecCommand():
                 self._only_clients()
                 self._answer_later(message, self.server.execs.run(self, message))

@@ -9,6 +9,7 @@ pytest gets the fixture `farcall_run` from here, and the option `--farcall-conta
 
 from farcall.testing.clock import Clock
 from farcall.testing.run import Run, run
+from farcall.testing.server import Server
 from farcall.testing.simulation import Call
 
-__all__ = ["Call", "Clock", "Run", "run"]
+__all__ = ["Call", "Clock", "Run", "Server", "run"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from farcall.errors import InvalidError
 
-Kind = Literal["raise", "crash", "lose", "slow"]
+Kind = Literal["raise", "lose", "slow"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Faults:
 
     def add(self, name: str, fault: Fault, times: int) -> None:
         """The next `times` attempts beyond those that have a fault already get this one."""
-        if isinstance(times, bool) or not isinstance(times, int) or times < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidError(f"{name}: times={times!r} is no number of attempts; write 1 or more")
+        check_times(name, times)
         self._waiting[name].extend([fault] * times)
 
     def take(self, name: str) -> Fault | None:
@@ -51,6 +50,12 @@ class Faults:
     def left(self) -> dict[str, int]:
         """How many have met no attempt."""
         return {name: len(waiting) for name, waiting in self._waiting.items() if waiting}
+
+
+def check_times(name: str, times: Any) -> None:
+    """Raises InvalidError for what is no number of attempts."""
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise InvalidError(f"{name}: times={times!r} is no number of attempts; write 1 or more")
 
 
 def exception(where: str, error: Any) -> BaseException:

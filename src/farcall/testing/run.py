@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from farcall.errors import InvalidError
 from farcall.sdk import local
@@ -14,16 +14,34 @@ from farcall.testing.simulation import Call, Simulation
 
 if TYPE_CHECKING:
     from farcall.sdk.app import App
+    from farcall.testing.server import Server
+
+
+class Platform(Protocol):
+    """Where an app under test runs: `Simulation`, or `Containers`. Functions, methods and classes go by their names."""
+
+    clock: Clock
+
+    def add_fault(self, name: str, fault: Fault, times: int) -> None: ...
+    def slow_starts(self, name: str, seconds: float) -> None: ...
+    def end_containers(self, name: str) -> None: ...
+    def replace(self, name: str, fake: Callable[..., Any]) -> None: ...
+    def inputs(self) -> list[Call]: ...
+    def started(self, name: str) -> int: ...
+    def left(self) -> dict[str, int]: ...
 
 
 class Run:
-    """An app that runs in this process. Functions are named by themselves (`fetch`), methods as they are called
-    (`Model().predict`), or by their names ("Model.predict")."""
+    """An app under test that runs. Functions are named by themselves (`fetch`), methods as they are called
+    (`Model().predict`), or by their names ("Model.predict").
 
-    def __init__(self, app: App, clock: Clock) -> None:
+    In containers `slow_starts`, `replace` and `calls` raise UnimplementedError: what they are about is in this process.
+    """
+
+    def __init__(self, app: App, platform: Platform) -> None:
         self.app = app
-        self.clock = clock
-        self._simulation = Simulation(clock)
+        self.clock = platform.clock
+        self._platform = platform
 
     # --- what is to happen
 
@@ -35,7 +53,7 @@ class Run:
         attempt starts a new one.
         """
         name = self._callable("fail", function)
-        self._simulation.faults.add(name, Fault("raise", exception(f"fail({name})", error), after), times)
+        self._platform.add_fault(name, Fault("raise", exception(f"fail({name})", error), after), times)
 
     def lose(self, function: Any, *, times: int = 1, after: bool = False) -> None:
         """Has the next `times` attempts lose their container through no fault of the function: its machine went away.
@@ -44,7 +62,7 @@ class Run:
         has run by then: so a test can see whether it may run twice.
         """
         name = self._callable("lose", function)
-        self._simulation.faults.add(name, Fault("lose", RuntimeError("the container was lost"), after), times)
+        self._platform.add_fault(name, Fault("lose", RuntimeError("the container was lost"), after), times)
 
     def slow(self, function: Any, seconds: float, *, times: int = 1) -> None:
         """Has the next `times` attempts take `seconds` more on the clock; beyond `timeout=` they fail with
@@ -52,42 +70,42 @@ class Run:
         name = self._callable("slow", function)
         if not seconds >= 0:
             raise InvalidError(f"slow({name}): {seconds!r} is no number of seconds")
-        self._simulation.faults.add(name, Fault("slow", seconds=seconds), times)
+        self._platform.add_fault(name, Fault("slow", seconds=seconds), times)
 
     def slow_starts(self, function: Any, seconds: float) -> None:
         """Has every container of a function or class take `seconds` on the clock to start; beyond `startup_timeout=`
         its callers get StartupTimeoutError."""
         if not seconds >= 0:
             raise InvalidError(f"slow_starts: {seconds!r} is no number of seconds")
-        self._simulation.start_seconds[self._pool("slow_starts", function)] = seconds
+        self._platform.slow_starts(self._pool("slow_starts", function), seconds)
 
     def end_containers(self, function: Any) -> None:
         """Ends the containers of a function or class, after their exit hooks: the next call is a cold start."""
-        self._simulation.end_containers(self._pool("end_containers", function))
+        self._platform.end_containers(self._pool("end_containers", function))
 
     def replace(self, function: Any, fake: Callable[..., Any]) -> None:
         """Has `fake` run in the place of `function`, with what it is given (methods: without `self`)."""
         name = self._callable("replace", function)
         if not callable(fake):
             raise InvalidError(f"replace({name}): {fake!r} cannot be called")
-        self._simulation.fakes[name] = fake
+        self._platform.replace(name, fake)
 
     # --- what happened
 
     def calls(self, function: Any = None) -> list[Call]:
         """The inputs so far, in the order in which they began: all, or those of one function."""
         if function is None:
-            return list(self._simulation.calls)
+            return self._platform.inputs()
         name = self._callable("calls", function)
-        return [call for call in self._simulation.calls if call.name == name]
+        return [call for call in self._platform.inputs() if call.name == name]
 
     def starts(self, function: Any) -> int:
         """How many containers were started for a function or class."""
-        return self._simulation.starts.count(self._pool("starts", function))
+        return self._platform.started(self._pool("starts", function))
 
     def check_faults(self) -> None:
         """Raises AssertionError where faults have met no attempt: the test was to see them and did not."""
-        left = self._simulation.faults.left()
+        left = self._platform.left()
         if left:
             said = ", ".join(f"{name}: {count}" for name, count in left.items())
             raise AssertionError(f"faults that met no attempt (function: how many): {said}")
@@ -118,12 +136,21 @@ def _known(where: str, name: str, known: list[str]) -> str:
 
 
 @contextmanager
-def run(app: App, *, clock: Clock | None = None) -> Generator[Run]:
-    """Runs `app` in this process for the time of a `with` block, on `clock` or a new one that stands at 0.
+def run(app: App, *, server: Server | None = None) -> Generator[Run]:
+    """Runs `app` for the time of a `with` block: in this process, or in containers of `server`.
 
     Raises AssertionError at its end where faults met no attempt.
     """
-    running = Run(app, clock or Clock())
-    with local.local_on(running._simulation), app.run():  # pyright: ignore[reportPrivateUsage]
+    if server is None:
+        simulation = Simulation(Clock())
+        with local.local_on(simulation), app.run():
+            running = Run(app, simulation)
+            yield running
+            running.check_faults()
+        return
+    from farcall.testing.containers import Containers
+
+    with server.serving(), app.run():
+        running = Run(app, Containers(app))
         yield running
         running.check_faults()

@@ -101,6 +101,30 @@ class Simulation:
             elif single_use:
                 self._end(key)
 
+    def add_fault(self, name: str, fault: Fault, times: int) -> None:
+        """The next `times` attempts of a function or method get it."""
+        self.faults.add(name, fault, times)
+
+    def left(self) -> dict[str, int]:
+        """How many faults have met no attempt, by function or method."""
+        return self.faults.left()
+
+    def started(self, name: str) -> int:
+        """How many containers were started for a function or class."""
+        return self.starts.count(name)
+
+    def slow_starts(self, name: str, seconds: float) -> None:
+        """Containers of a function or class take so long to start."""
+        self.start_seconds[name] = seconds
+
+    def replace(self, name: str, fake: Callable[..., Any]) -> None:
+        """`fake` runs in the place of a function or method."""
+        self.fakes[name] = fake
+
+    def inputs(self) -> list[Call]:
+        """All inputs so far."""
+        return list(self.calls)
+
     def end_containers(self, name: str) -> None:
         """Ends those of a function or class, with their exit hooks."""
         with self._lock:

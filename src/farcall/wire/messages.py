@@ -32,6 +32,7 @@ from farcall.wire.inspection import (
 from farcall.wire.message import Message as _Message
 from farcall.wire.scaling import PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
+from farcall.wire.testing import AdvanceClock, GetTestReport, InjectFault
 from farcall.wire.volumes import (
     AddVolumeFiles,
     CommitVolume,
@@ -570,6 +571,9 @@ Client = (
     | ReadVolume
     | AddVolumeFiles
     | CommitVolume
+    | AdvanceClock
+    | InjectFault
+    | GetTestReport
 )
 FromClient = Hello | Client
 ToClient = (

@@ -29,6 +29,7 @@ from farcall.wire.descriptors import close_all
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.transport import Transport
 from farcall.wire.volumes import MountedVolume
+from farcall.worker.clock import Clock
 from farcall.worker.command import Commands, Ended
 from farcall.worker.container import Container, End, Owner, State
 from farcall.worker.execs import ExecProcess, Execs
@@ -68,6 +69,7 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.clock = Clock()
         self.gpus = Gpus()
         self.find_root: Callable[[str], Root] = _no_images
         self.environment: Callable[[FunctionSpec], Awaitable[dict[str, str]]] = _own_environment
@@ -196,7 +198,7 @@ class Worker:
     ) -> Container:
         """Makes a container in the background, with the GPUs of these numbers. Its owner hears of it when it is loaded,
         or gone."""
-        container = Container(self, container_id, app_id, function, params, owner, self._loop.time(), gpus)
+        container = Container(self, container_id, app_id, function, params, owner, self.clock.now(), gpus)
         self._containers[container_id] = container
         self._spawn(self._start(container))
         self._tick_soon()
@@ -216,7 +218,7 @@ class Worker:
             )
             launcher = await self._connected()
             environment = await self.environment(function)
-            asked = self._loop.time() - container.created_at
+            asked = self.clock.now() - container.created_at
             container.add_steps({"asked": asked})
             started = await launcher.start(
                 _container_spec(container, root, environment, self._server_id, self.gpus),
@@ -246,7 +248,7 @@ class Worker:
         if container.doomed:
             self.kill(container, container.reason)
         elif container.state is State.STARTING:
-            container.kill_at = self._loop.time() + HELLO_SECONDS
+            container.kill_at = self.clock.now() + HELLO_SECONDS
 
     def _open_ends(self, container: Container, theirs: list[int]) -> tuple[int, int, int]:
         """Opens connection and pipes. The container's ends of them are returned, and put into `theirs` one by one."""
@@ -278,7 +280,7 @@ class Worker:
             case messages.Loaded(seconds=seconds, error=error):
                 if container.state is not State.LOADING:
                     return
-                now = self._loop.time()
+                now = self.clock.now()
                 container.ready_at = container.idle_since = now
                 container.start_seconds = now - container.created_at
                 container.add_steps({"load": container.start_seconds - seconds, "ready": container.start_seconds})
@@ -301,10 +303,10 @@ class Worker:
         if container.state is not State.STARTING or container.transport is None:
             return
         container.state = State.LOADING
-        container.add_steps({"hello": self._loop.time() - container.created_at})
+        container.add_steps({"hello": self.clock.now() - container.created_at})
         # Its environment it has already.
         function = container.function.without_secrets()
-        container.kill_at = self._loop.time() + function.startup_timeout
+        container.kill_at = self.clock.now() + function.startup_timeout
         fds: tuple[int, ...] = ()
         pickled = function.source.pickled
         if pickled is not None and len(pickled) > INLINE_LIMIT:
@@ -348,7 +350,7 @@ class Worker:
 
     def _tick(self) -> None:
         self._ticking = None
-        now = self._loop.time()
+        now = self.clock.now()
         if self._launcher is not None:
             self._launcher.check(LAUNCHER_PATIENCE)
         for container in self.containers:
@@ -393,7 +395,7 @@ class Worker:
         if container.exited is not None or container.lost:
             self._gone(container)
         elif container.state is not State.GONE:
-            container.kill_at = self._loop.time() + LOST_SECONDS
+            container.kill_at = self.clock.now() + LOST_SECONDS
 
     def _launcher_lost(self) -> None:
         """The launcher died, and its containers with it or soon after it."""
