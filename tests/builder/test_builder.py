@@ -224,3 +224,10 @@ def test_nothing_at_all(workshop: Workshop) -> None:
     image = workshop.run(workshop.build_async(ImageSpec(ScratchBase())))
     assert len(workshop.tree(image)) == 1
     assert image.python is None
+
+
+def test_the_mode_of_the_root_directory_is_kept(workshop: Workshop) -> None:
+    image = workshop.build(Run("chmod 1711 /"), Run("echo later > /later"))
+    assert oct(workshop.tree(image).entries[0].mode) == "0o41711"
+    workshop.build(Run("chmod 1711 /"), Run("stat -c '%a %u:%g' /"))
+    assert "1711 0:0" in workshop.output

@@ -1,5 +1,6 @@
 """Builds on images from a registry, and on imported ones: what they are is pulled by a job, and run."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from farcall.spec.image import (
     ScratchBase,
 )
 from tests.builder.conftest import Workshop
-from tests.builder.oci.servers import docker_registry
+from tests.builder.oci.servers import Answer, Server, docker_registry
 
 CONFIG = ImageConfig(env={"PATH": "/bin", "GREETING": "hello"}, workdir="/work", user="")
 
@@ -94,6 +95,38 @@ def test_debian_slim_is_the_registry_s_where_that_can_be_reached(workshop: Works
     image = workshop.run(workshop.build_async(spec, access=Access(registry)))
     assert image.config.env["GREETING"] == "hello"
     assert workshop.output == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(404), "is not in the registry"),
+        (Answer(429, headers={"Retry-After": "0"}), "429"),
+        (Answer(500, headers={"Retry-After": "0"}), "500"),
+        (Answer(401, headers={"WWW-Authenticate": 'Basic realm="tests"'}), "401"),
+    ],
+    ids=["404", "429", "500", "401"],
+)
+def test_debian_is_made_here_where_the_registry_does_not_give_it(
+    workshop: Workshop, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer, why: str
+) -> None:
+    """What makes it is a program that answers like mmdebstrap: the real one takes half a minute."""
+    made = tmp_path / "mmdebstrap"
+    made.write_text(f"#!/bin/sh\necho I: done >&2\nexec tar -C {programs} -c .\n")
+    made.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = Server()
+    try:
+        server.on("/v2/", Answer(200))
+        server.on(f"/v2/{python_slim('3.11').removeprefix('docker.io/').replace(':', '/manifests/')}", answer)
+        spec = ImageSpec(DebianBase("3.11", force=True), (Run("echo in $0"),))
+        image = workshop.run(workshop.build_async(spec, access=Access(server.host)))
+    finally:
+        server.close()
+    assert workshop.text(image, "/etc/passwd").startswith("root:")
+    assert workshop.states == ["done", "done"]
+    [line] = [line for line in workshop.output.splitlines() if "made here" in line]
+    assert line.startswith("Debian is made here instead: ") and why in line
 
 
 def test_an_imported_image_is_built_on_by_its_name(workshop: Workshop, tmp_path: Path) -> None:

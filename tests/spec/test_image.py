@@ -24,6 +24,7 @@ from farcall.spec.image import (
     Step,
     UvSync,
     configured,
+    encode,
     identity,
 )
 
@@ -142,3 +143,16 @@ def test_a_line_for_the_shell() -> None:
 def test_a_bad_word_is_named() -> None:
     with pytest.raises(InvalidError, match="not closed"):
         after(Configure("env", pairs={"A": "'"}, expand="\\"))
+
+
+def test_what_is_equal_is_encoded_equally() -> None:
+    """However it came to be: values that equal the defaults without being them, and variables in another order."""
+    shell = tuple(["/bin/sh", "-c"][:])
+    one = ImageConfig(env={"A": "1", "B": "2"})
+    other = configured(ImageConfig(env={"B": "2", "A": "1"}, shell=("bash",)), Configure("shell", shell))
+    assert one == other
+    assert msgspec.msgpack.encode(one, order="sorted") == msgspec.msgpack.encode(other, order="sorted")
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode({"shell": shell, "env": one.env}), type=ImageConfig)
+    assert msgspec.msgpack.encode(decoded) == msgspec.msgpack.encode(one)
+    run, same = Run("true", env={"A": "1", "B": "2"}), Run("true", env={"B": "2", "A": "1"})
+    assert encode(ImageSpec(DebianBase("3.12"), (run,))) == encode(ImageSpec(DebianBase("3.12"), (same,)))

@@ -56,11 +56,14 @@ from farcall.spec.image import (
     Step,
     UvSync,
     configured,
+    encode,
     identity,
 )
 from farcall.wire.messages import BuildEvent
 
 _FORMAT = b"1"  # of keys: another one, and nothing that was done before counts any more
+# A registry that says this of an image that can be made without it is none.
+_NO_HELP = (errors.NotFoundError, errors.AuthError, errors.RegistryError, errors.ConnectionError, errors.TimeoutError)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -123,7 +126,7 @@ class Builder:
         Cancelled, it ends what nobody else waits for. Raises ImageBuildError, and what content and launcher raise.
         """
         progress = Progress(count_steps(spec), send)
-        asked = hashlib.sha256(msgspec.msgpack.encode(spec)).digest()
+        asked = hashlib.sha256(encode(spec)).digest()
         if not force and (image := self._find_known(asked)) is not None:
             return image
         with self._store.lease("build") as lease:
@@ -221,10 +224,17 @@ class Builder:
         if not force and self._recorded(from_registry, build) is not None:
             return await self._base(RegistryBase(reference), build, force)
         is_new = force or self._recorded(made_here, build) is None
+        refused: errors.FarcallError | None = None
         if is_new and await asyncio.to_thread(_reachable, reference, build.access):
-            return await self._base(RegistryBase(reference), build, force)
+            try:
+                return await self._base(RegistryBase(reference), build, force)
+            except _NO_HELP as error:
+                refused = error
+                build.progress.again()
 
         async def bootstrap(lease: Lease, say: Say) -> State:
+            if refused is not None:
+                say(f"Debian is made here instead: {refused}\n")
             tree = await run_job(Bootstrap(*self._where(lease)), str, say)
             return State(tree, ImageConfig(env={"PATH": _DEFAULT_PATH}), "/usr/bin/python3")
 
@@ -351,7 +361,7 @@ class Builder:
 
     async def _stage(self, spec: ImageSpec, build: Build) -> State:
         """A stage of a Dockerfile: built once, however often it is copied from."""
-        name = msgspec.msgpack.encode(spec)
+        name = encode(spec)
         if name not in build.stages:
             build.stages[name] = await self._build(spec, build)
         return build.stages[name]

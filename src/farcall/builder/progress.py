@@ -38,6 +38,10 @@ class Progress:
         self._number += 1
         return StepProgress(self._number, max(self._steps, self._number), title, key, self._send)
 
+    def again(self) -> None:
+        """The next step takes the place of the last, which has failed."""
+        self._number -= 1
+
 
 class StepProgress:
     """One step of one build."""

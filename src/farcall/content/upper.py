@@ -33,7 +33,8 @@ def ingest_upper(
 
     `upper` is nobody's any more: its files may be moved out of it. `uid_map` and `gid_map` are those of the container's
     user namespace, as in /proc/PID/uid_map: (first id inside, first id outside, count); empty ones change nothing.
-    Times later than `clamp_mtime_after` (nanoseconds) become that. The root directory stays as it is in `base`.
+    Times later than `clamp_mtime_after` (nanoseconds) become that. The root directory is that of `base`, but for its
+    permissions, which are those of `upper`.
 
     All that overlayfs puts there is understood: whiteouts (devices 0/0), opaque directories, directories that were
     renamed, and copies without data. This process must be in the user namespace in which the overlay was mounted: that
@@ -70,6 +71,7 @@ class _Upper:
         self._base = base
         self._intake = intake
         self._kind = _attribute_kind()
+        self._root = base.entries[0]
         self._removed: set[bytes] = set()
         self._opaque: set[bytes] = set()
         # What each directory lies on, as a path of the base; None for nothing.
@@ -83,6 +85,7 @@ class _Upper:
             self._removed.add(found.path)
             return
         if not found.path:
+            self._root = msgspec.structs.replace(self._root, mode=status.st_mode)
             if given.get(self._kind + b"opaque") == b"y":
                 self._opaque.add(b"")
                 self._below[b""] = None
@@ -97,7 +100,7 @@ class _Upper:
 
     def merged(self) -> Tree:
         """The tree that shows."""
-        diff = Diff(self._intake.finish(), frozenset(self._removed), frozenset(self._opaque))
+        diff = Diff([self._root, *self._intake.finish()], frozenset(self._removed), frozenset(self._opaque))
         return self._with_renamed().merge(diff)
 
     def _take_directory(self, found: Found, given: dict[bytes, bytes]) -> None:

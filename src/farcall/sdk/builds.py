@@ -14,6 +14,7 @@ from farcall.sdk.build import program_settings
 from farcall.sdk.image import Image
 from farcall.sdk.image_parts import Resolution
 from farcall.sdk.local_trees import LocalTrees
+from farcall.spec.image import encode
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
 from farcall.wire.memory import INLINE_LIMIT, to_memory
@@ -48,7 +49,7 @@ class Builds:
             spec = image.resolve(self._resolution)
             if spec is None:
                 return
-            encoded = msgspec.msgpack.encode(spec)
+            encoded = encode(spec)
             wanted = self._wanted.setdefault(encoded, _Wanted(encoded, [], []))
             wanted.images.append(image)
             self._known[id(image)] = wanted

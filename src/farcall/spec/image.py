@@ -18,7 +18,20 @@ from farcall.spec.expansion import expand
 from farcall.spec.function import FunctionSpec, Source
 
 
-class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Equal parts have one encoding.
+
+    msgspec leaves out a field where it has the very object that is the default, which an equal tuple is not.
+    """
+
+    def __post_init__(self) -> None:
+        fields, defaults = self.__struct_fields__, self.__struct_defaults__
+        for field, default in zip(fields[len(fields) - len(defaults) :], defaults, strict=True):
+            if getattr(self, field) == default:
+                msgspec.structs.force_setattr(self, field, default)
+
+
+class ImageConfig(_Part, frozen=True, omit_defaults=True):
     """What an image says about the processes that run in it. The fields are those of an OCI image's configuration."""
 
     env: dict[str, str] = {}
@@ -34,14 +47,14 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- bases
 
 
-class DebianBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="debian"):
+class DebianBase(_Part, frozen=True, omit_defaults=True, tag="debian"):
     """Debian slim with the Python `python` ("3.12" or "3.12.4"), pip and uv."""
 
     python: str
     force: bool = False
 
 
-class RegistryBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="registry"):
+class RegistryBase(_Part, frozen=True, omit_defaults=True, tag="registry"):
     """An image of an OCI registry. `add_python` is the version of a Python to add to it, "" for none. `credentials` are
     the variables of a secret that opens the registry (REGISTRY_USERNAME and REGISTRY_PASSWORD, or those of a cloud),
     and, for each, a handle."""
@@ -52,14 +65,14 @@ class RegistryBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="registr
     force: bool = False
 
 
-class ScratchBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="scratch"):
+class ScratchBase(_Part, frozen=True, omit_defaults=True, tag="scratch"):
     """Nothing."""
 
     add_python: str = ""
     force: bool = False
 
 
-class BuiltBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="built"):
+class BuiltBase(_Part, frozen=True, omit_defaults=True, tag="built"):
     """An image of this server, by its id ("im-...") or by the name it was published under ("name" or "name:tag")."""
 
     image: str
@@ -68,7 +81,7 @@ class BuiltBase(msgspec.Struct, frozen=True, omit_defaults=True, tag="built"):
 # --- steps
 
 
-class RunMount(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunMount(_Part, frozen=True, omit_defaults=True):
     """`RUN --mount`. A cache keeps its files between builds under `key`; a secret is a file that holds the value of
     handle `key`; a tmpfs is empty. None of them becomes part of the image."""
 
@@ -78,7 +91,7 @@ class RunMount(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: int = 0  # permission bits; 0: 0755 for directories, 0400 for a secret
 
 
-class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
+class Run(_Part, frozen=True, omit_defaults=True, tag="run"):
     """A command: a string is for the image's shell, a tuple is executed as it is."""
 
     command: str | tuple[str, ...]
@@ -88,7 +101,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
     force: bool = False
 
 
-class Pip(msgspec.Struct, frozen=True, omit_defaults=True, tag="pip"):
+class Pip(_Part, frozen=True, omit_defaults=True, tag="pip"):
     """Python packages for the image's own Python. `requirements` and `constraints` are contents of such files, with
     nothing in them that refers to other files."""
 
@@ -107,7 +120,7 @@ class Pip(msgspec.Struct, frozen=True, omit_defaults=True, tag="pip"):
     force: bool = False
 
 
-class UvSync(msgspec.Struct, frozen=True, omit_defaults=True, tag="uv_sync"):
+class UvSync(_Part, frozen=True, omit_defaults=True, tag="uv_sync"):
     """`uv sync` of the project in `tree` (pyproject.toml, uv.lock where there is one) into `/.uv/.venv`, without the
     project itself and the members of its workspace."""
 
@@ -122,7 +135,7 @@ class UvSync(msgspec.Struct, frozen=True, omit_defaults=True, tag="uv_sync"):
     force: bool = False
 
 
-class Apt(msgspec.Struct, frozen=True, omit_defaults=True, tag="apt"):
+class Apt(_Part, frozen=True, omit_defaults=True, tag="apt"):
     """Debian packages, with what they depend on and not what they recommend."""
 
     packages: tuple[str, ...]
@@ -139,7 +152,7 @@ class InlineFile(msgspec.Struct, frozen=True):
     expand: bool = False
 
 
-class Copy(msgspec.Struct, frozen=True, omit_defaults=True, tag="copy"):
+class Copy(_Part, frozen=True, omit_defaults=True, tag="copy"):
     """COPY and ADD of a Dockerfile, and local files that become part of the image.
 
     `sources` are patterns (`*`, `?`, `[...]`) in the tree `tree`, in the image `stage`, or in that of a registry or of
@@ -162,7 +175,7 @@ class Copy(msgspec.Struct, frozen=True, omit_defaults=True, tag="copy"):
     force: bool = False
 
 
-class Download(msgspec.Struct, frozen=True, omit_defaults=True, tag="download"):
+class Download(_Part, frozen=True, omit_defaults=True, tag="download"):
     """ADD of a URL (http, https). `target`, `owner`, `mode` and `expand` are those of `Copy`; mode None is 0600.
     `checksum` is "" or "sha256:<hex>"."""
 
@@ -175,7 +188,7 @@ class Download(msgspec.Struct, frozen=True, omit_defaults=True, tag="download"):
     force: bool = False
 
 
-class Configure(msgspec.Struct, frozen=True, omit_defaults=True, tag="configure"):
+class Configure(_Part, frozen=True, omit_defaults=True, tag="configure"):
     """A change of the configuration; `configured` makes it. It has no files and takes no time.
 
     `pairs` are for env, arg and label, `words` for the others; "end-args" forgets what `arg` has set. With `in_shell`
@@ -190,7 +203,7 @@ class Configure(msgspec.Struct, frozen=True, omit_defaults=True, tag="configure"
     expand: str = ""
 
 
-class Call(msgspec.Struct, frozen=True, omit_defaults=True, tag="call"):
+class Call(_Part, frozen=True, omit_defaults=True, tag="call"):
     """A Python function as a step: what it leaves in the file system is kept, what it returns is not.
 
     `function` is complete but for the image, with its source in `trees` or pickled; `input` is the pickled (args,
@@ -210,11 +223,16 @@ Base = DebianBase | RegistryBase | ScratchBase | BuiltBase
 Step = Run | Pip | UvSync | Apt | Copy | Download | Configure | Call
 
 
-class ImageSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class ImageSpec(_Part, frozen=True, omit_defaults=True):
     """An image, as a base and the steps on it. A stage of a Dockerfile is one too."""
 
     base: Base
     steps: tuple[Step, ...] = ()
+
+
+def encode(image: ImageSpec) -> bytes:
+    """The description as it travels: the same bytes for what is equal."""
+    return msgspec.msgpack.encode(image, order="sorted")
 
 
 def identity(part: Base | Step) -> bytes:
