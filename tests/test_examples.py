@@ -1,5 +1,6 @@
 """The examples do what they say, for a user who runs them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,13 +8,17 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 class Farcall(Protocol):
     root: Path
 
-    def farcall(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]: ...
+    def farcall(
+        self, *arguments: str | Path, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]: ...
 
 
 def test_hello(server: Farcall) -> None:
@@ -72,3 +77,11 @@ def test_orders_and_the_app_s_own_tests(server: Farcall) -> None:
     completed = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=EXAMPLES)
     assert completed.returncode == 0, completed.stdout
     assert "6 passed" in completed.stdout
+
+
+@pytest.mark.long
+def test_resumable_training(server: Farcall) -> None:
+    output = server.farcall("run", EXAMPLES / "resumable_training.py", "--danger", "0.3", timeout=900).stdout
+    assert "the losses of all epochs are the same" in output
+    assert "killed in epoch" in output
+    assert json.loads(server.farcall("volume", "ls", "example-training", "--json").stdout) == []

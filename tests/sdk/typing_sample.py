@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from typing import Any, assert_type
 
 import farcall
+from farcall.sdk.types import FileEntry
 
 app = farcall.App("typing")
 
@@ -160,3 +161,17 @@ farcall.Image.from_registry("a", add_pythn="3.12")  # wrong: no such parameter
 app.function(gpus=1)  # wrong: no such parameter
 app.function(timeout="1")  # wrong: str for int
 print(farcall.Functoin)  # wrong: no such name
+
+
+async def volumes(volume: farcall.Volume) -> None:
+    assert_type(volume.listdir("/"), list[FileEntry])
+    assert_type(await volume.listdir.aio("/", recursive=True), list[FileEntry])
+    assert_type(volume.read_file("a"), Generator[bytes, None, None])
+    async for chunk in volume.read_file.aio("a"):
+        assert_type(chunk, bytes)
+    assert_type(await volume.commit.aio(), None)
+    assert_type(volume.info().name, str)
+    with volume.batch_upload(force=True) as batch:
+        batch.put_file("a", "b", mode=0o600)
+    async with volume.batch_upload() as batch:
+        batch.put_directory("a", "b")

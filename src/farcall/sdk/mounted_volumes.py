@@ -25,6 +25,7 @@ COMMIT_SECONDS = float(os.environ.get("FARCALL_VOLUME_COMMIT_SECONDS", "10"))  #
 _LOAD = 20  # a commit in the background may take this fraction of the time
 _SETTLED_NS = 50_000_000  # a file whose time is this close to when it was looked at may have changed since unseen
 _HASH_BYTES = 2**20
+_UNMAPPED = 65534  # whose the kernel shows files to be that belong to an id which this container does not have
 
 _mounts: dict[str, Mount] = {}
 _committing: threading.Thread | None = None
@@ -51,6 +52,7 @@ class Mount:
         self.name = volume.name
         self.path = os.fsencode(volume.path)
         self.read_only = volume.read_only
+        self.trouble = ""  # why the last commit that nobody asked for failed
         self._version = volume.version
         self._first = volume.version
         # What the container sees, but for what it has changed since; None until it is asked for.
@@ -124,7 +126,10 @@ class Mount:
 
     def _is_same(self, path: bytes, status: os.stat_result, before: VolumeEntry | None) -> bool:
         """Whether a file is what the container's version has there."""
-        if before is None or (before.mode, before.uid, before.gid) != (status.st_mode, status.st_uid, status.st_gid):
+        if before is None or before.mode != status.st_mode:
+            return False
+        owners = ((before.uid, status.st_uid), (before.gid, status.st_gid))
+        if any(was != now and now != _UNMAPPED for was, now in owners):
             return False
         if stat.S_ISDIR(status.st_mode):
             return True
@@ -295,7 +300,7 @@ def _entry_of(
 
 
 def _give_attributes(path: bytes, entry: VolumeEntry) -> None:
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):  # an id that this container does not have
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
     if not stat.S_ISLNK(entry.mode):
         os.chmod(path, stat.S_IMODE(entry.mode))
@@ -348,7 +353,11 @@ def _commit_all(when: str) -> None:
         try:
             mount.commit()
         except (FarcallError, OSError) as error:
-            print(f"farcall: volume {mount.name!r} could not be committed {when}: {error}", file=sys.stderr, flush=True)
+            if mount.trouble != str(error):  # said once, not every time
+                mount.trouble = str(error)
+                print(f"farcall: volume {mount.name!r} is not committed {when}: {error}", file=sys.stderr, flush=True)
+        else:
+            mount.trouble = ""
 
 
 def _after_fork_in_child() -> None:

@@ -63,3 +63,27 @@ class Failing:
 
     @farcall.method()
     def never(self) -> None: ...
+
+
+@app.function(env=SELDOM, retries=farcall.Retries(max_retries=5, initial_delay=0.0))
+def train(steps: int, deadly: list[int]) -> tuple[int, int]:
+    """A sum that is committed after each step; the n-th container dies in step deadly[n], with the step half done."""
+    volume.reload()
+    step = total = starts = 0
+    if os.path.exists("/vol/state"):
+        with open("/vol/state") as file:
+            step, total, starts = map(int, file.read().split())
+    dies_in = deadly[starts] if starts < len(deadly) else -1
+    starts += 1
+    while True:
+        with open("/vol/state", "w") as file:
+            file.write(f"{step} {total} {starts}")
+        volume.commit()
+        if step == steps:
+            return total, starts
+        total += step * step
+        with open("/vol/state", "w") as file:
+            file.write("half")
+        if step == dies_in:
+            os.kill(os.getpid(), 9)
+        step += 1
