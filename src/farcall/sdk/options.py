@@ -292,11 +292,13 @@ def checked_volumes(where: str, volumes: Mapping[Any, Any]) -> tuple[VolumeSpec,
 
     Raises InvalidError for a path or a combination that cannot be.
     """
+    if not isinstance(volumes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidError(f'{where}: volumes={volumes!r} is no dict: write volumes={{"/data": farcall.Volume...}}')
+    if not volumes:
+        return ()
     from farcall.sdk.cloud_bucket_mount import CloudBucketMount
     from farcall.sdk.volume import Volume
 
-    if not isinstance(volumes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidError(f'{where}: volumes={volumes!r} is no dict: write volumes={{"/data": farcall.Volume...}}')
     found: list[VolumeSpec] = []
     for path, volume in volumes.items():
         text = str(path).rstrip("/") or "/"
