@@ -142,6 +142,8 @@ class MapCall:
         if not inputs or self.closed:
             descriptors.close_all(fds)
             return
+        if not self._sent:
+            self._progress.update(0, 0)
         self._sent += len(inputs)
         try:
             self.client.connection.send(
