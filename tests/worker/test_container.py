@@ -168,6 +168,13 @@ def test_an_input_that_runs_too_long_is_timed_out_once(container: Container) -> 
     assert container.check_time(50.0 + timeout + 1) == []
 
 
+def test_its_owner_hears_once_that_it_ends(container: Container) -> None:
+    container.stop(30.0, "scaled down", 100.0)
+    container.stop(0.0, "its app stopped", 101.0)
+    container.take_no_more()
+    assert (container.state, container.owner.stopping) == (State.STOPPING, 1)  # type: ignore[attr-defined]
+
+
 def test_an_exit_hook_gets_its_whole_grace_right_after_an_answer(container: Container) -> None:
     """The runner has answered and has not yet noted that nothing runs."""
     hand(container, "a")
