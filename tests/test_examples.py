@@ -80,6 +80,7 @@ def test_orders_and_the_app_s_own_tests(server: Farcall) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_resumable_training(server: Farcall) -> None:
     output = server.farcall("run", EXAMPLES / "resumable_training.py", "--danger", "0.3", timeout=900).stdout
     assert "the losses of all epochs are the same" in output

@@ -255,6 +255,11 @@ def test_a_read_only_mount() -> None:
         volumes_app.read_only.remote("open('/vol/a', 'w')")
     with pytest.raises(errors.VolumeError, match="read-only at /vol"):
         volumes_app.read_only.remote("volume.commit()")
+    put(a="b", c="d")
+    code = "volume.reload(); result = {name: open('/vol/' + name).read() for name in sorted(os.listdir('/vol'))}"
+    assert volumes_app.read_only.remote(code) == {"a": "b", "c": "d"}
+    with pytest.raises(OSError, match="Read-only file system"):
+        volumes_app.read_only.remote("open('/vol/a', 'w')")
 
 
 def test_variants_have_volumes_of_their_own() -> None:

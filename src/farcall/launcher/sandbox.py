@@ -78,8 +78,10 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
         stage = Stage(plan.area, plan.spec.upper or plan.area, idmap_fd)
     if stage is not None:
         for tree in plan.spec.trees:
-            is_own = tree.writable
-            chosen.append(open_writable(stage, tree, own_userns=plan.own_userns) if is_own else stage.open(tree))
+            if tree.writable:
+                chosen += open_writable(stage, tree, own_userns=plan.own_userns)
+            else:
+                chosen.append(stage.open(tree))
     # Parents before what is inside them; the sort is stable, so of two on one target the later one wins.
     mounts = system + sorted(chosen, key=lambda mount: mount.target.rstrip("/").count("/"))
     if plan.spec.root is not None:

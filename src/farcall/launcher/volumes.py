@@ -12,8 +12,8 @@ from farcall.launcher.stage import Detached, Stage
 from farcall.spec.container import TreeMount
 
 
-def open_writable(stage: Stage, tree: TreeMount, *, own_userns: bool) -> Detached:
-    """The tree under a layer of its own, to be attached. OSError."""
+def open_writable(stage: Stage, tree: TreeMount, *, own_userns: bool) -> list[Detached]:
+    """The tree under a layer of its own, to be attached where it is seen and where it is written to. OSError."""
     layers = stage.layers(tree)
     layer, merged = f"disk/volume-{layers.lower}", f"volume-{layers.lower}"
     os.mkdir(layer, 0o755)
@@ -23,6 +23,12 @@ def open_writable(stage: Stage, tree: TreeMount, *, own_userns: bool) -> Detache
     else:
         patchwork.copy(layers.lower, f"{layer}/upper", own_userns=own_userns)
         merged = f"{layer}/upper"
+    if not tree.written_at:
+        return [_open(merged, tree.target, 0)]
+    return [_open(merged, tree.target, syscalls.MOUNT_ATTR_RDONLY), _open(merged, tree.written_at, 0)]
+
+
+def _open(merged: str, target: str, attributes: int) -> Detached:
     fd = syscalls.open_tree(merged, recursive=False)
-    syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
-    return Detached(fd, tree.target, True)
+    syscalls.mount_setattr(fd, attributes | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
+    return Detached(fd, target, True)

@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Generator
 from typing import NamedTuple
 
 from farcall.errors import FarcallError, VolumeError
@@ -52,6 +53,7 @@ class Mount:
         self.name = volume.name
         self.path = os.fsencode(volume.path)
         self.read_only = volume.read_only
+        self._written_at = os.fsencode(volume.written_at or volume.path)
         self.trouble = ""  # why the last commit that nobody asked for failed
         self._version = volume.version
         self._first = volume.version
@@ -65,7 +67,7 @@ class Mount:
         """Makes what this container has changed a version that others see. Raises VolumeError, NotFoundError."""
         if self.read_only:
             raise VolumeError(f"volume {self.name!r} is mounted read-only at {os.fsdecode(self.path)}: nothing changes")
-        with self._lock:
+        with self._lock, self._explained("committed"):
             self._commit()
 
     def reload(self) -> None:
@@ -73,7 +75,7 @@ class Mount:
 
         Raises VolumeError, naming the file, where one of the volume is open.
         """
-        with self._lock:
+        with self._lock, self._explained("reloaded"):
             if (used := self._used()) is not None:
                 raise VolumeError(
                     f"volume {self.name!r} cannot be reloaded while {used} is in use in this container: close it first"
@@ -134,7 +136,7 @@ class Mount:
         if stat.S_ISDIR(status.st_mode):
             return True
         if stat.S_ISLNK(status.st_mode):
-            return os.readlink(self._full(path)) == before.target
+            return self._target(path) == before.target
         if (before.size, before.mtime_ns) != (status.st_size, status.st_mtime_ns):
             return False
         seen = self._seen.get(path)
@@ -167,10 +169,13 @@ class Mount:
         """A directory or a symlink; None for what volumes do not hold, and for what is gone."""
         if stat.S_ISDIR(status.st_mode):
             return _entry_of(path, status)
-        if not stat.S_ISLNK(status.st_mode):
-            return None
+        target = self._target(path) if stat.S_ISLNK(status.st_mode) else None
+        return None if target is None else _entry_of(path, status, target=target)
+
+    def _target(self, path: bytes) -> bytes | None:
+        """Where a symlink leads; None where it has vanished."""
         try:
-            return _entry_of(path, status, target=os.readlink(self._full(path)))
+            return os.readlink(self._full(path))
         except OSError:
             return None
 
@@ -188,24 +193,26 @@ class Mount:
         # What is in a directory goes before it.
         for path in sorted(base.keys() - wanted.keys() - ours, reverse=True):
             self._remove(path, found[path])
+            del base[path]
         for path, entry in wanted.items():
             if path in ours or base.get(path) == entry:
                 continue
             self._bring(entry, found.get(path))
+            base[path] = entry  # one by one: what is cut off here must not look like changes of this container's
         self._base, self._version = wanted, now.version
 
     def _remove(self, path: bytes, status: os.stat_result) -> None:
         self._seen.pop(path, None)
         if stat.S_ISDIR(status.st_mode):
             with contextlib.suppress(OSError):  # something of ours is in it
-                os.rmdir(self._full(path))
+                os.rmdir(self._own(path))
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._full(path))
+                os.unlink(self._own(path))
 
     def _bring(self, entry: VolumeEntry, there: os.stat_result | None) -> None:
         """Makes a file, directory or symlink as the newest version has it."""
-        full = self._full(entry.path)
+        full = self._own(entry.path)
         kind = stat.S_IFMT(entry.mode)
         if there is not None and stat.S_IFMT(there.st_mode) != kind:
             self._remove(entry.path, there)
@@ -291,6 +298,19 @@ class Mount:
 
     def _full(self, path: bytes) -> bytes:
         return self.path + b"/" + path
+
+    def _own(self, path: bytes) -> bytes:
+        """Where a reload can write, which the container's code may not be able to at the volume's path."""
+        return self._written_at + b"/" + path
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FarcallError):
+                raise
+            raise VolumeError(f"volume {self.name!r} could not be {what}: {error}") from error
 
 
 def _entry_of(

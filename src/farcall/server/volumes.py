@@ -102,7 +102,8 @@ class VolumeRequests:
                 now = self._volumes.get(volume.name)
         except errors.NotFoundError as error:
             raise errors.NotFoundError(f"{function.name}: {error}") from None
-        return MountedVolume(volume.name, volume.path, now.tree_id, volume.read_only)
+        written_at = f"/run/farcall/volumes/{volume.name}" if volume.read_only else ""
+        return MountedVolume(volume.name, volume.path, now.tree_id, volume.read_only, written_at)
 
     def forget(self, session: Session) -> None:
         """A connection is over; what it has not committed never was."""

@@ -47,7 +47,8 @@ class Interpreter(msgspec.Struct, frozen=True):
 
 class TreeMount(msgspec.Struct, frozen=True):
     """A tree of the content store that is ready to be mounted. What containers see of it is read-only, or what a
-    container writes to it, if it is `writable`, stays its own.
+    container writes to it, if it is `writable`, stays its own. Where `written_at` is a path, it can be written to only
+    there, and `target` shows the same, read-only.
 
     It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
     `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root. Files belong to
@@ -63,6 +64,7 @@ class TreeMount(msgspec.Struct, frozen=True):
     is_shifted: bool = False
     overlay: bool = True
     writable: bool = False
+    written_at: str = ""
 
 
 IdMap = tuple[tuple[int, int, int], ...]  # (first id inside, first id outside, count), as in /proc/PID/uid_map

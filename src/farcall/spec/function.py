@@ -79,12 +79,14 @@ class Source(msgspec.Struct, frozen=True):
 
 class TreeRef(msgspec.Struct, frozen=True):
     """A tree of the content store that containers see at `target`: all of it, or what is at `path` in it, a folder or a
-    file. What a container writes to a `writable` one, only it sees."""
+    file. What a container writes to a `writable` one, only it sees; with `written_at` it does so there, and `target` is
+    read-only."""
 
     tree_id: str
     target: str
     path: str = ""
     writable: bool = False
+    written_at: str = ""
 
 
 class FunctionSpec(msgspec.Struct, frozen=True):

@@ -128,9 +128,11 @@ class VolumeReport(msgspec.Struct, frozen=True):
 
 
 class MountedVolume(msgspec.Struct, frozen=True):
-    """A volume as a container has it: `version` is what it saw there when it started."""
+    """A volume as a container has it: `version` is what it saw there when it started. One that is read-only at `path`
+    is reloaded through another path."""
 
     name: str
     path: str
     version: str
     read_only: bool = False
+    written_at: str = ""

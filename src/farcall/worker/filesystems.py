@@ -96,7 +96,11 @@ class Filesystems:
 async def _mounted(lease: Lease, key: Key, prepare: Prepare) -> Mounted:
     trees = [
         msgspec.structs.replace(
-            await prepare(lease, tree.tree_id), target=tree.target, subpath=tree.path, writable=tree.writable
+            await prepare(lease, tree.tree_id),
+            target=tree.target,
+            subpath=tree.path,
+            writable=tree.writable,
+            written_at=tree.written_at,
         )
         for tree in key.trees
     ]

@@ -454,7 +454,8 @@ async def _no_volumes(function: FunctionSpec) -> tuple[MountedVolume, ...]:
 
 
 def _tree_of(volume: MountedVolume) -> TreeRef:
-    return TreeRef(volume.version, volume.path, writable=not volume.read_only)
+    # Also a read-only one is written to, by the runner, where it is reloaded.
+    return TreeRef(volume.version, volume.path, writable=True, written_at=volume.written_at)
 
 
 def _container_spec(
