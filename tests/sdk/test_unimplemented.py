@@ -34,7 +34,7 @@ def declared(*decorators: Any, **options: Any) -> Function[..., Any, Any]:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"volumes": {"/data": farcall.Volume.from_name("v")}}, "volumes="),
+        ({"volumes": {"/data": farcall.Volume.from_name("v")}}, r"volumes= \(with --local"),
         ({"proxy": farcall.Proxy.from_name("p")}, "proxy="),
         ({"enable_memory_snapshot": True}, "enable_memory_snapshot=True"),
         ({"restrict_modal_access": True}, "restrict_modal_access=True"),
@@ -77,7 +77,7 @@ def test_specs_carry_what_is_missing() -> None:
     own = farcall.App(volumes={"/data": farcall.Volume.from_name("v")})
     own.function(i6pn=True)(farcall.clustered(size=2)(f))
     (spec,) = build.Preparation(own, "ap-test", build.Surroundings(local=True)).functions()
-    assert spec.unimplemented == ("i6pn=True", "@clustered(size=2)", "volumes= with --local, which mounts nothing")
+    assert spec.unimplemented == ("i6pn=True", "@clustered(size=2)", "volumes= (with --local nothing is mounted)")
 
 
 def test_hints_are_accepted() -> None:

@@ -150,9 +150,9 @@ def missing(
     """The features of image and app that this version, or this way to run them, does not have."""
     features = list(image.unimplemented) if image is not None else []
     if shared.runtime != "native" and volumes_of(member.app, member.declaration):
-        features.append("volumes= with --runtime process, which mounts nothing")
+        features.append("volumes= (with --runtime process nothing is mounted)")
     elif shared.local and volumes_of(member.app, member.declaration):
-        features.append("volumes= with --local, which mounts nothing")
+        features.append("volumes= (with --local nothing is mounted)")
     return tuple(features)
 
 
