@@ -86,3 +86,15 @@ def test_resumable_training(server: Farcall) -> None:
     assert "the losses of all epochs are the same" in output
     assert "killed in epoch" in output
     assert json.loads(server.farcall("volume", "ls", "example-training", "--json").stdout) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_digits_are_learnt_in_an_image_with_torch(server: Farcall, tmp_path: Path) -> None:
+    picture = tmp_path / "loss.png"
+    output = server.farcall("run", EXAMPLES / "train_digits.py", "--out", picture, timeout=1700).stdout
+    found = re.search(r"^(\d+\.\d)% of the digits it has not seen are read right", output, re.MULTILINE)
+    assert found is not None and float(found[1]) > 90
+    losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss (\S+)$", output, re.MULTILINE)]
+    assert losses[0] > losses[-1]
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

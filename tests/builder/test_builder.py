@@ -231,3 +231,22 @@ def test_the_mode_of_the_root_directory_is_kept(workshop: Workshop) -> None:
     assert oct(workshop.tree(image).entries[0].mode) == "0o41711"
     workshop.build(Run("chmod 1711 /"), Run("stat -c '%a %u:%g' /"))
     assert "1711 0:0" in workshop.output
+
+
+def test_an_image_shows_nothing_of_others_or_of_the_host(workshop: Workshop, tmp_path: Path) -> None:
+    other = workshop.build(Run("echo of another image > /hidden"))
+    hidden = workshop.tree(other).get(b"hidden")
+    passwd = workshop.tree(other).get(b"etc/passwd")
+    assert hidden is not None and passwd is not None
+    objects = [workshop.store.path_of(entry.digest) for entry in (hidden, passwd)]
+    before = [(path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns) for path in objects]
+    places = [*objects, workshop.store.root, workshop.root, tmp_path, "/hidden", "/home", "/boot", "/var/lib/dpkg"]
+    image = workshop.build(
+        Run(f"for place in {' '.join(map(str, places))}; do [ ! -e $place ] || echo seen $place; done"),
+        Run("cat /proc/self/mountinfo /proc/mounts"),
+        Run("ls /; echo changed > /etc/passwd; chmod 777 /etc/passwd; touch /etc/passwd; rm -r /root; true"),
+    )
+    assert "seen" not in workshop.output
+    assert str(workshop.root) not in workshop.output
+    assert workshop.text(image, "/etc/passwd") == "changed\n"
+    assert [(path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns) for path in objects] == before

@@ -1,8 +1,10 @@
 """Notebooks: what a person does in cells, in a real kernel."""
 
 import time
+from pathlib import Path
 
 from tests.conftest import Installation
+from tests.launcher.image_harness import make_image
 from tests.notebook.conftest import Kernel
 
 
@@ -518,3 +520,41 @@ def test_an_interrupt_ends_the_app_of_its_cell(kernel: Kernel, server: Installat
         kernel.interrupt()
         assert kernel.finish(cell, ran=ran).error in ("KeyboardInterrupt", "CancelledError")
         assert kernel("app.app_id").value.strip("'") not in server.farcall("server", "status").stdout
+
+
+def test_an_image_is_built_in_a_cell(kernel: Kernel, tmp_path: Path) -> None:
+    root = make_image(tmp_path / "image")
+    kernel(
+        f"""
+        base = farcall.Image.from_scratch().add_local_dir({str(root)!r}, "/", copy=True)
+        image = base.run_commands("echo from a cell > /mark", "cat /mark")
+        """
+    )
+    built = kernel(
+        """
+        with farcall.enable_output():
+            await image.build.aio()
+        image.object_id[:3], image.build() is image
+        """
+    )
+    assert built.value == "('im-', True)"
+    shown = built.stdout + built.stderr
+    assert "RUN cat /mark" in shown and "from a cell" in shown
+    failed = kernel.fails("image.run_commands('cat /nothing').build()")
+    assert failed.error == "ImageBuildError"
+    assert "cat: /nothing: No such file or directory" in failed.message
+
+
+def test_the_stop_button_ends_a_build(kernel: Kernel, tmp_path: Path) -> None:
+    root = make_image(tmp_path / "image")
+    kernel(f"base = farcall.Image.from_scratch().add_local_dir({str(root)!r}, '/', copy=True)")
+    cell = kernel.start(
+        """
+        with farcall.enable_output():
+            base.run_commands('echo waiting; exec 3<> /dev/ptmx; cat <&3').build()
+        """
+    )
+    ran = kernel.finish(cell, until=lambda ran: "waiting" in ran.stdout + ran.stderr)
+    kernel.interrupt()
+    assert kernel.finish(cell, ran=ran).error == "KeyboardInterrupt"
+    assert kernel("base.build().object_id[:3]").value == "'im-'"
