@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         if call is not None:
             new = [ModelInput(payload) for payload in inputs][len(call.inputs) - first :]
-            assert added == len(new)
+            assert added == list(range(len(call.inputs), len(call.inputs) + len(new)))
             call.inputs += new
 
     @rule(call_id=calls, index=st.integers(min_value=0, max_value=3), payload=payloads)

@@ -69,6 +69,7 @@ def test_a_call_from_spawn_to_result(store: Store, payload: bytes) -> None:
         num_inputs=1,
         num_finished=1,
         finished_at=store.wall,
+        number=1,
     )
     assert store.pending() == {}
     with pytest.raises(errors.ConflictError, match="done"):
@@ -94,12 +95,12 @@ def test_the_first_output_wins(store: Store) -> None:
 
 def test_inputs_are_added_in_any_pieces_once_each(store: Store) -> None:
     store.run(store.state.add_call(new_call("fc-1"), []))
-    assert store.run(store.state.add_inputs("fc-1", [b"0", b"1"], first_index=0)) == 2
+    assert store.run(store.state.add_inputs("fc-1", [b"0", b"1"], first_index=0)) == [0, 1]
     store.run(store.state.record_output("fc-1", 0, 0, b""))
     store.run(store.state.record_output("fc-1", 1, 0, b""))
     assert store.run(store.state.call("fc-1")).status == "done"
-    assert store.run(store.state.add_inputs("fc-1", [b"again", LARGE], first_index=1)) == 1
-    assert store.run(store.state.add_inputs("fc-1", [LARGE], first_index=2)) == 0
+    assert store.run(store.state.add_inputs("fc-1", [b"again", LARGE], first_index=1)) == [2]
+    assert store.run(store.state.add_inputs("fc-1", [LARGE], first_index=2)) == []
     assert store.run(store.state.call("fc-1")).status == "pending"
     assert store.pending() == {"fc-1": [2]}
     assert store.run(store.state.input_payload("fc-1", 2)) == LARGE

@@ -42,7 +42,6 @@ class App:
         self.inputs_failed = 0
         self.start_seconds = 0.0
         self.run_seconds = 0.0
-        self.calls_pending = 0  # spawned calls without all their results
         self.noted: set[str] = set()  # what its users have been told about its containers
         self._empty = asyncio.Event()
 
@@ -68,9 +67,14 @@ class App:
         return all(pool.idle for pool in self.pools.values())
 
     @property
+    def spawned_pending(self) -> int:
+        """Spawned inputs without a recorded result."""
+        return self.server.spawned.pending(self.app_id)
+
+    @property
     def finished(self) -> bool:
         """Whether it is detached, has done all there was, and nobody is left who could call it."""
-        left = self.containers or self.calls_pending or self.stopping or not self.idle
+        left = self.containers or self.spawned_pending or self.stopping or not self.idle
         return self.mode == "detached" and self.owner is None and not left
 
     def add_variant(self, message: AddVariant, of_container: bool) -> None:

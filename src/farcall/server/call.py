@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from farcall.errors import ProtocolError
 from farcall.spec.function import MethodSpec
 from farcall.wire import messages
 
 if TYPE_CHECKING:
+    from farcall.server.backlog import Backlog
     from farcall.server.pool import Pool
     from farcall.server.session import Session
     from farcall.wire.testing import InjectFault
@@ -71,7 +72,7 @@ class Call:
         self.inputs: dict[int, Input] = {}
         self.created_at = now
         self.told_waiting = 0.0  # when its caller was last told why it waits
-        self.pollers: dict[int, list[tuple[Session, int, Any]]] = {}  # by index: who waits for a spawned result
+        self.backlog: Backlog | None = None  # of a spawned call: where its inputs come from
         self.failed = False
 
     @property

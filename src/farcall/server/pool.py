@@ -363,6 +363,8 @@ class Pool:
         one.losses = 0
         one.timed_out = False
         one.container = None
+        if one.call.backlog is not None:
+            self.server.spawned.retried(one)
         self._delayed += 1
         delay = policy.delay(one.attempts)
         self.server.wait(delay, self._retry_now, one)

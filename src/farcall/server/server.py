@@ -42,7 +42,6 @@ from farcall.spec.gpu import format_simulated
 from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
-from farcall.wire.descriptors import close_all
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
 from farcall.worker.container import Container, End
@@ -193,7 +192,7 @@ class Server:
     def busy_reason(self, besides: Session | None = None) -> str:
         """What the server has to do, in words; "" where it is idle."""
         running = [
-            app for app in self.apps.values() if not (app.mode == "detached" and app.idle and not app.calls_pending)
+            app for app in self.apps.values() if not (app.mode == "detached" and app.idle and not app.spawned_pending)
         ]
         if running:
             names = ", ".join(f"{app.name} ({app.app_id})" for app in running[:3])
@@ -313,8 +312,10 @@ class Server:
             return messages.StopReport(containers, 0)
         cancelled = 0
         for call in list(self.calls.values()):
-            if call.pool.app is app:
+            if call.pool.app is app and call.kind != "spawned":
                 cancelled += self._cancel_with_app(call)
+        cancelled += app.spawned_pending
+        self.spawn(self.spawned.cancel_app(app_id))
         await app.stop(grace)
         for function_id in app.functions:
             self.functions.pop(function_id, None)
@@ -323,7 +324,8 @@ class Server:
         self._send_stats(app)
         self._stats_wanted.pop(app_id, None)
         self._stats_sent.pop(app_id, None)
-        recorded = self.definitions.set_state(app_id, "stopped")
+        self.spawned.forget_app(app_id)
+        recorded = self._record_stop(app_id)
         if app.mode == "ephemeral":
             # Its program does not wait for a busy disk: should the server die now, the next one takes up no ephemeral
             # app whose program is gone.
@@ -335,10 +337,7 @@ class Server:
     def _cancel_with_app(self, call: Call) -> int:
         """The call's app stops: whoever waits for it is told."""
         count = len(call.inputs)
-        if call.kind == "spawned":
-            self.spawn(self._cancel_spawned(call.call_id))
-        else:
-            self.end_call(call, f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running")
+        self.end_call(call, f"app {call.pool.app.name} was stopped while {call.pool.function.name} was running")
         return count
 
     def end_call(self, call: Call, why: str) -> None:
@@ -350,16 +349,17 @@ class Server:
             if container is not None:
                 container.cancel(one, SharedPage.CANCELLED, self.now())
 
-    async def _cancel_spawned(self, call_id: str) -> None:
-        session = Session(self, _NOWHERE)
-        await self.spawned.cancel(session, messages.CancelCall(0, call_id))
+    async def _record_stop(self, app_id: str) -> None:
+        """An app is over: the next server knows, and who waits for its spawned calls, too."""
+        await self.definitions.set_state(app_id, "stopped")
+        await self.spawned.cancel_app(app_id)
 
     async def _resume(self) -> None:
         """Takes up the apps that ran when an earlier server ended."""
         for record in await self.definitions.kept():
             mode = "detached" if record.state == "detached" else "ephemeral"
             if mode == "ephemeral" and not process_exists(record.client_pid or 0):
-                await self.definitions.set_state(record.app_id, "stopped")
+                self.spawn(self._record_stop(record.app_id))
                 continue
             spec = self.definitions.open(record)
             if spec is None:
@@ -375,9 +375,9 @@ class Server:
                 app.keep_warm(spec.functions)
             except errors.FarcallError as error:
                 self.log.error("containers of app %s are not kept warm: %s", app.app_id, error)
-            self.spawn(self.spawned.resume(app))
             if mode == "ephemeral":
                 self.loop.call_later(ADOPTION_SECONDS, self._end_orphan, app)
+        self.spawn(self.spawned.resume())
         self.images.forget_all_but(self.apps)
 
     def _end_orphan(self, app: App) -> None:
@@ -542,6 +542,7 @@ class Server:
                 ref not in self.apps
                 and ref not in self.calls
                 and all(c.container_id != ref for c in self.worker.containers)
+                and not (ref.startswith("fc-") and await self.spawned.is_pending(ref))
             ):
                 return
             await asyncio.sleep(0.1)
@@ -569,15 +570,3 @@ def _send_outputs(session: Session, call_id: str, outputs: list[messages.Output]
 
 _OUTPUTS_BYTES = 200 * 1024
 _OUTPUTS_FDS = 48
-
-
-class _Nowhere:
-    """A transport for answers that nobody waits for."""
-
-    buffered = 0
-
-    def send(self, message: Any, fds: Any = ()) -> None:
-        close_all(fds)
-
-
-_NOWHERE: Any = _Nowhere()

@@ -1,16 +1,19 @@
 """Calls, their inputs and their outputs in the database: one function for each thing that can happen to them."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from farcall.errors import AlreadyExistsError, ConflictError, InputCancelledError, NotFoundError, OutputExpiredError
-from farcall.state.records import Call, Input
+from farcall.state.records import Call, Input, PendingSpan, Span
 from farcall.state.writer import Transaction
 
 PAGE = 1000  # rows
 
-CALL_COLUMNS = "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at"
+CALL_COLUMNS = (
+    "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at, id"
+)
+_UNFINISHED = "status IN ('pending', 'running')"
 
 
 class StoredPayload(NamedTuple):
@@ -30,7 +33,8 @@ def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredP
     if _rowid(transaction, call.call_id) is not None or _is_tombstone(transaction, call.call_id):
         raise AlreadyExistsError(f"call {call.call_id} exists already.")
     rowid = transaction.execute(
-        f"INSERT INTO calls ({CALL_COLUMNS}) VALUES (?, ?, ?, ?, ?, 'pending', 0, 0, NULL)",
+        """INSERT INTO calls (call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished)
+           VALUES (?, ?, ?, ?, ?, 'pending', 0, 0)""",
         (call.call_id, call.app_id, call.function_id, call.function_name, now),
     ).lastrowid
     assert rowid is not None, "an INSERT has a rowid"
@@ -38,40 +42,60 @@ def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredP
     return select_call(transaction, call.call_id)
 
 
-def insert_inputs(transaction: Transaction, call_id: str, payloads: Sequence[StoredPayload], first_index: int) -> int:
+def insert_inputs(
+    transaction: Transaction, call_id: str, payloads: Sequence[StoredPayload], first_index: int
+) -> list[int]:
     rowid, status = _require(transaction, call_id)
     if status == "cancelled":
         raise ConflictError(f"call {call_id} was cancelled and takes no more inputs. Spawn a new one.")
     return _insert_inputs(transaction, rowid, payloads, first_index)
 
 
-def _insert_inputs(transaction: Transaction, rowid: int, payloads: Sequence[StoredPayload], first_index: int) -> int:
-    added = 0
+def _insert_inputs(
+    transaction: Transaction, rowid: int, payloads: Sequence[StoredPayload], first_index: int
+) -> list[int]:
+    added: list[int] = []
     for position, payload in enumerate(payloads, start=first_index):
         inserted = transaction.execute(
             "INSERT OR IGNORE INTO inputs VALUES (?, ?, 'pending', 0, 0, ?, ?, ?)", (rowid, position, *payload)
         ).rowcount
-        added += inserted
-        if not inserted:
+        if inserted:
+            added.append(position)
+        else:
             transaction.discard(payload.file)
     # A call that had finished waits again for its new inputs.
     transaction.execute(
         """UPDATE calls SET num_inputs = num_inputs + ?,
            status = CASE WHEN num_finished < num_inputs + ? THEN 'pending' ELSE status END WHERE id = ?""",
-        (added, added, rowid),
+        (len(added), len(added), rowid),
     )
     return added
 
 
-def insert_output(
-    transaction: Transaction, call_id: str, index: int, status: int, payload: StoredPayload, now: float
-) -> bool:
+def insert_outputs(
+    transaction: Transaction, call_id: str, outputs: Sequence[tuple[int, int, StoredPayload]], now: float
+) -> list[int]:
+    """Each is (index, status, payload); returns the indexes of those that were recorded."""
     rowid = _rowid(transaction, call_id)
     if rowid is None:
         if not _is_tombstone(transaction, call_id):
             raise _no_call(call_id)
-        transaction.discard(payload.file)
-        return False
+        for _, _, payload in outputs:
+            transaction.discard(payload.file)
+        return []
+    recorded = [one for one in outputs if _insert_output(transaction, rowid, call_id, *one, now)]
+    transaction.execute(
+        """UPDATE calls SET num_finished = num_finished + ?1, finished_at = ?2, result_bytes = result_bytes + ?3,
+           status = CASE WHEN status = 'pending' AND num_finished + ?1 >= num_inputs THEN 'done' ELSE status END
+           WHERE id = ?4 AND ?1 > 0""",
+        (len(recorded), now, sum(payload.size for _, _, payload in recorded), rowid),
+    )
+    return [index for index, _, _ in recorded]
+
+
+def _insert_output(
+    transaction: Transaction, rowid: int, call_id: str, index: int, status: int, payload: StoredPayload, now: float
+) -> bool:
     found = transaction.execute(
         "SELECT status, file FROM inputs WHERE call = ? AND position = ?", (rowid, index)
     ).fetchone()
@@ -88,18 +112,12 @@ def insert_output(
         "UPDATE inputs SET status = 'done', payload = NULL, file = NULL WHERE call = ? AND position = ?", (rowid, index)
     )
     transaction.discard(found[1])
-    transaction.execute(
-        """UPDATE calls SET num_finished = num_finished + 1, finished_at = ?,
-           status = CASE WHEN status = 'pending' AND num_finished + 1 >= num_inputs THEN 'done' ELSE status END
-           WHERE id = ?""",
-        (now, rowid),
-    )
     return True
 
 
 def cancel(transaction: Transaction, call_id: str, now: float) -> int:
     rowid, _ = _require(transaction, call_id)
-    unfinished = "call = ? AND status IN ('pending', 'running')"
+    unfinished = f"call = ? AND {_UNFINISHED}"
     for (file,) in transaction.execute(f"SELECT file FROM inputs WHERE {unfinished} AND file IS NOT NULL", (rowid,)):
         transaction.discard(file)
     cancelled = transaction.execute(
@@ -126,7 +144,7 @@ def bump_attempt(transaction: Transaction, call_id: str, index: int, lost: bool)
     counters = "losses = losses + 1" if lost else "attempts = attempts + 1, losses = 0"
     changed = transaction.execute(
         f"""UPDATE inputs SET status = 'pending', {counters}
-            WHERE call = ? AND position = ? AND status IN ('pending', 'running')""",
+            WHERE call = ? AND position = ? AND {_UNFINISHED}""",
         (rowid, index),
     ).rowcount
     found = transaction.execute(
@@ -160,7 +178,7 @@ def select_pending_inputs(connection: sqlite3.Connection, call_id: str, after: i
     """The next page of a call's unfinished inputs by index; none when the call is gone."""
     rows = connection.execute(
         f"""SELECT position, status, attempts, losses, size FROM inputs
-            WHERE call = (SELECT id FROM calls WHERE call_id = ?) AND position > ? AND status IN ('pending', 'running')
+            WHERE call = (SELECT id FROM calls WHERE call_id = ?) AND position > ? AND {_UNFINISHED}
             ORDER BY position LIMIT {PAGE}""",
         (call_id, after),
     )
@@ -168,6 +186,44 @@ def select_pending_inputs(connection: sqlite3.Connection, call_id: str, after: i
         Input(call_id=call_id, index=index, status=status, attempts=attempts, losses=losses, size=size)
         for index, status, attempts, losses, size in rows
     ]
+
+
+def select_spans(connection: sqlite3.Connection, after: int) -> list[PendingSpan]:
+    """The unfinished inputs of the next page of calls with such, by call and index."""
+    rows = connection.execute(
+        f"""WITH page AS (SELECT id, app_id, function_id FROM calls
+                WHERE id > ? AND num_finished < num_inputs ORDER BY id LIMIT {PAGE}),
+            numbered AS (SELECT call, position, position - row_number() OVER (PARTITION BY call ORDER BY position)
+                AS span FROM inputs WHERE call IN (SELECT id FROM page) AND {_UNFINISHED})
+            SELECT app_id, function_id, call, min(position), max(position) + 1 FROM numbered JOIN page ON page.id = call
+            GROUP BY call, span ORDER BY call, min(position)""",
+        (after,),
+    )
+    return [
+        PendingSpan(app_id=app_id, function_id=function_id, span=Span(number, first, end))
+        for app_id, function_id, number, first, end in rows
+    ]
+
+
+def select_unfinished(
+    connection: sqlite3.Connection, span: Span
+) -> Iterator[tuple[str, int, int, int, str | None, bytes | None]]:
+    """(call_id, index, attempts, losses, file, payload) of the inputs of a span that are unfinished still."""
+    return connection.execute(
+        f"""SELECT (SELECT call_id FROM calls WHERE id = call), position, attempts, losses, file, payload
+            FROM inputs WHERE call = ? AND position >= ? AND position < ? AND {_UNFINISHED} ORDER BY position""",
+        (span.number, span.first, span.end),
+    )
+
+
+def cancel_some(transaction: Transaction, app_id: str, now: float, limit: int = 100) -> list[str]:
+    """Cancel up to `limit` calls of an app that have unfinished inputs; returns which."""
+    rows = transaction.execute(
+        "SELECT call_id FROM calls WHERE app_id = ? AND num_finished < num_inputs LIMIT ?", (app_id, limit)
+    ).fetchall()
+    for (call_id,) in rows:
+        cancel(transaction, call_id, now)
+    return [call_id for (call_id,) in rows]
 
 
 def select_input_payload(connection: sqlite3.Connection, call_id: str, index: int) -> tuple[str | None, bytes | None]:
@@ -208,15 +264,54 @@ def expire(transaction: Transaction, before: float, now: float, limit: int = 100
         (before, limit),
     ).fetchall()
     for rowid, call_id in rows:
-        for table in ("inputs", "outputs"):
-            for (file,) in transaction.execute(
-                f"SELECT file FROM {table} WHERE call = ? AND file IS NOT NULL", (rowid,)
-            ):
-                transaction.discard(file)
-            transaction.execute(f"DELETE FROM {table} WHERE call = ?", (rowid,))
-        transaction.execute("DELETE FROM calls WHERE id = ?", (rowid,))
-        transaction.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (call_id, now))
+        _bury(transaction, rowid, call_id, now)
     return len(rows)
+
+
+def expire_excess(transaction: Transaction, most_bytes: int, now: float, limit: int = 100) -> int:
+    """Turn up to `limit` calls into tombstones, those that finished longest ago first, until all results together have
+    at most `most_bytes`; returns how many."""
+    (total,) = transaction.execute("SELECT ifnull(sum(result_bytes), 0) FROM calls").fetchone()
+    if total <= most_bytes:
+        return 0
+    expired = 0
+    for rowid, call_id, size in transaction.execute(
+        """SELECT id, call_id, result_bytes FROM calls WHERE num_finished >= num_inputs
+           ORDER BY ifnull(finished_at, created_at) LIMIT ?""",
+        (limit,),
+    ).fetchall():
+        if total <= most_bytes:
+            break
+        _bury(transaction, rowid, call_id, now)
+        total -= size
+        expired += 1
+    return expired
+
+
+def _bury(transaction: Transaction, rowid: int, call_id: str, now: float) -> None:
+    transaction.execute("DELETE FROM calls WHERE id = ?", (rowid,))
+    transaction.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (call_id, now))
+    transaction.execute("INSERT INTO remains VALUES (?)", (rowid,))
+
+
+def sweep(transaction: Transaction, limit: int = PAGE) -> int:
+    """Delete up to `limit` inputs, and as many outputs, of a call that has expired; returns how many of both, 0 when
+    nothing is left of any."""
+    found = transaction.execute("SELECT call FROM remains LIMIT 1").fetchone()
+    if found is None:
+        return 0
+    swept = 0
+    for table in ("inputs", "outputs"):
+        rows = transaction.execute(
+            f"SELECT rowid, file FROM {table} WHERE call = ? LIMIT ?", (*found, limit)
+        ).fetchall()
+        for _, file in rows:
+            transaction.discard(file)
+        transaction.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(rowid,) for rowid, _ in rows])
+        swept += len(rows)
+    if swept < limit:  # of neither table there were more
+        transaction.execute("DELETE FROM remains WHERE call = ?", found)
+    return max(swept, 1)
 
 
 def forget(transaction: Transaction, tombstones_before: float, apps_before: float) -> None:
@@ -277,7 +372,10 @@ def _is_tombstone(source: sqlite3.Connection | Transaction, call_id: str) -> boo
 
 def _missing(source: sqlite3.Connection | Transaction, call_id: str) -> Exception:
     if _is_tombstone(source, call_id):
-        return OutputExpiredError(f"the results of call {call_id} have expired: they are kept 7 days. Spawn it again.")
+        return OutputExpiredError(
+            f"the results of call {call_id} have expired: they are kept 7 days, and the oldest go earlier when all "
+            "together exceed 10 GiB. Spawn it again."
+        )
     return _no_call(call_id)
 
 

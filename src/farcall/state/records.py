@@ -1,6 +1,6 @@
 """What the store keeps, as values: apps, calls, inputs, outputs, secrets. Times are seconds since the epoch."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One spawned call. Everything after `function_name` is stamped and counted by the store.
 
     `num_finished` counts the inputs that have an output or were cancelled; a call is "done" when that is all of them
-    and "cancelled" from `cancel_call` on. `finished_at` is when the last input so far finished.
+    and "cancelled" from `cancel_call` on. `finished_at` is when the last input so far finished. `number` grows in the
+    order in which calls were added.
     """
 
     call_id: str
@@ -38,6 +39,33 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     num_inputs: int = 0
     num_finished: int = 0
     finished_at: float | None = None
+    number: int = 0
+
+
+class Span(NamedTuple):
+    """Inputs of the call `number` that stand next to each other: those with indexes from `first` to before `end`."""
+
+    number: int
+    first: int
+    end: int
+
+
+class PendingSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """Unfinished inputs, and what they are inputs of."""
+
+    app_id: str
+    function_id: str
+    span: Span
+
+
+class LoadedInput(msgspec.Struct, frozen=True):
+    """One unfinished input, with its payload."""
+
+    call_id: str
+    index: int
+    payload: bytes
+    attempts: int = 0
+    losses: int = 0
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,6 +57,13 @@ MIGRATIONS: tuple[tuple[Step, ...], ...] = (
             created_at REAL NOT NULL, updated_at REAL NOT NULL)""",
         _seal_definitions,
     ),
+    (
+        "ALTER TABLE calls ADD COLUMN result_bytes INTEGER NOT NULL DEFAULT 0",
+        """UPDATE calls SET result_bytes = ifnull(
+            (SELECT sum(length(payload)) FROM outputs WHERE outputs.call = calls.id), 0)""",
+        # Calls that have expired and whose inputs and outputs are still to be deleted, a few at a time.
+        "CREATE TABLE remains (call INTEGER PRIMARY KEY)",
+    ),
 )
 
 

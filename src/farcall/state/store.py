@@ -20,13 +20,25 @@ from farcall.state.disk import disk_error
 from farcall.state.lock import StateLock
 from farcall.state.payloads import FILE_BYTES, PayloadFiles
 from farcall.state.reader import Reader
-from farcall.state.records import App, AppState, Call, Input, InspectedInput, Output, Secret
+from farcall.state.records import (
+    App,
+    AppState,
+    Call,
+    Input,
+    InspectedInput,
+    LoadedInput,
+    Output,
+    PendingSpan,
+    Secret,
+    Span,
+)
 from farcall.state.schema import migrate
 from farcall.state.vault import KEY_NAME, Vault
 from farcall.state.writer import Operation, Transaction, Writer, WriterStatistics, closed_error
 
 DAY_SECONDS = 24 * 3600.0
 RESULTS_KEPT_SECONDS = 7 * DAY_SECONDS
+RESULTS_KEPT_BYTES = 10 * 2**30
 TOMBSTONES_KEPT_SECONDS = 30 * DAY_SECONDS
 
 # What a row costs besides its payload, about; a group of small operations closes by this.
@@ -56,13 +68,22 @@ class StateStore:
 
     The constructor blocks: it locks the directory (ConflictError when another server has it), migrates the tables
     (VersionError when a newer farcall wrote them) and sweeps up after a crash. `now` and `steady` are the wall clock
-    and one that never jumps.
+    and one that never jumps. Results are kept for `results_seconds`, and up to `results_bytes` in all.
     """
 
     def __init__(
-        self, directory: Path, *, now: Callable[[], float] = time.time, steady: Callable[[], float] = uptime
+        self,
+        directory: Path,
+        *,
+        results_seconds: float = RESULTS_KEPT_SECONDS,
+        results_bytes: int = RESULTS_KEPT_BYTES,
+        now: Callable[[], float] = time.time,
+        steady: Callable[[], float] = uptime,
     ) -> None:
         self._directory = directory
+        self.results_seconds = results_seconds
+        self.results_bytes = results_bytes
+        self.recorded_bytes = 0  # results since the last `expire`
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = StateLock(directory)
@@ -155,8 +176,8 @@ class StateStore:
             inputs, lambda t, stored: call_rows.insert_call(t, call, stored, now), bulk=bulk or len(inputs) > 1
         )
 
-    async def add_inputs(self, call_id: str, inputs: Sequence[bytes], *, first_index: int) -> int:
-        """More inputs, with indexes from `first_index`; returns how many were new. Indexes that exist stay as they are.
+    async def add_inputs(self, call_id: str, inputs: Sequence[bytes], *, first_index: int) -> list[int]:
+        """More inputs, with indexes from `first_index`; returns which were new. Indexes that exist stay as they are.
 
         Let the number per call be small (a few hundred): one call is one write, which single spawns wait for. Raises
         NotFoundError, OutputExpiredError, or ConflictError when the call was cancelled.
@@ -170,10 +191,19 @@ class StateStore:
 
         From then on the input is done, for good, and its own payload is no longer kept. Raises NotFoundError.
         """
+        return bool(await self.record_outputs(call_id, [(index, status, payload)]))
+
+    async def record_outputs(self, call_id: str, outputs: Sequence[tuple[int, int, bytes]]) -> list[int]:
+        """`record_output` for several inputs of a call, (index, status, payload) each: all or none of them. Returns the
+        indexes of those that were recorded. More than one are `bulk`, as in `add_call`."""
         now = self._clock.now()
-        return await self._write_payloads(
-            [payload], lambda t, stored: call_rows.insert_output(t, call_id, index, status, stored[0], now)
-        )
+
+        def run(transaction: Transaction, stored: list[StoredPayload]) -> list[int]:
+            placed = [(index, status, payload) for (index, status, _), payload in zip(outputs, stored, strict=True)]
+            return call_rows.insert_outputs(transaction, call_id, placed, now)
+
+        self.recorded_bytes += sum(len(payload) for _, _, payload in outputs)
+        return await self._write_payloads([payload for _, _, payload in outputs], run, bulk=len(outputs) > 1)
 
     async def mark_running(self, call_id: str, indexes: Sequence[int]) -> None:
         """These inputs have been handed to containers. Nothing needs to wait for it: it is there to be shown."""
@@ -185,7 +215,7 @@ class StateStore:
         An attempt that spent the retry budget resets the losses in a row; a `lost` one only counts as a loss. Raises
         NotFoundError, OutputExpiredError, or ConflictError when the input is done or cancelled.
         """
-        return await self._write(lambda t: call_rows.bump_attempt(t, call_id, index, lost))
+        return await self._write(lambda t: call_rows.bump_attempt(t, call_id, index, lost), bulk=True)
 
     async def cancel_call(self, call_id: str) -> int:
         """Cancel every input that has no output; returns how many. Outputs that arrive later are not recorded.
@@ -194,6 +224,13 @@ class StateStore:
         """
         now = self._clock.now()
         return await self._write(lambda t: call_rows.cancel(t, call_id, now))
+
+    async def cancel_calls(self, app_id: str) -> AsyncIterator[str]:
+        """`cancel_call` for every call of an app that has unfinished inputs; yields their ids."""
+        now = self._clock.now()
+        while cancelled := await self._write(lambda t: call_rows.cancel_some(t, app_id, now), bulk=True):
+            for call_id in cancelled:
+                yield call_id
 
     async def call(self, call_id: str) -> Call:
         """Raises NotFoundError or OutputExpiredError."""
@@ -230,6 +267,37 @@ class StateStore:
 
         return await self._reader.read(_retried(read))
 
+    async def pending_spans(self) -> AsyncIterator[PendingSpan]:
+        """The unfinished inputs of all calls, by call and index, read a page of calls at a time."""
+        after = 0
+        while page := await self._reader.read(lambda c, after=after: call_rows.select_spans(c, after)):
+            for found in page:
+                yield found
+            after = page[-1].span.number
+
+    async def load(self, spans: Sequence[Span], most_bytes: int) -> tuple[list[int], list[LoadedInput]]:
+        """The inputs of these spans that are unfinished still, in order, until their payloads have `most_bytes`.
+
+        Returns how many inputs of each span have been looked at, and those found: what is missing is cancelled or done.
+        """
+
+        def read(connection: sqlite3.Connection) -> tuple[list[int], list[LoadedInput]]:
+            looked_at: list[int] = []
+            loaded: list[LoadedInput] = []
+            size = 0
+            for span in spans:
+                for call_id, index, attempts, losses, file, data in call_rows.select_unfinished(connection, span):
+                    if size >= most_bytes:
+                        looked_at.append(index - span.first)
+                        return looked_at, loaded
+                    payload = self._payload(file, data)
+                    loaded.append(LoadedInput(call_id, index, payload, attempts, losses))
+                    size += len(payload)
+                looked_at.append(span.end - span.first)
+            return looked_at, loaded
+
+        return await self._reader.read(_retried(read))
+
     async def input_payload(self, call_id: str, index: int) -> bytes:
         """Raises NotFoundError, OutputExpiredError, or ConflictError when the input is done or cancelled."""
         return await self._reader.read(
@@ -255,21 +323,28 @@ class StateStore:
             after = page[-1].index
 
     async def expire(self, before: float | None = None) -> int:
-        """Drop the results of calls that finished before `before`; returns how many calls.
+        """Drop the results of calls that finished before `before`, then of those that finished longest ago until all
+        results together are no larger than the store may keep; returns how many calls.
 
-        Afterwards those calls raise OutputExpiredError, and 30 days later NotFoundError. Apps that stopped before
-        `before` and have no calls are dropped too. By default `before` is a week ago, unless the wall clock has jumped
-        within the last hour: then nothing is dropped. To be called about every ten minutes.
+        Afterwards those calls raise OutputExpiredError, and 30 days later NotFoundError. A call with unfinished inputs
+        is never dropped. Apps that stopped before `before` and have no calls are dropped too. By default `before` is
+        what the store was opened with, unless the wall clock has jumped within the last hour: then nothing is dropped.
+        To be called about every ten minutes.
         """
         now = self._clock.now()
+        self.recorded_bytes = 0
         if before is None:
             if not self._clock.is_settled():
                 return 0
             await self._write(lambda t: call_rows.restamp(t, now), bulk=True)
-            before = now - RESULTS_KEPT_SECONDS
+            before = now - self.results_seconds
         total = 0
         while expired := await self._write(lambda t: call_rows.expire(t, before, now), bulk=True):
             total += expired
+        while expired := await self._write(lambda t: call_rows.expire_excess(t, self.results_bytes, now), bulk=True):
+            total += expired
+        while await self._write(call_rows.sweep, bulk=True):
+            pass
         await self._write(lambda t: call_rows.forget(t, now - TOMBSTONES_KEPT_SECONDS, before), bulk=True)
         return total
 
