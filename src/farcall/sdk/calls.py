@@ -5,6 +5,7 @@ Every function here has an awaited twin. In local mode (`farcall run --local`) a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from farcall.sdk import client as clients
 from farcall.sdk import context, ids, local, outcomes, output, values
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
+
+CHUNKS_AHEAD = 8  # of a spawn_map, sent and not acknowledged
 
 
 class Target(NamedTuple):
@@ -197,26 +200,32 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
     call_id = ids.new_id("fc")
     client = target.client()
     chunker = Chunker(kwargs)
-    count = 0
+    acknowledged: deque[Callable[[], Any]] = deque()
+    count = sent = 0
+
+    def send(chunk: tuple[list[messages.Input], tuple[int, ...]]) -> None:
+        nonlocal sent
+        inputs, fds = chunk
+        if not inputs:
+            return
+        # The first chunk makes the call; those after it are on their way together, so that they share commits.
+        while acknowledged and (sent == 1 or len(acknowledged) >= CHUNKS_AHEAD):
+            acknowledged.popleft()()
+        try:
+            acknowledged.append(client.start(_spawn_message(target, call_id, inputs), fds))
+        finally:
+            descriptors.close_all(fds)
+        sent += 1
+
     for args in inputs:
         chunk = chunker.add(count, args)
         count += 1
         if chunk is not None:
-            _send_spawned(client, target, call_id, chunk)
-    _send_spawned(client, target, call_id, chunker.rest())
+            send(chunk)
+    send(chunker.rest())
+    while acknowledged:
+        acknowledged.popleft()()
     return call_id, count
-
-
-def _send_spawned(
-    client: clients.Client, target: Target, call_id: str, chunk: tuple[list[messages.Input], tuple[int, ...]]
-) -> None:
-    inputs, fds = chunk
-    if not inputs:
-        return
-    try:
-        client.request(_spawn_message(target, call_id, inputs), fds)
-    finally:
-        descriptors.close_all(fds)
 
 
 def get_output(call_id: str, index: int, timeout: float | None) -> Any:

@@ -158,12 +158,20 @@ class Client:
 
         Raises the error the server answered with, or ConnectionLostError.
         """
+        return self.start(make, fds)()
+
+    def start(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> Callable[[], tuple[Any, tuple[int, ...]]]:
+        """Sends as `request` does; what it returns waits for the answer."""
         seq, reply = self._begin(make, fds)
-        try:
-            self.connection.wait(reply.waiter)
-        finally:
-            self._replies.pop(seq, None)
-        return self._checked(reply), reply.fds
+
+        def finish() -> tuple[Any, tuple[int, ...]]:
+            try:
+                self.connection.wait(reply.waiter)
+            finally:
+                self._replies.pop(seq, None)
+            return self._checked(reply), reply.fds
+
+        return finish
 
     async def request_async(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
         """`request`, awaited."""
