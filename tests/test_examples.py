@@ -98,3 +98,22 @@ def test_digits_are_learnt_in_an_image_with_torch(server: Farcall, tmp_path: Pat
     losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss (\S+)$", output, re.MULTILINE)]
     assert losses[0] > losses[-1]
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_text_is_found_by_what_it_means(server: Farcall, tmp_path: Path) -> None:
+    """The nearest passage has no word of the question in it."""
+    for name, text in {
+        "bread": "Flour, water, salt and yeast become a dough that rises for an hour before it goes into the hot oven.",
+        "volcano": "Molten rock reaches the surface through a crack, and ash falls on villages around the mountain.",
+        "ships": "A captain keeps the log of a voyage: the wind, the course, the speed, and who stood watch at night.",
+    }.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    command = ("run", EXAMPLES / "search_text.py", "--question", "How do I bake a loaf?", "--folder", tmp_path)
+    header, *lines = server.farcall(*command, timeout=1700).stdout.splitlines()
+    assert header == "3 passages; nearest to 'How do I bake a loaf?':"
+    assert lines[0].split()[1] == "bread.txt:"
+    scores = [float(line.split()[0]) for line in lines]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
