@@ -12,7 +12,7 @@ import map_app
 import pytest
 from map_app import app  # noqa: F401 - the fixture runs it
 
-from farcall import errors
+from farcall import FunctionCall, errors
 
 
 def test_one_iterable_per_positional_argument_zipped() -> None:
@@ -162,6 +162,9 @@ def test_spawn_map() -> None:
     assert call.num_inputs() == 300
     assert list(call.iter()) == list(range(0, 600, 2))
     assert call.get(index=7, timeout=20) == 14
+    again = FunctionCall.from_id(call.object_id)
+    assert again.num_inputs() == 300
+    assert list(FunctionCall.from_id(call.object_id).iter(start=298)) == [596, 598]
 
 
 def test_the_first_failure_is_raised_and_the_rest_cancelled() -> None:

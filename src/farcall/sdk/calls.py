@@ -9,11 +9,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from farcall import errors
 from farcall.sdk import client as clients
 from farcall.sdk import context, ids, local, outcomes, output, values
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
+from farcall.wire.inspection import CallDetails, GetCall
 
 CHUNKS_AHEAD = 8  # of a spawn_map, sent and not acknowledged
 
@@ -246,6 +249,18 @@ async def get_output_async(call_id: str, index: int, timeout: float | None) -> A
         return local.get_output(call_id, index)
     answer, fds = await clients.current().request_async(lambda seq: messages.GetOutput(seq, call_id, index, timeout))
     return _got(call_id, answer, fds, timeout)
+
+
+def num_inputs(call_id: str) -> int:
+    """How many inputs a spawned call has. Raises NotFoundError and OutputExpiredError."""
+    answer, _ = clients.current().request(lambda seq: GetCall(seq, call_id, 0, 0))
+    return msgspec.msgpack.decode(answer.body, type=CallDetails).call.inputs
+
+
+async def num_inputs_async(call_id: str) -> int:
+    """`num_inputs`, awaited."""
+    answer, _ = await clients.current().request_async(lambda seq: GetCall(seq, call_id, 0, 0))
+    return msgspec.msgpack.decode(answer.body, type=CallDetails).call.inputs
 
 
 def gather(call_ids: Sequence[str]) -> list[Any]:

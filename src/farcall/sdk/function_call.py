@@ -94,18 +94,19 @@ class FunctionCall(Generic[R]):
 
     @twin
     def num_inputs(self) -> int:
-        """How many inputs the call has: 1 for `spawn`."""
-        return self._inputs()
+        """How many inputs the call has: 1 for `spawn`. Of a handle made by `from_id` the server is asked."""
+        from farcall.sdk import calls
+
+        if self._num_inputs is None:
+            self._num_inputs = calls.num_inputs(self._call_id)
+        return self._num_inputs
 
     @num_inputs.awaited
     async def _num_inputs_async(self) -> int:
-        return self._inputs()
+        from farcall.sdk import calls
 
-    def _inputs(self) -> int:
         if self._num_inputs is None:
-            from farcall.sdk.unimplemented import refuse
-
-            refuse("FunctionCall.num_inputs of a call that was not made by spawn here")
+            self._num_inputs = await calls.num_inputs_async(self._call_id)
         return self._num_inputs
 
     @stream_twin
@@ -113,24 +114,15 @@ class FunctionCall(Generic[R]):
         """The results of the inputs `start` up to, not including, `end`, in order."""
         from farcall.sdk import calls
 
-        for index in self._range(start, end):
+        for index in _range(start, end, self._num_inputs if end is not None else self.num_inputs()):
             yield calls.get_output(self._call_id, index, None)
 
     @iter.asynchronous
     async def _iter(self, *, start: int = 0, end: int | None = None) -> AsyncGenerator[R, None]:
         from farcall.sdk import calls
 
-        for index in self._range(start, end):
+        for index in _range(start, end, self._num_inputs if end is not None else await self._num_inputs_async()):
             yield await calls.get_output_async(self._call_id, index, None)
-
-    def _range(self, start: int, end: int | None) -> range:
-        count = self._num_inputs if self._num_inputs is not None else end
-        if count is None:
-            count = self._inputs()
-        stop = count if end is None else end
-        if not 0 <= start <= stop <= count:
-            raise ValueError(f"{start} to {end} is outside the call's inputs, 0 to {count}")
-        return range(start, stop)
 
     @later
     def get_call_graph(self) -> Any:
@@ -153,6 +145,15 @@ class FunctionCall(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<farcall.FunctionCall {self._call_id}>"
+
+
+def _range(start: int, end: int | None, count: int | None) -> range:
+    """The inputs from `start` to before `end`, of `count` where that is known."""
+    stop = end if end is not None else count
+    assert stop is not None, "without an end the number of inputs is asked for"
+    if not 0 <= start <= stop <= (stop if count is None else count):
+        raise ValueError(f"{start} to {end} is outside the call's inputs, 0 to {count}")
+    return range(start, stop)
 
 
 def _check_calls(given: Sequence[Any]) -> None:
