@@ -111,3 +111,20 @@ def test_results_of_a_clock_that_ran_ahead_do_not_stay_for_ever(store: Store) ->
     assert expire(store) == 0
     store.pass_time(RESULTS_KEPT_SECONDS + 1)
     assert expire(store) == 1
+
+
+def test_above_the_size_the_results_finished_longest_ago_go_first(store: Store) -> None:
+    store.spawn("fc-pending", LARGE)
+    for number in range(4):
+        finish(store, f"fc-{number}")
+        store.pass_time(1)
+    store.state.results_bytes = 2 * len(LARGE)
+    assert expire(store) == 2
+    for number in range(2):
+        with pytest.raises(OutputExpiredError):
+            store.run(store.state.output(f"fc-{number}", 0))
+    assert store.run(store.state.output("fc-2", 0)) is not None
+    assert expire(store) == 0
+    assert store.pending() == {"fc-pending": [0]}
+    store.reopen()
+    assert store.payload_files() == 3

@@ -83,7 +83,6 @@ class StateStore:
         self._directory = directory
         self.results_seconds = results_seconds
         self.results_bytes = results_bytes
-        self.recorded_bytes = 0  # results since the last `expire`
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = StateLock(directory)
@@ -202,7 +201,6 @@ class StateStore:
             placed = [(index, status, payload) for (index, status, _), payload in zip(outputs, stored, strict=True)]
             return call_rows.insert_outputs(transaction, call_id, placed, now)
 
-        self.recorded_bytes += sum(len(payload) for _, _, payload in outputs)
         return await self._write_payloads([payload for _, _, payload in outputs], run, bulk=len(outputs) > 1)
 
     async def mark_running(self, call_id: str, indexes: Sequence[int]) -> None:
@@ -332,7 +330,6 @@ class StateStore:
         To be called about every ten minutes.
         """
         now = self._clock.now()
-        self.recorded_bytes = 0
         if before is None:
             if not self._clock.is_settled():
                 return 0
