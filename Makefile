@@ -4,6 +4,7 @@
 #   make test-long  all tests, the long ones too         make clean   remove .venv and what was built
 
 SEED ?= 1
+JOBS ?= 2
 PYTEST = .venv/bin/python -m pytest --seed=$(SEED) --hypothesis-seed=$(SEED)
 
 .PHONY: demo test test-long check bench clean
@@ -12,7 +13,7 @@ demo: .venv/farcall
 	@scripts/demo
 
 test: .venv/dev
-	$(PYTEST) -m "not long" $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not long" $(ARGS)
 
 test-long: .venv/dev
 	$(PYTEST) --timeout=3600 $(ARGS)
