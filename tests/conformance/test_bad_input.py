@@ -62,7 +62,9 @@ def python(installation: "Installation", *arguments: Any, **options: Any) -> "su
 
 
 @pytest.mark.parametrize(
-    "value", [threading.Lock(), {"a": {"b": sys._getframe()}}, bad_app.HostilePickle(), iter([])], ids=str
+    "value",
+    [threading.Lock(), {"a": {"b": sys._getframe()}}, bad_app.HostilePickle(), iter([])],
+    ids=["lock", "frame", "hostile", "iterator"],
 )
 def test_unpicklable_arguments(value: Any) -> None:
     """An argument that cannot be pickled: SerializationError that names it; what can be pickled by luck may pass."""
