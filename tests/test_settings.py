@@ -51,6 +51,7 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "traceback": "environment FARCALL_TRACEBACK",
         "registry": "default",
         "insecure_registries": "default",
+        "simulate_gpu": "default",
     }
     assert (found.profile, found.runtime, found.compat, found.quiet) == ("box", "process", True, False)
 

@@ -730,3 +730,13 @@ def test_stopping_an_app_cancels_what_waits() -> None:
         thread.join(20)
     assert [type(error) for error in failures] == [errors.InputCancelledError]
     assert "stopped" in str(failures[0])
+
+
+def test_a_detached_app_is_not_this_process_s_any_more(connected: "Installation") -> None:
+    """A program that has left it, and connects again, does not bring it along."""
+    detached = farcall.App("left-alone")
+    with detached.run(detach=True):
+        pass
+    clients.current().close()
+    assert clients.current().status().version
+    assert "is not recorded" not in connected.farcall("server", "logs").stdout

@@ -223,6 +223,10 @@ class AppRun:
                 local.close()
         finally:
             self._app.unbind()
+        if self._detach and app_id is not None:
+            from farcall.sdk import client
+
+            client.let_go(app_id)
         return None if self._detach or _runs_here() else app_id
 
 

@@ -334,6 +334,11 @@ _in_container = False
 _running: dict[str, AppSpec] = {}  # the apps this process runs
 
 
+def let_go(app_id: str) -> None:
+    """The app goes on without this process."""
+    _running.pop(app_id, None)
+
+
 def disconnect() -> None:
     """Ends this process's connection, where there is one; what is asked next makes another. Raises ConflictError while
     an app runs on it."""
