@@ -735,8 +735,16 @@ def test_stopping_an_app_cancels_what_waits() -> None:
 def test_a_detached_app_is_not_this_process_s_any_more(connected: "Installation") -> None:
     """A program that has left it, and connects again, does not bring it along."""
     detached = farcall.App("left-alone")
+
+    @detached.function(serialized=True)
+    def hold() -> str:
+        import time
+
+        time.sleep(2)
+        return "held"
+
     with detached.run(detach=True):
-        pass
-    clients.current().close()
-    assert clients.current().status().version
+        call = hold.spawn()
+    clients.disconnect()  # refused while this process runs an app
+    assert call.get(timeout=30) == "held"
     assert "is not recorded" not in connected.farcall("server", "logs").stdout
