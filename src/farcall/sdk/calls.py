@@ -203,7 +203,7 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
     call_id = ids.new_id("fc")
     client = target.client()
     chunker = Chunker(kwargs)
-    acknowledged: deque[Callable[[], Any]] = deque()
+    under_way: deque[clients.Request] = deque()
     count = sent = 0
 
     def send(chunk: tuple[list[messages.Input], tuple[int, ...]]) -> None:
@@ -212,22 +212,26 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
         if not inputs:
             return
         # The first chunk makes the call; those after it are on their way together, so that they share commits.
-        while acknowledged and (sent == 1 or len(acknowledged) >= CHUNKS_AHEAD):
-            acknowledged.popleft()()
+        while under_way and (sent == 1 or len(under_way) >= CHUNKS_AHEAD):
+            under_way.popleft().wait()
         try:
-            acknowledged.append(client.start(_spawn_message(target, call_id, inputs), fds))
+            under_way.append(client.start(_spawn_message(target, call_id, inputs), fds))
         finally:
             descriptors.close_all(fds)
         sent += 1
 
-    for args in inputs:
-        chunk = chunker.add(count, args)
-        count += 1
-        if chunk is not None:
-            send(chunk)
-    send(chunker.rest())
-    while acknowledged:
-        acknowledged.popleft()()
+    try:
+        for args in inputs:
+            chunk = chunker.add(count, args)
+            count += 1
+            if chunk is not None:
+                send(chunk)
+        send(chunker.rest())
+        while under_way:
+            under_way.popleft().wait()
+    finally:
+        for request in under_way:
+            request.drop()
     return call_id, count
 
 

@@ -58,6 +58,27 @@ class _Reply(Receiver):
         self.waiter.set()
 
 
+class Request:
+    """A request that was sent. Either `wait` or `drop` ends it."""
+
+    def __init__(self, client: Client, seq: int, reply: _Reply) -> None:
+        self._client = client
+        self._seq = seq
+        self._reply = reply
+
+    def wait(self) -> tuple[Any, tuple[int, ...]]:
+        """The answer and what descriptors came along. Raises the error that it is, or ConnectionLostError."""
+        try:
+            self._client.connection.wait(self._reply.waiter)
+        finally:
+            self.drop()
+        return checked(self._reply.message), self._reply.fds
+
+    def drop(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._client.end(self._seq)
+
+
 class Client:
     """Calls, requests and their answers over one connection. All methods may be used from any thread."""
 
@@ -158,20 +179,11 @@ class Client:
 
         Raises the error the server answered with, or ConnectionLostError.
         """
-        return self.start(make, fds)()
+        return self.start(make, fds).wait()
 
-    def start(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> Callable[[], tuple[Any, tuple[int, ...]]]:
-        """Sends as `request` does; what it returns waits for the answer."""
-        seq, reply = self._begin(make, fds)
-
-        def finish() -> tuple[Any, tuple[int, ...]]:
-            try:
-                self.connection.wait(reply.waiter)
-            finally:
-                self._replies.pop(seq, None)
-            return self._checked(reply), reply.fds
-
-        return finish
+    def start(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> Request:
+        """Sends as `request` does, and does not wait for the answer."""
+        return Request(self, *self._begin(make, fds))
 
     async def request_async(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
         """`request`, awaited."""

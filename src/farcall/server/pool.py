@@ -12,7 +12,7 @@ from farcall import errors
 from farcall.server import failures
 from farcall.server.call import Call, Input
 from farcall.server.scaler import EXIT_GRACE, Scaler
-from farcall.spec.function import Batching, FunctionSpec
+from farcall.spec.function import LOSSES, Batching, FunctionSpec
 from farcall.spec.scaling import Scaling
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
@@ -22,11 +22,9 @@ from farcall.worker.container import Assignment, Container, End, State
 if TYPE_CHECKING:
     from farcall.server.app import App
     from farcall.server.server import Server
-    from farcall.wire.testing import InjectFault
 
 PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
 PREFETCH_INPUTS = 256
-LOSSES = 8  # in a row, through no fault of the function, before an input fails
 STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
 RETRY_LINES = 3  # of log in a second, for each pool
 
@@ -66,7 +64,7 @@ class Pool:
         self.waiting.extend(inputs)
         self.dispatch()
 
-    def _requeue(self, inputs: Iterable[Input]) -> None:
+    def requeue(self, inputs: Iterable[Input]) -> None:
         """Inputs that come back, in front of those that wait, in their order."""
         now = self.server.now()
         back = [one for one in inputs if one.call.inputs.get(one.index) is one]
@@ -131,7 +129,7 @@ class Pool:
         """Hands up to `count` waiting inputs to a container; False where there is none for it."""
         waiting = self.waiting
         assignments: list[Assignment] = []
-        suffering: list[tuple[Input, InjectFault]] = []
+        testing = self.server.testing if self.server.testing.has_faults else None
         barred: list[Input] = []
         while waiting and len(assignments) < count:
             one = waiting.popleft()
@@ -153,11 +151,8 @@ class Pool:
                     count = 1
                 one.credit = messages.GENERATOR_WINDOW
             one.container = container
-            if (fault := self.server.testing.take(one)) is not None:
-                if not fault.after:
-                    suffering.append((one, fault))
-                    continue
-                one.fault = fault
+            if testing is not None and testing.meets(one, container):
+                continue
             method = call.method.name
             assignments.append(Assignment(one, call.call_id, method, one.index, one.data, one.fds, one.credit))
         waiting.extendleft(reversed(barred))
@@ -169,8 +164,6 @@ class Pool:
             container.hand(assignments, now, batch=self.function.batching is not None)
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
-        for one, fault in suffering:
-            self.server.loop.call_soon(self._suffer, one, container, fault)
         return bool(assignments)
 
     def cancel(self, call: Call, indices: list[int] | None, terminate: bool) -> None:
@@ -200,7 +193,7 @@ class Pool:
 
     def drain(self, container: Container) -> None:
         """Lets a container finish what it runs and end; what it was handed beyond that goes elsewhere."""
-        self._requeue(container.drain(EXIT_GRACE, "stopped by hand", self.server.now()))
+        self.requeue(container.drain(EXIT_GRACE, "stopped by hand", self.server.now()))
         self.dispatch()
 
     def credit(self, call: Call, index: int, items: int) -> None:
@@ -263,19 +256,18 @@ class Pool:
                 close_all(mine)
                 continue
             if result.status == messages.REVOKED:
-                self._requeue([one])
+                self.requeue([one])
                 continue
             if one.fault is not None and result.status == messages.OK:
                 close_all(mine)
-                fault, one.fault = one.fault, None
-                self.server.loop.call_soon(self._suffer, one, container, fault)
+                self.server.testing.suffers(one, container)
                 continue
-            if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self._retry(one, container):
+            if result.status in (messages.EXCEPTION, messages.PLATFORM_ERROR) and self.retry(one, container):
                 close_all(mine)
                 continue
             if one.call is not call:
                 if call is not None:
-                    self._deliver(call, outputs, output_fds)
+                    self.deliver(call, outputs, output_fds)
                     outputs, output_fds = [], []
                 call = one.call
             # A success needs no container id: it would be most of the frame.
@@ -292,7 +284,7 @@ class Pool:
             )
             output_fds.extend(mine)
         if call is not None:
-            self._deliver(call, outputs, output_fds)
+            self.deliver(call, outputs, output_fds)
         if not container.holds:
             container.idle_since = now
             if self.function.single_use_containers:
@@ -329,7 +321,7 @@ class Pool:
             messages.Items(one.call.call_id, one.index, message.first, message.items, message.descriptors), fds
         )
 
-    def _deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
+    def deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
         for output in outputs:
             one = call.inputs.pop(output.index)
             if one.fds:
@@ -345,15 +337,15 @@ class Pool:
         data = failures.encode(error, call_id=one.call.call_id, container_id=container_id)
         attempts = one.attempts + 1 if container_id else 1  # without a container, no attempt ended like this
         output = messages.Output(one.index, messages.PLATFORM_ERROR, data, 0, container_id, attempts)
-        self._deliver(one.call, [output], [])
+        self.deliver(one.call, [output], [])
 
     def _fail_waiting(self, status: int, data: bytes, container_id: str) -> None:
         waiting, self.waiting = self.waiting, deque()
         for one in waiting:
             if one.call.inputs.get(one.index) is one:
-                self._deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])
+                self.deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])
 
-    def _retry(self, one: Input, container: Container) -> bool:
+    def retry(self, one: Input, container: Container) -> bool:
         """Spends one attempt of the budget on another try, as the last one failed in `container`; False where there is
         none left."""
         policy = self.function.retries
@@ -390,7 +382,7 @@ class Pool:
         self._delayed -= 1
         if self.app.stopping:
             return
-        self._requeue([one])
+        self.requeue([one])
         self.dispatch()
 
     def on_timeout(self, one: Input) -> None:
@@ -411,7 +403,7 @@ class Pool:
         for one in started:
             if one.call.inputs.get(one.index) is one:
                 self._blame(one, container, end)
-        self._requeue(unstarted)
+        self.requeue(unstarted)
         if not self.app.stopping:
             self.dispatch()
         self.server.fleet.schedule()
@@ -426,7 +418,7 @@ class Pool:
                 f"its container {container.container_id} was replaced"
             )
         elif end.lost or end.reason:
-            self._lost(one, container, end.reason or end.describe())
+            self.lost(one, container, end.reason or end.describe())
             return
         elif end.exited is not None and end.exited.out_of_memory:
             error = errors.OutOfMemoryError(
@@ -443,45 +435,17 @@ class Pool:
                 f"{self.function.name} brought its container down: {container.container_id} {end.describe()}. "
                 f"See `farcall logs {container.container_id}`"
             )
-        if not self._retry(one, container):
+        if not self.retry(one, container):
             self.fail(one, error, container.container_id)
 
-    def _lost(self, one: Input, container: Container, why: str) -> None:
+    def lost(self, one: Input, container: Container, why: str) -> None:
         """Its container went away through no fault of its own: it is tried again, up to `LOSSES` times in a row."""
         one.losses += 1
         if one.losses <= LOSSES and not one.call.method.is_generator:
-            self._requeue([one])
+            self.requeue([one])
             return
         said = f"the container of {self.function.name} was lost {one.losses} times in a row ({why})"
         self.fail(one, errors.ContainerCrashedError(said), container.container_id)
-
-    def _suffer(self, one: Input, container: Container, fault: InjectFault) -> None:
-        """What a test wants to happen to an attempt, in the place of what its container would answer."""
-        if one.call.inputs.get(one.index) is not one:
-            return
-        limit = self.function.timeout
-        kill = self.server.worker.kill
-        if fault.kind == "slow":
-            self.server.clock.advance(min(fault.seconds, limit))
-            if fault.seconds <= limit:
-                self._requeue([one])
-            else:
-                kill(container, "a test had an input take too long")
-                if not self._retry(one, container):
-                    said = f"{self.function.name} ran longer than its timeout of {limit:g} s"
-                    self.fail(one, errors.FunctionTimeoutError(said), container.container_id)
-        elif fault.kind == "lose":
-            kill(container, "lost, for a test")
-            self._lost(one, container, "a test had it so")
-        else:
-            if fault.ends_container:
-                kill(container, "crashed, for a test")
-            if not self._retry(one, container):
-                output = messages.Output(
-                    one.index, messages.EXCEPTION, fault.error, 0, container.container_id, one.attempts + 1
-                )
-                self._deliver(one.call, [output], [])
-        self.dispatch()
 
     def _start_failed(self, container: Container, end: End) -> None:
         """A container ended before it was ready: nobody would ever be served by more of them."""
@@ -522,13 +486,13 @@ class Pool:
                     if self._concurrent:
                         self.blocked.add(container.container_id)
                     self.mean_seconds = max(self.mean_seconds or 0.0, age)
-                    self._requeue(back)
+                    self.requeue(back)
         if self.waiting:
             self.dispatch()
 
     def take_back(self, container: Container) -> None:
         """The container is to end when it has done what it runs: others are to run the rest."""
-        self._requeue(container.take_back())
+        self.requeue(container.take_back())
         if not container.holds:
             self.scaler.idle(container)
         self.dispatch()

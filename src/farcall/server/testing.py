@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from farcall import errors
+from farcall.wire import messages
 from farcall.wire.testing import AdvanceClock, GetTestReport, InjectFault, TestReport
 
 if TYPE_CHECKING:
     from farcall.server.call import Input
     from farcall.server.server import Server
+    from farcall.worker.container import Container
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -31,10 +33,58 @@ class Testing:
         if self.allowed:
             self._starts[function_id] += 1
 
-    def take(self, one: Input) -> InjectFault | None:
-        """The fault of an attempt that begins."""
+    @property
+    def has_faults(self) -> bool:
+        """Whether any attempt may be to suffer something."""
+        return bool(self._faults)
+
+    def meets(self, one: Input, container: Container) -> bool:
+        """An attempt begins in a container. Whether it is to suffer something in the place of running there."""
         waiting = self._faults.get((one.call.pool.function.function_id, one.call.method.name))
-        return waiting.popleft() if waiting else None
+        if not waiting:
+            return False
+        one.fault = waiting.popleft()
+        if not one.fault.after:
+            self.suffers(one, container)
+            return True
+        return False
+
+    def suffers(self, one: Input, container: Container) -> None:
+        """An attempt's fault takes the place of what its container would answer, in a moment."""
+        fault, one.fault = one.fault, None
+        assert fault is not None
+        self._server.loop.call_soon(self._suffer, one, container, fault)
+
+    def _suffer(self, one: Input, container: Container, fault: InjectFault) -> None:
+        pool = one.call.pool
+        if one.call.inputs.get(one.index) is not one:
+            return
+        if fault.kind == "slow":
+            self._be_slow(one, container, fault.seconds)
+        elif fault.kind == "lose":
+            self._server.worker.kill(container, "lost, for a test")
+            pool.lost(one, container, "a test had it so")
+        else:
+            if fault.ends_container:
+                self._server.worker.kill(container, "crashed, for a test")
+            if not pool.retry(one, container):
+                output = messages.Output(
+                    one.index, messages.EXCEPTION, fault.error, 0, container.container_id, one.attempts + 1
+                )
+                pool.deliver(one.call, [output], [])
+        pool.dispatch()
+
+    def _be_slow(self, one: Input, container: Container, seconds: float) -> None:
+        pool = one.call.pool
+        limit = pool.function.timeout
+        self._server.clock.advance(min(seconds, limit))
+        if seconds <= limit:
+            pool.requeue([one])
+            return
+        self._server.worker.kill(container, "a test had an input take too long")
+        if not pool.retry(one, container):
+            error = errors.FunctionTimeoutError(f"{pool.function.name} ran longer than its timeout of {limit:g} s")
+            pool.fail(one, error, container.container_id)
 
     def answer(self, message: Any) -> bytes | None:
         """Does what a message says. Raises PermissionDeniedError, NotFoundError."""

@@ -11,6 +11,7 @@ from farcall.spec.secret import SecretSpec
 from farcall.spec.volume import VolumeSpec
 
 MAX_INPUTS = 1000  # that run at once in a container
+LOSSES = 8  # of its container in a row, through no fault of the function, before an input fails
 MAX_BATCH = 1000  # inputs
 MAX_WAIT_MS = 600_000
 MAX_HELD = 10_000  # inputs of one container, where it runs several batches at once

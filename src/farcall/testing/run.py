@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from farcall.errors import InvalidError
 from farcall.sdk import local
+from farcall.sdk.cls import Cls
 from farcall.testing.clock import Clock
 from farcall.testing.faults import Fault, exception, name_of
 from farcall.testing.simulation import Call, Simulation
@@ -120,7 +121,7 @@ class Run:
         return _known(where, name, known)
 
     def _pool(self, where: str, function: Any) -> str:
-        if type(function).__name__ == "Cls":
+        if isinstance(function, Cls):
             function = function.name
         name = name_of(where, function)
         classes = list(self.app.registered_classes)

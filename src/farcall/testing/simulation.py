@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from farcall import errors
 from farcall.sdk import local
 from farcall.sdk.function import registry
+from farcall.spec.function import LOSSES
 from farcall.testing.clock import Clock
 from farcall.testing.faults import Fault, Faults
 
 if TYPE_CHECKING:
     from farcall.sdk.calls import Target
     from farcall.sdk.options import Declaration
-
-LOSSES = 8  # in a row, through no fault of the function, before an input fails: as the server has it
 
 
 @dataclass
@@ -41,9 +40,9 @@ class Call:
 @dataclass
 class _Container:
     last_used: float
+    window: float  # seconds it may be idle
+    stays: bool  # for longer, too
     busy: int = 0
-    window: float = 60.0
-    stays: bool = False
 
 
 class Simulation:
@@ -51,12 +50,12 @@ class Simulation:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.faults = Faults()
-        self.calls: list[Call] = []
-        self.starts: list[str] = []
+        self._faults = Faults()
+        self._calls: list[Call] = []
+        self._starts: list[str] = []
         """The names of what containers were started for, in that order."""
-        self.start_seconds: dict[str, float] = {}
-        self.fakes: dict[str, Callable[..., Any]] = {}
+        self._start_seconds: dict[str, float] = {}
+        self._fakes: dict[str, Callable[..., Any]] = {}
         self._containers: dict[tuple[str, bytes], _Container] = {}
         self._lock = threading.RLock()
         clock.on_move(self._scale_down)
@@ -72,17 +71,15 @@ class Simulation:
             container = self._containers.get(key)
             if container is None:
                 name = target.name.removesuffix(f".{target.method}") if target.method else target.name
-                self.starts.append(name)
-                seconds = self.start_seconds.get(name, 0.0)
+                self._starts.append(name)
+                seconds = self._start_seconds.get(name, 0.0)
                 self.clock.advance(min(seconds, declaration.startup_timeout))
                 if seconds > declaration.startup_timeout:
                     raise errors.StartupTimeoutError(
                         f"{name} was not ready within {declaration.startup_timeout:g} s (startup_timeout)"
                     )
                 scaling = declaration.scaling
-                container = _Container(
-                    self.clock.now(), 0, scaling.scaledown_window, max(scaling.min_containers, 0) > 0
-                )
+                container = _Container(self.clock.now(), scaling.scaledown_window, scaling.min_containers > 0)
                 self._containers[key] = container
             container.busy += 1
         return container
@@ -103,27 +100,39 @@ class Simulation:
 
     def add_fault(self, name: str, fault: Fault, times: int) -> None:
         """The next `times` attempts of a function or method get it."""
-        self.faults.add(name, fault, times)
+        self._faults.add(name, fault, times)
+
+    def take_fault(self, name: str) -> Fault | None:
+        """The fault of an attempt that begins."""
+        return self._faults.take(name)
+
+    def record(self, call: Call) -> None:
+        """An input begins."""
+        self._calls.append(call)
+
+    def fake(self, name: str) -> Callable[..., Any] | None:
+        """What runs in the place of a function or method."""
+        return self._fakes.get(name)
 
     def left(self) -> dict[str, int]:
         """How many faults have met no attempt, by function or method."""
-        return self.faults.left()
+        return self._faults.left()
 
     def started(self, name: str) -> int:
         """How many containers were started for a function or class."""
-        return self.starts.count(name)
+        return self._starts.count(name)
 
     def slow_starts(self, name: str, seconds: float) -> None:
         """Containers of a function or class take so long to start."""
-        self.start_seconds[name] = seconds
+        self._start_seconds[name] = seconds
 
     def replace(self, name: str, fake: Callable[..., Any]) -> None:
         """`fake` runs in the place of a function or method."""
-        self.fakes[name] = fake
+        self._fakes[name] = fake
 
     def inputs(self) -> list[Call]:
         """All inputs so far."""
-        return list(self.calls)
+        return list(self._calls)
 
     def end_containers(self, name: str) -> None:
         """Ends those of a function or class, with their exit hooks."""
@@ -158,7 +167,7 @@ class _Attempts:
         self._retries = 0
         self._losses = 0
         self._lost = False
-        simulation.calls.append(call)
+        simulation.record(call)
 
     def __enter__(self) -> _Attempts:
         self._fault, self._ready_at, self._lost = None, None, False
@@ -174,7 +183,7 @@ class _Attempts:
         """The attempt's own time begins."""
         clock = self._simulation.clock
         self._ready_at = clock.now()
-        self._fault = fault = self._simulation.faults.take(self._target.name)
+        self._fault = fault = self._simulation.take_fault(self._target.name)
         if fault is None:
             return
         if fault.kind == "slow":
@@ -186,7 +195,7 @@ class _Attempts:
 
     def instead(self) -> Callable[..., Any] | None:
         """What the test put in the function's place."""
-        return self._simulation.fakes.get(self._target.name)
+        return self._simulation.fake(self._target.name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         container, self._container = self._container, None
