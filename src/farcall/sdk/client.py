@@ -57,6 +57,15 @@ class _Reply(Receiver):
         self.message = error
         self.waiter.set()
 
+    def answer(self) -> Any:
+        """The message, with a body that came in a memory file in it. Raises the error that it is."""
+        answer = checked(self.message)
+        if isinstance(answer, messages.Done) and answer.descriptors:
+            answer.body = from_memory(self.fds[0])
+            descriptors.close_all(self.fds)
+            self.fds = ()
+        return answer
+
 
 class Request:
     """A request that was sent. Either `wait` or `drop` ends it."""
@@ -72,7 +81,7 @@ class Request:
             self._client.connection.wait(self._reply.waiter)
         finally:
             self.drop()
-        return checked(self._reply.message), self._reply.fds
+        return self._reply.answer(), self._reply.fds
 
     def drop(self) -> None:
         """Nobody waits for the answer any more."""
@@ -115,7 +124,7 @@ class Client:
                 "or end it with `farcall server stop --force`"
             )
         client._replies.pop(0, None)
-        answer = client._checked(welcome)
+        answer = welcome.answer()
         assert isinstance(answer, messages.Welcome)
         client.server = answer
         return client
@@ -192,7 +201,7 @@ class Client:
             await self.connection.wait_async(reply.waiter)
         finally:
             self._replies.pop(seq, None)
-        return self._checked(reply), reply.fds
+        return reply.answer(), reply.fds
 
     def request_each(self, makes: Sequence[Callable[[int], Any]]) -> Generator[tuple[int, Any, tuple[int, ...]]]:
         """Sends all the requests; yields position, answer and descriptors of each when it comes.
@@ -209,7 +218,7 @@ class Client:
                 for position, (seq, reply) in list(outstanding.items()):
                     if reply.message is not None:
                         del outstanding[position], self._replies[seq]
-                        yield position, self._checked(reply), reply.fds
+                        yield position, reply.answer(), reply.fds
                 if outstanding:
                     self.connection.wait(waiter)
         finally:
@@ -237,14 +246,6 @@ class Client:
     ) -> tuple[int, _Reply]:
         reply = _Reply(waiter)
         return self.begin(make, fds, reply), reply
-
-    def _checked(self, reply: _Reply) -> Any:
-        answer = checked(reply.message)
-        if isinstance(answer, messages.Done) and answer.descriptors:
-            answer.body = from_memory(reply.fds[0])
-            descriptors.close_all(reply.fds)
-            reply.fds = ()
-        return answer
 
     # --- apps
 

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable
 
 import msgspec
 
+from farcall import errors
 from farcall.sdk import client as clients
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 from farcall.wire.volumes import (
@@ -51,6 +52,8 @@ def read(name: str, entry: VolumeEntry) -> Generator[bytes]:
         answer, _ = clients.current().request(
             lambda seq, at=offset: ReadVolume(seq, name, entry.digest, at, min(CHUNK_BYTES, entry.size - at))
         )
+        if not answer.body:
+            raise errors.ContentError(f"{name}: a file of {entry.size:,} bytes ends after {offset:,}")
         yield answer.body
         offset += len(answer.body)
 
