@@ -39,7 +39,9 @@ libc.syscall.restype = ctypes.c_long
 call("syscall", 435, None, 0)
 call("syscall", 56 if os.uname().machine == "x86_64" else 220, 0x10000000 | 17, 0, 0, 0, 0)
 import subprocess, threading
-threading.Thread(target=lambda: print("thread")).start()
+thread = threading.Thread(target=lambda: print("thread"))
+thread.start()
+thread.join()
 print(subprocess.run(["true"]).returncode)
 """
     refused = str(errno.EPERM)
