@@ -4,8 +4,12 @@ All tests share the content store of the session: Debian itself is made once.
 """
 
 import os
+import shutil
+import subprocess
 import textwrap
+import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -126,6 +130,144 @@ def test_a_uv_project(run: Callable[..., str], tmp_path: Path) -> None:
         """,
     )
     assert output == "2.0.0 /.uv/.venv\n"
+
+
+WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+# The private repository's package builds itself, so that pip needs nothing from elsewhere.
+BACKEND = f"""\
+import zipfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "private_lib-1-py3-none-any.whl"
+    with zipfile.ZipFile(directory + "/" + name, "w") as wheel:
+        wheel.write("private_lib.py")
+        wheel.writestr("private_lib-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: private-lib\\nVersion: 1\\n")
+        wheel.writestr("private_lib-1.dist-info/WHEEL", {WHEEL!r})
+        wheel.writestr("private_lib-1.dist-info/RECORD", "")
+    return name
+"""
+POETRY_PROJECT = """\
+[tool.poetry]
+name = "project"
+version = "1"
+description = ""
+authors = []
+[tool.poetry.dependencies]
+python = "^3.11"
+served-always = "^1.0"
+[tool.poetry.group.extra.dependencies]
+served-sometimes = "^1.0"
+[[tool.poetry.source]]
+name = "served"
+url = "https://localhost/simple/"
+priority = "primary"
+"""
+LOCKED = """
+[[package]]
+name = "{name}"
+version = "1.0"
+description = ""
+optional = false
+python-versions = "*"
+groups = ["{group}"]
+files = [
+    {{file = "{file}", hash = "sha256:{sha256}"}},
+]
+
+[package.source]
+type = "legacy"
+url = "https://localhost/simple"
+reference = "served"
+"""
+# The hash is what poetry makes of the project.
+POETRY_LOCK_END = """
+[metadata]
+lock-version = "2.1"
+python-versions = "^3.11"
+content-hash = "825ce8a3f6d2d6294a91db252b76e49c6988440729c597eadc5bbdb2e6cc69c5"
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `package_hosts.py` serves, and the script beside it: two wheels, a private repository, a certificate."""
+    folder = tmp_path_factory.mktemp("hosts")
+    shutil.copy(Path(__file__).parent / "package_hosts.py", folder)
+    (folder / "login").write_text("ada:squeamish")
+    certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"]
+    certificate += ["-addext", "subjectAltName=DNS:github.com,DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(certificate, cwd=folder, check=True, capture_output=True)
+    (folder / "wheels").mkdir()
+    for name in ("served_always", "served_sometimes"):
+        with zipfile.ZipFile(folder / f"wheels/{name}-1.0-py3-none-any.whl", "w") as wheel:
+            parts = {
+                f"{name}.py": "WORD = 'served'\n",
+                f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+                f"{name}-1.0.dist-info/WHEEL": WHEEL,
+                f"{name}-1.0.dist-info/RECORD": "",
+            }
+            for path, text in parts.items():
+                wheel.writestr(zipfile.ZipInfo(path), text)
+    work = folder / "work"
+    work.mkdir()
+    (work / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "private-lib"\nversion = "1"\n'
+    )
+    # Builds itself, so that pip needs nothing from elsewhere.
+    (work / "backend.py").write_text(BACKEND)
+    (work / "private_lib.py").write_text("WORD = 'private'\n")
+    git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@localhost"]
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "The library"], ["tag", "v1"]):
+        subprocess.run([*git, *command], cwd=work, check=True, capture_output=True)
+    subprocess.run([*git, "clone", "-q", "--bare", work, folder / "git/me/lib.git"], check=True, capture_output=True)
+    shutil.rmtree(work)
+    return folder
+
+
+@pytest.fixture
+def served(hosts: Path) -> str:
+    """An expression for a Debian whose commands find `hosts` on their loopback."""
+    return (
+        f"{SLIM}.add_local_dir({str(hosts)!r}, '/srv/hosts', copy=True)"
+        ".env({'GIT_SSL_CAINFO': '/srv/hosts/cert.pem', 'REQUESTS_CA_BUNDLE': '/srv/hosts/cert.pem'})"
+        ".run_commands('printf \"[http]\\\\n curloptResolve = github.com:443:127.0.0.1\\\\n\" > /etc/gitconfig')"
+        ".shell(['python3', '/srv/hosts/package_hosts.py'])"
+    )
+
+
+def test_a_private_repository(run: Callable[..., str], served: str, connected: Farcall) -> None:
+    def install(token: str) -> str:
+        secret = f"farcall.Secret.from_dict({{'GITHUB_TOKEN': {token!r}}})"
+        return f"{served}.pip_install_private_repos('github.com/me/lib@v1', git_user='ada', secrets=[{secret}])"
+
+    refused = run(install("wrong"), "pass", check=False)
+    assert "Authentication failed for 'https://github.com/me/lib/'" in refused
+    body = """
+        import private_lib, subprocess
+        print(private_lib.WORD, private_lib.__file__)
+        places = ["/etc", "/root", "/usr/local", "/var"]
+        print(subprocess.run(["grep", "-rl", "squeamish", *places], capture_output=True, text=True).stdout)
+        """
+    output = run(install("squeamish"), body)
+    assert output.split() == ["private", "/usr/local/lib/python3.11/dist-packages/private_lib.py"]
+
+
+def test_a_poetry_project(run: Callable[..., str], served: str, hosts: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(POETRY_PROJECT)
+    lock = "# This file is automatically @generated by Poetry 2.1.4 and should not be changed by hand.\n"
+    for name, group in (("served-always", "main"), ("served-sometimes", "extra")):
+        [wheel] = (hosts / "wheels").glob(f"{name.replace('-', '_')}-*")
+        lock += LOCKED.format(name=name, group=group, file=wheel.name, sha256=sha256(wheel.read_bytes()).hexdigest())
+    (tmp_path / "poetry.lock").write_text(lock + POETRY_LOCK_END)
+    body = """
+        from importlib.metadata import distributions
+        print(sorted(d.name for d in distributions() if d.name.startswith("served")))
+        """
+    image = f"{served}.poetry_install_from_file(here / 'pyproject.toml', poetry_version='2.1.4'"
+    assert run(f"{image}, without=['extra'])", body) == "['served_always']\n"
+    (tmp_path / "poetry.lock").unlink()
+    assert run(f"{image}, ignore_lockfile=True)", body) == "['served_always', 'served_sometimes']\n"
 
 
 def test_commands_environment_folder_and_shell(run: Callable[..., str]) -> None:
