@@ -226,11 +226,12 @@ def test_nothing_at_all(workshop: Workshop) -> None:
     assert image.python is None
 
 
-def test_the_mode_of_the_root_directory_is_kept(workshop: Workshop) -> None:
-    image = workshop.build(Run("chmod 1711 /"), Run("echo later > /later"))
-    assert oct(workshop.tree(image).entries[0].mode) == "0o41711"
-    workshop.build(Run("chmod 1711 /"), Run("stat -c '%a %u:%g' /"))
-    assert "1711 0:0" in workshop.output
+def test_the_owner_and_mode_of_the_root_directory_are_kept(workshop: Workshop) -> None:
+    steps = Run("chown ada:music / && chmod 1711 /"), Run("echo later > /later")
+    root = workshop.tree(workshop.build(*steps)).entries[0]
+    assert (oct(root.mode), root.uid, root.gid) == ("0o41711", 1000, 50)
+    workshop.build(*steps, Run("stat -c '%a %u:%g' /"))
+    assert "1711 1000:50" in workshop.output
 
 
 def test_an_image_shows_nothing_of_others_or_of_the_host(workshop: Workshop, tmp_path: Path) -> None:

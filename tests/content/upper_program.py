@@ -8,7 +8,6 @@ require above a data-only layer.
 import errno
 import os
 import random
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,8 +118,10 @@ def main() -> None:
             subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
             for _ in range(25):
                 change(merged, rng, kind != "user")
-            # The root of a new tree is the base's.
-            os.chmod(merged, stat.S_IMODE(base.entries[0].mode))
+            os.chmod(merged, rng.choice([0o755, 0o1711]))
+            if kind != "user":
+                os.chown(merged, rng.randrange(3), rng.randrange(3))
+            # A new tree's root has the time of the base's.
             os.utime(merged, ns=(0, base.entries[0].mtime_ns))
             seen = lease.store.tree(ingest_directory(lease, merged, keep_owner=True))
             subprocess.run(["umount", merged], check=True)

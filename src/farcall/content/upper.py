@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from farcall.content.disk import disk_error, printable
-from farcall.content.intake import Intake
+from farcall.content.intake import Facts, Intake
 from farcall.content.lease import Lease
 from farcall.content.scan import Found, Ids, attributes, kept_attributes, walk
 from farcall.content.tree import Diff, Entry, Tree, default_directory, shown
@@ -34,7 +34,7 @@ def ingest_upper(
     `upper` is nobody's any more: its files may be moved out of it. `uid_map` and `gid_map` are those of the container's
     user namespace, as in /proc/PID/uid_map: (first id inside, first id outside, count); empty ones change nothing.
     Times later than `clamp_mtime_after` (nanoseconds) become that. The root directory is that of `base`, but for its
-    permissions, which are those of `upper`.
+    owner and permissions, which are those of `upper`.
 
     All that overlayfs puts there is understood: whiteouts (devices 0/0), opaque directories, directories that were
     renamed, and copies without data. This process must be in the user namespace in which the overlay was mounted: that
@@ -49,7 +49,7 @@ def ingest_upper(
             mtime_ns = min(mtime_ns, clamp_mtime_after)
         return uids(status.st_uid), gids(status.st_gid), mtime_ns
 
-    layer = _Upper(base, Intake(lease, facts, move=True))
+    layer = _Upper(base, Intake(lease, facts, move=True), facts)
     for found in walk(os.fsencode(upper)):
         try:
             given = attributes(found.full, uids, gids)
@@ -67,9 +67,10 @@ class _Upper:
     Sources: the kernel's Documentation/filesystems/overlayfs.rst, and its fs/overlayfs/namei.c.
     """
 
-    def __init__(self, base: Tree, intake: Intake) -> None:
+    def __init__(self, base: Tree, intake: Intake, facts: Facts) -> None:
         self._base = base
         self._intake = intake
+        self._facts = facts
         self._kind = _attribute_kind()
         self._root = base.entries[0]
         self._removed: set[bytes] = set()
@@ -85,7 +86,8 @@ class _Upper:
             self._removed.add(found.path)
             return
         if not found.path:
-            self._root = msgspec.structs.replace(self._root, mode=status.st_mode)
+            uid, gid, _ = self._facts(status)
+            self._root = msgspec.structs.replace(self._root, mode=status.st_mode, uid=uid, gid=gid)
             if given.get(self._kind + b"opaque") == b"y":
                 self._opaque.add(b"")
                 self._below[b""] = None
