@@ -4,12 +4,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from farcall import settings
 from farcall.errors import InvalidError
+from farcall.settings import amounts
 from farcall.settings.paths import MAX_SOCKET_PATH
 
 
@@ -52,6 +54,8 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "registry": "default",
         "insecure_registries": "default",
         "simulate_gpu": "default",
+        "results_kept": "default",
+        "results_size": "default",
     }
     assert (found.profile, found.runtime, found.compat, found.quiet) == ("box", "process", True, False)
 
@@ -62,6 +66,49 @@ def test_registries(tmp_path: Path, environ: dict[str, str]) -> None:
     set_to = {"FARCALL_REGISTRY": "mirror.example/hub", "FARCALL_INSECURE_REGISTRIES": "a.example, b.example:5000,"}
     found = settings.load({}, tmp_path, environ | set_to)
     assert (found.registry, found.insecure_registries) == ("mirror.example/hub", ("a.example", "b.example:5000"))
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "is_"),
+    [
+        (amounts.count, "50_000", 50_000),
+        (amounts.seconds, "90s", 90.0),
+        (amounts.seconds, "1.5 h", 5400.0),
+        (amounts.seconds, "7d", 604_800.0),
+        (amounts.size, "1B", 1),
+        (amounts.size, "512MiB", 2**29),
+        (amounts.size, "1.5 GiB", 3 * 2**29),
+        (amounts.memory, "2GiB", 2**31),
+        (amounts.memory, "50%", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2),
+    ],
+)
+def test_amounts(read: Callable[[str], float], text: str, is_: float) -> None:
+    assert read(text) == is_
+
+
+@pytest.mark.parametrize(
+    ("read", "texts"),
+    [
+        (amounts.count, ["0", "-1", "1.5", "many", "", "1k", "nan"]),
+        (amounts.seconds, ["0s", "7", "7 weeks", "-1d", "inf", "d"]),
+        (amounts.size, ["0B", "0.5B", "10GB", "10", "-1GiB", "50%"]),
+        (amounts.memory, ["0%", "101%", "%", "10GB", "5"]),
+    ],
+)
+def test_amounts_that_are_none(read: Callable[[str], float], texts: list[str]) -> None:
+    for text in texts:
+        with pytest.raises(ValueError, match=r"^a "):
+            read(text)
+
+
+def test_what_is_set_for_the_server_goes_to_it(tmp_path: Path, environ: dict[str, str]) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.farcall]\nresults_kept = "12h"\n')
+    found = settings.load({"results_size": "1GiB"}, tmp_path, environ)
+    assert (found.results_kept, found.results_size) == (43_200.0, 2**30)
+    assert found.of_server() == {"FARCALL_RESULTS_KEPT": "12h", "FARCALL_RESULTS_SIZE": "1GiB"}
+    assert settings.load({}, tmp_path.parent, environ).of_server() == {}
+    with pytest.raises(InvalidError, match=r"results_kept must be a time, as 90s.*not 'for ever' \(environment"):
+        settings.load({}, tmp_path, environ | {"FARCALL_RESULTS_KEPT": "for ever"})
 
 
 def test_the_profile_can_come_from_the_environment(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -399,6 +399,19 @@ if __name__ == "__main__":
 """
 
 
+# The server looks for what has expired a few seconds after its start.
+EXPIRED = """
+import farcall, sys, time
+while True:
+    try:
+        farcall.FunctionCall.from_id(sys.argv[1]).get(timeout=0)
+    except farcall.errors.OutputExpiredError as error:
+        print(isinstance(error, TimeoutError), error)
+        break
+    time.sleep(0.1)
+"""
+
+
 def test_results_expire_after_a_week(installation: "Installation", program: Callable[[str], Path]) -> None:
     """Results are kept 7 days, then OutputExpiredError, which is a TimeoutError and says so."""
     call_id = run_program(installation, program(EXPIRING)).stdout.strip()
@@ -411,20 +424,23 @@ def test_results_expire_after_a_week(installation: "Installation", program: Call
         for column in ("created_at", "finished_at"):
             connection.execute(f"UPDATE calls SET {column} = {column} - ?", (week + 60,))
         connection.execute("UPDATE outputs SET finished_at = finished_at - ?", (week + 60,))
-    getter = f"""
-import farcall, time
-while True:  # the server looks for what has expired a few seconds after its start
-    try:
-        farcall.FunctionCall.from_id({call_id!r}).get(timeout=0)
-    except farcall.errors.OutputExpiredError as error:
-        print(isinstance(error, TimeoutError), error)
-        break
-    time.sleep(0.1)
-"""
-    said = run_program(installation, "-c", getter).stdout
+    said = run_program(installation, "-c", EXPIRED, call_id).stdout
     assert said.startswith("True")
     assert call_id in said
-    assert "7 days" in said
+    assert "results_kept" in said
+
+
+def test_how_long_results_are_kept_is_a_setting(installation: "Installation", program: Callable[[str], Path]) -> None:
+    """`results_kept` of the project of whichever program starts the server."""
+    call_id = run_program(installation, program(EXPIRING)).stdout.strip()
+    assert (
+        "results_kept must be a time"
+        in installation.farcall("server", "start", "--results-kept", "7", check=False).stderr
+    )
+    installation.farcall("server", "stop")
+    asks = program(EXPIRED)
+    (asks.parent / "pyproject.toml").write_text('[tool.farcall]\nresults_kept = "1s"\n')
+    assert call_id in run_program(installation, asks, call_id).stdout
 
 
 def server_pid(installation: "Installation") -> int:

@@ -23,6 +23,7 @@ def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[sett
         found = settings.load(options, folder)
     except errors.InvalidError as error:
         raise UsageError(str(error)) from None
+    os.environ.update(found.of_server())
     for setting in settings.SETTINGS:
         value = found.values[setting.name].value
         if setting.name in _READ_BY_THE_SDK and isinstance(value, str):

@@ -6,14 +6,20 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from farcall import errors, settings
+from farcall.cli.usage import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     start = commands.add_parser("start", help="start it, unless it runs")
     start.add_argument("--simulate-gpu", metavar="TYPE=N", help="pretend to have GPUs, as T4=4,H100=8")
+    for setting in settings.SETTINGS:
+        if setting.of_server:
+            name = setting.name.replace("_", "-")
+            start.add_argument(f"--{name}", metavar=str(setting.default), help=setting.help.replace("%", "%%"))
     stop = commands.add_parser("stop", help="end it; refused while apps run")
     stop.add_argument("--force", action="store_true", help="end it with all that it runs")
     status = commands.add_parser("status", help="what it is doing; exit code 3 when it does not run")
@@ -25,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.command == "start":
-        return _start(options.simulate_gpu)
+        return _start(vars(options))
     if options.command == "stop":
         return _stop(force=options.force)
     if options.command == "status":
@@ -33,10 +39,15 @@ def run(options: argparse.Namespace) -> int:
     return _logs(settings.paths().server_log, options.tail, follow=options.follow)
 
 
-def _start(simulate_gpu: str | None) -> int:
+def _start(options: dict[str, Any]) -> int:
     from farcall.sdk import client
 
-    found = settings.load({"simulate_gpu": simulate_gpu})
+    given = {setting.name: options.get(setting.name) for setting in settings.SETTINGS}
+    try:
+        found = settings.load(given)
+    except errors.InvalidError as error:
+        raise UsageError(str(error)) from None
+    os.environ.update(found.of_server())
     if found.simulate_gpu:
         os.environ["FARCALL_SIMULATE_GPU"] = found.simulate_gpu
     running = client.connect_existing()
@@ -48,7 +59,9 @@ def _start(simulate_gpu: str | None) -> int:
         running = client.connect_or_start()
         word = "started"
     else:
-        word = "runs already"
+        of_server = (setting.name for setting in settings.SETTINGS if setting.of_server)
+        late = [f"--{name.replace('_', '-')}" for name in of_server if given[name] is not None]
+        word = f"runs already ({', '.join(late)} will hold when it is started again)" if late else "runs already"
     report = running.status()
     print(f"the farcall server {word}: pid {report.pid}, {settings.paths().server_socket}", file=sys.stderr)
     running.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from farcall.sdk.image import Image
     from farcall.sdk.image_parts import LocalFiles
     from farcall.sdk.local_trees import LocalTrees
-    from farcall.settings import Settings
 
 
 class Surroundings(NamedTuple):
@@ -41,23 +39,15 @@ class Surroundings(NamedTuple):
 def surroundings() -> Surroundings:
     """Those of this program: its own interpreter, and what the user has set. Turns to local mode where that is set."""
     from farcall.interpreters import probe
-    from farcall.sdk import local
+    from farcall.sdk import embedded, local
 
-    found = program_settings()
+    found = embedded.program_settings()
     if found.local:
         local.use_local()
     if local.is_active():
         return Surroundings(local=True)
     compat = sys.modules.get("farcall.compat")
     return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
-
-
-def program_settings() -> Settings:
-    """What the user has set for this program."""
-    from farcall import settings
-
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    return settings.load(folder=None if path is None else Path(path).absolute().parent)
 
 
 class Preparation:

@@ -10,7 +10,7 @@ import msgspec
 from farcall import errors
 from farcall.sdk import client as clients
 from farcall.sdk import events, output
-from farcall.sdk.build import program_settings
+from farcall.sdk.embedded import program_settings
 from farcall.sdk.image import Image
 from farcall.sdk.image_parts import Resolution
 from farcall.sdk.local_trees import LocalTrees

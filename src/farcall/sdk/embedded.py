@@ -3,8 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from farcall import _private, errors, settings
+
+
+def program_settings() -> settings.Settings:
+    """What the user has set for this program; for a command of farcall's, in the current folder."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__package__", None) == "farcall":
+        return settings.load()
+    return settings.load(folder=Path(path).absolute().parent)
 
 
 def check_system() -> None:
@@ -19,10 +29,11 @@ def check_system() -> None:
 def start_server() -> None:
     """Starts the server and returns when it listens, or when another start got there first.
 
-    Raises UnimplementedError on a system that has no containers, ConnectionError where the server fails to start, with
-    the end of its log.
+    Raises UnimplementedError on a system that has no containers, InvalidError where a setting is wrong, ConnectionError
+    where the server fails to start, with the end of its log.
     """
     check_system()
+    environment = os.environ | program_settings().of_server()
     executable, root = _private.home()
     log_path = settings.paths().server_log
     ready, announce = os.pipe()
@@ -36,6 +47,7 @@ def start_server() -> None:
                 pass_fds=(announce,),
                 start_new_session=True,
                 cwd="/",
+                env=environment,
             )
         os.close(announce)
         announce = -1

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farcall import errors
@@ -45,6 +46,7 @@ async def _serve(announce: int) -> None:
 
     server = Server(
         settings.paths(),
+        settings.load(folder=Path("/")),
         float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)),
         _gpus(),
         testing=os.environ.get("FARCALL_TESTING") == "1",

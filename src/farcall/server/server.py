@@ -36,7 +36,7 @@ from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
 from farcall.server.testing import Testing
 from farcall.server.volumes import VolumeRequests
-from farcall.settings import Paths
+from farcall.settings import Paths, Settings
 from farcall.spec.function import AppSpec
 from farcall.spec.gpu import format_simulated
 from farcall.state.store import StateStore
@@ -63,13 +63,15 @@ FAILED_CALLS_KEPT = 10_000
 class Server:
     """Apps, calls and containers. Everything happens on one event loop."""
 
-    def __init__(self, paths: Paths, idle_seconds: float, gpus: Gpus, *, testing: bool = False) -> None:
+    def __init__(
+        self, paths: Paths, settings: Settings, idle_seconds: float, gpus: Gpus, *, testing: bool = False
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.testing = Testing(self, allowed=testing)
         self.log = logging.getLogger("farcall.server")
         self.paths = paths
         self.server_id = f"sr-{os.urandom(8).hex()}"
-        self.store = StateStore(paths.state)
+        self.store = StateStore(paths.state, results_seconds=settings.results_kept, results_bytes=settings.results_size)
         self.definitions = Definitions(self.store)
         self.secrets = Secrets(self.store)
         self.fleet = Fleet(of_this_machine(paths.state, gpus), self.now)

@@ -1,22 +1,26 @@
 """What the user has set, and where: flag > environment > `[tool.farcall]` > named profile > default."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from farcall.errors import InvalidError
+from farcall.settings import amounts
 from farcall.settings.files import Table, project_table, read_toml
 from farcall.settings.paths import paths
 
 
 class Setting(NamedTuple):
-    """One thing that can be set. `kind` is `bool`, `str`, or the tuple of the words that are allowed."""
+    """One thing that can be set. `kind` is `bool`, `str`, or the tuple of the words that are allowed; `reads`, for
+    amounts, is what makes a number of it. One that is `of_server` holds for a server from its start on."""
 
     name: str
     kind: type[bool] | type[str] | tuple[str, ...]
     default: bool | str | None
     help: str
+    reads: Callable[[str], float] | None = None
+    of_server: bool = False
 
     @property
     def variable(self) -> str:
@@ -37,6 +41,8 @@ SETTINGS = (
     Setting("registry", str, "docker.io", "what stands in for docker.io: a mirror or a cache, as host[:port][/path]"),
     Setting("insecure_registries", str, "", "registries that may be asked without TLS, with commas between"),
     Setting("simulate_gpu", str, "", "GPUs that the server is to pretend to have, as T4=4,H100=8, to try placement"),
+    Setting("results_kept", str, "7d", "how long results of spawned calls are kept", amounts.seconds, of_server=True),
+    Setting("results_size", str, "10GiB", "how large all kept results may be together", amounts.size, of_server=True),
 )
 
 # Variables that are no settings: they say where the settings and all else are.
@@ -98,6 +104,24 @@ class Settings:
     @property
     def simulate_gpu(self) -> str:
         return cast(str, self.values["simulate_gpu"].value)
+
+    @property
+    def results_kept(self) -> float:
+        """Seconds."""
+        return amounts.seconds(cast(str, self.values["results_kept"].value))
+
+    @property
+    def results_size(self) -> int:
+        """Bytes."""
+        return amounts.size(cast(str, self.values["results_size"].value))
+
+    def of_server(self) -> dict[str, str]:
+        """The environment variables by which a server that is started has what was set for it."""
+        return {
+            setting.variable: str(self.values[setting.name].value)
+            for setting in SETTINGS
+            if setting.of_server and self.values[setting.name].origin != "default"
+        }
 
 
 def load(
@@ -199,6 +223,12 @@ def _checked(setting: Setting, value: object, origin: str) -> bool | str:
         if isinstance(value, str) and value in setting.kind:
             return value
         wanted = " or ".join(setting.kind)
+    elif setting.reads is not None:
+        try:
+            setting.reads(str(value))
+            return str(value)
+        except ValueError as error:
+            wanted = str(error)
     else:
         if isinstance(value, str) and value:
             return value

@@ -373,8 +373,8 @@ def _is_tombstone(source: sqlite3.Connection | Transaction, call_id: str) -> boo
 def _missing(source: sqlite3.Connection | Transaction, call_id: str) -> Exception:
     if _is_tombstone(source, call_id):
         return OutputExpiredError(
-            f"the results of call {call_id} have expired: they are kept 7 days, and the oldest go earlier when all "
-            "together exceed 10 GiB. Spawn it again."
+            f"the results of call {call_id} have expired; the settings results_kept and results_size say how long they "
+            "are kept and how large all together may be (`farcall config show`). Spawn it again."
         )
     return _no_call(call_id)
 
