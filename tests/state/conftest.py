@@ -40,6 +40,9 @@ class Store:
     def spawn(self, call_id: str, *payloads: bytes, app_id: str = "ap-1") -> Call:
         return self.run(self.state.add_call(new_call(call_id, app_id), payloads))
 
+    def add_inputs(self, call_id: str, inputs: list[bytes], first_index: int, app_id: str = "ap-1") -> list[int]:
+        return self.run(self.state.add_inputs(new_call(call_id, app_id), inputs, first_index=first_index))[1]
+
     def add_app(self, app_id: str = "ap-1") -> App:
         return self.run(self.state.add_app(App(app_id=app_id, name="example", state="ephemeral", definition=b"d")))
 

@@ -38,7 +38,7 @@ def test_results_expire_then_are_forgotten(store: Store) -> None:
         state.call("fc-cancelled"),
         state.input_payload("fc-done", 0),
         state.cancel_call("fc-empty"),
-        state.add_inputs("fc-done", [b""], first_index=1),
+        state.add_inputs(new_call("fc-done"), [b""], first_index=1),
         state.bump_attempt("fc-done", 0),
     ):
         with pytest.raises(OutputExpiredError, match="expired"):

@@ -88,9 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
         call = self.alive(call_id)
         first = max(0, len(call.inputs) - back) if call else 0
         try:
-            added = self.attempt(
-                call_id, lambda: self.store.run(self.store.state.add_inputs(call_id, inputs, first_index=first))
-            )
+            added = self.attempt(call_id, lambda: self.store.add_inputs(call_id, inputs, first))
         except ConflictError:
             assert call is not None
             assert call.cancelled

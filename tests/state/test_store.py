@@ -1,12 +1,15 @@
 """What the server relies on: what is written is read back, also after a restart, and says why when it is not there."""
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from farcall import errors
-from farcall.state import App, Call, Output, StateStore
+from farcall.state import App, Call, Output, StateStore, calls
+from farcall.state.writer import Transaction
 
 from .conftest import Store, new_call
 
@@ -95,12 +98,12 @@ def test_the_first_output_wins(store: Store) -> None:
 
 def test_inputs_are_added_in_any_pieces_once_each(store: Store) -> None:
     store.run(store.state.add_call(new_call("fc-1"), []))
-    assert store.run(store.state.add_inputs("fc-1", [b"0", b"1"], first_index=0)) == [0, 1]
+    assert store.add_inputs("fc-1", [b"0", b"1"], 0) == [0, 1]
     store.run(store.state.record_output("fc-1", 0, 0, b""))
     store.run(store.state.record_output("fc-1", 1, 0, b""))
     assert store.run(store.state.call("fc-1")).status == "done"
-    assert store.run(store.state.add_inputs("fc-1", [b"again", LARGE], first_index=1)) == [2]
-    assert store.run(store.state.add_inputs("fc-1", [LARGE], first_index=2)) == []
+    assert store.add_inputs("fc-1", [b"again", LARGE], 1) == [2]
+    assert store.add_inputs("fc-1", [LARGE], 2) == []
     assert store.run(store.state.call("fc-1")).status == "pending"
     assert store.pending() == {"fc-1": [2]}
     assert store.run(store.state.input_payload("fc-1", 2)) == LARGE
@@ -138,11 +141,61 @@ def test_cancel(store: Store) -> None:
     with pytest.raises(errors.InputCancelledError, match="input 1 of call fc-1"):
         store.run(store.state.output("fc-1", 1))
     with pytest.raises(errors.ConflictError, match="cancelled"):
-        store.run(store.state.add_inputs("fc-1", [b""], first_index=3))
+        store.add_inputs("fc-1", [b""], 3)
     with pytest.raises(errors.ConflictError, match="cancelled"):
         store.run(store.state.input_payload("fc-1", 2))
     store.reopen()
     assert store.payload_files() == 0
+
+
+def test_many_are_cancelled_in_several_writes(store: Store) -> None:
+    store.spawn("fc-1", *[b"x"] * 2500)
+    store.spawn("fc-2", LARGE)
+    groups = store.state.statistics().writer.groups
+    assert store.run(store.state.cancel_call("fc-1")) == 2500
+    assert store.state.statistics().writer.groups == groups + 3
+    call = store.run(store.state.call("fc-1"))
+    assert (call.status, call.num_finished) == ("cancelled", 2500)
+    assert store.pending() == {"fc-2": [0]}
+
+
+def test_an_app_that_stops_cancels_all_of_its_calls_large_and_small(store: Store) -> None:
+    store.add_app("ap-2")
+    store.spawn("fc-other", b"", app_id="ap-2")
+    sizes = {f"fc-{n}": size for n, size in enumerate((1, 2500, 1000, 1, *[1] * 150))}
+    for call_id, size in sizes.items():
+        store.spawn(call_id, *[b"x"] * size)
+
+    async def cancel() -> list[str]:
+        return [call_id async for call_id in store.state.cancel_calls("ap-1")]
+
+    assert sorted(store.run(cancel())) == sorted(sizes)
+    assert store.pending() == {"fc-other": [0]}
+    assert store.run(cancel()) == []
+
+
+def test_cancelling_that_was_cut_off_is_ended_by_the_next(store: Store) -> None:
+    store.add_app("ap-2")
+    store.spawn("fc-begun", *[b"x"] * 20)
+    store.spawn("fc-kept", b"")
+    store.spawn("fc-stopped", b"", b"", app_id="ap-2")
+    store.run(store.state.set_app_state("ap-2", "stopped"))
+    store.run(store.state.close())
+    with contextlib.closing(sqlite3.connect(store.directory / "state.db")) as connection, connection:
+        assert calls.cancel(Transaction(connection), "fc-begun", store.wall, limit=5) == (5, False)
+    store.reopen()
+    assert store.run(store.state.call("fc-begun")).status == "cancelled"
+    assert store.pending() == {"fc-kept": [0], "fc-stopped": [0, 1]}  # what has been cancelled never runs
+    with pytest.raises(errors.ConflictError, match="cancelled"):
+        store.add_inputs("fc-begun", [b""], 20)
+
+    async def go_on() -> list[str]:
+        return [call_id async for call_id in store.state.cancel_calls(None)]
+
+    assert sorted(store.run(go_on())) == ["fc-begun", "fc-stopped"]
+    assert store.pending() == {"fc-kept": [0]}
+    with pytest.raises(errors.InputCancelledError):
+        store.run(store.state.output("fc-begun", 19))
 
 
 def test_attempts_and_losses(store: Store) -> None:
@@ -173,7 +226,7 @@ def test_what_is_not_there(store: Store) -> None:
         state.input_payload("fc-2", 0),
         state.record_output("fc-2", 0, 0, LARGE),
         state.cancel_call("fc-2"),
-        state.add_inputs("fc-2", [LARGE], first_index=0),
+        state.add_inputs(new_call("fc-2"), [LARGE], first_index=0),
         state.mark_running("fc-2", [0]),
         state.bump_attempt("fc-2", 0),
         state.output("fc-1", 1),

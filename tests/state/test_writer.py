@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farcall import errors
+from farcall.state.checkpointer import LOG_BYTES
 from farcall.state.writer import BULK_PATIENCE_SECONDS, GROUP_BYTES, GROUP_SECONDS, Operation, Transaction, Writer
 
 
@@ -24,7 +25,7 @@ class Bench:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE numbers (number INTEGER UNIQUE)")
         self.connection = connection
-        self.writer = Writer(connection, path, self.removed.extend, clock=lambda: self.time)
+        self.writer = Writer(connection, path, path, self.removed.extend, clock=lambda: self.time)
         self._held = threading.Event()
 
     def submit(self, run: Callable[[Transaction], object], **fields: Any) -> asyncio.Future[object]:
@@ -60,7 +61,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
-def test_what_waits_together_is_committed_together_single_ahead_of_bulk(bench: Bench) -> None:
+def test_what_waits_together_is_committed_together_single_ahead_of_bulk_and_not_for_its_sake(bench: Bench) -> None:
     async def use() -> None:
         waiting = [bench.hold()]
         waiting += [bench.insert(n, bulk=True) for n in (1, 2, 3)]
@@ -71,7 +72,7 @@ def test_what_waits_together_is_committed_together_single_ahead_of_bulk(bench: B
     run(use())
     assert bench.committed() == [4, 5, 6, 1, 2, 3]
     found = bench.writer.statistics()
-    assert (found.groups, found.operations, found.largest_group) == (2, 7, 6)
+    assert (found.groups, found.operations, found.largest_group) == (3, 7, 3)
 
 
 def test_a_group_closes_at_its_bytes(bench: Bench) -> None:
@@ -108,6 +109,20 @@ def test_bulk_is_not_starved(bench: Bench) -> None:
 
     run(use())
     assert bench.committed() == [100, 0, 101, 1, 2]  # one in each group, the holder's included
+
+
+def test_the_log_is_copied_while_there_are_commits_and_begins_anew(bench: Bench) -> None:
+    log = bench.path.with_name(bench.path.name + "-wal")
+
+    async def use() -> None:
+        length = number = 0
+        while log.stat().st_size > length:
+            length = log.stat().st_size
+            await asyncio.gather(*(bench.insert(number + n, size=LOG_BYTES // 10) for n in range(10)))
+            number += 10
+        assert bench.committed() == list(range(number))
+
+    run(use())
 
 
 def test_an_operation_that_fails_undoes_only_itself(bench: Bench) -> None:

@@ -51,19 +51,14 @@ class Spawned:
         app = pool.app
         # What a restarted server must know beyond the store's own columns goes with the function's name.
         target = encode_target(pool.function.function_id, message.method, message.params)
-        added: Sequence[int] = range(first, first + len(payloads))
+        added: Sequence[int] = range(len(payloads))
+        record = records.Call(
+            call_id=message.call_id, app_id=app.app_id, function_id=target, function_name=pool.function.name
+        )
         if first == 0:
-            record = records.Call(
-                call_id=message.call_id, app_id=app.app_id, function_id=target, function_name=pool.function.name
-            )
             record = await self._store.add_call(record, payloads)
         else:
-            record = await self._store.call(message.call_id)
-            if record.app_id != app.app_id:
-                raise errors.NotFoundError(f"app {app.name} has no call {message.call_id}")
-            if record.function_id != target:
-                raise errors.ConflictError(f"call {message.call_id} is one of another function")
-            added = await self._store.add_inputs(message.call_id, payloads, first_index=first)
+            record, added = await self._store.add_inputs(record, payloads, first_index=first)
         if app.stopping:
             return
         backlog = self._backlog(pool, method, target)
@@ -144,6 +139,7 @@ class Spawned:
         for backlogs in self._backlogs.values():
             for backlog in backlogs.values():
                 self._refill(backlog)
+        await self.cancel_app(None)
 
     def deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
         """Records results, then tells who waits for them."""
@@ -289,8 +285,8 @@ class Spawned:
         for key in [key for key in self._waiting if key[0] == call_id]:
             await self._tell(*key)
 
-    async def cancel_app(self, app_id: str) -> None:
-        """Cancels all calls of an app that is over."""
+    async def cancel_app(self, app_id: str | None) -> None:
+        """Cancels all calls of an app that is over. Without one: what an earlier server did not get to cancel."""
         async for call_id in self._store.cancel_calls(app_id):
             await self._drop(call_id)
 

@@ -2,18 +2,24 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from farcall.errors import AlreadyExistsError, ConflictError, InputCancelledError, NotFoundError, OutputExpiredError
 from farcall.state.records import Call, Input, PendingSpan, Span
 from farcall.state.writer import Transaction
 
 PAGE = 1000  # rows
+# Rows that one statement writes or looks for. Each statement lets go of the interpreter's lock and takes it again, so
+# a row each would have the event loop wait for a flood, and the flood for the event loop.
+_ROWS_AT_ONCE = (64, 8, 1)
 
 CALL_COLUMNS = (
     "call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished, finished_at, id"
 )
 _UNFINISHED = "status IN ('pending', 'running')"
+
+
+T = TypeVar("T")
 
 
 class StoredPayload(NamedTuple):
@@ -43,26 +49,33 @@ def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredP
 
 
 def insert_inputs(
-    transaction: Transaction, call_id: str, payloads: Sequence[StoredPayload], first_index: int
-) -> list[int]:
-    rowid, status = _require(transaction, call_id)
-    if status == "cancelled":
-        raise ConflictError(f"call {call_id} was cancelled and takes no more inputs. Spawn a new one.")
-    return _insert_inputs(transaction, rowid, payloads, first_index)
+    transaction: Transaction, call: Call, payloads: Sequence[StoredPayload], first_index: int
+) -> tuple[Call, list[int]]:
+    found = select_call(transaction, call.call_id)
+    if found.app_id != call.app_id:
+        raise NotFoundError(f"app {call.app_id} has no call {call.call_id}.")
+    if found.function_id != call.function_id:
+        raise ConflictError(f"call {call.call_id} is one of another function.")
+    if found.status == "cancelled":
+        raise ConflictError(f"call {call.call_id} was cancelled and takes no more inputs. Spawn a new one.")
+    return found, _insert_inputs(transaction, found.number, payloads, first_index)
 
 
 def _insert_inputs(
     transaction: Transaction, rowid: int, payloads: Sequence[StoredPayload], first_index: int
 ) -> list[int]:
-    added: list[int] = []
-    for position, payload in enumerate(payloads, start=first_index):
-        inserted = transaction.execute(
-            "INSERT OR IGNORE INTO inputs VALUES (?, ?, 'pending', 0, 0, ?, ?, ?)", (rowid, position, *payload)
-        ).rowcount
-        if inserted:
-            added.append(position)
-        else:
-            transaction.discard(payload.file)
+    positions = range(first_index, first_index + len(payloads))
+    found = transaction.execute(
+        "SELECT position FROM inputs WHERE call = ? AND position >= ? AND position < ?",
+        (rowid, positions.start, positions.stop),
+    )
+    there: set[int] = {position for (position,) in found}
+    for position in there:
+        payload = payloads[position - first_index]
+        transaction.discard(payload.file)
+    added = [position for position in positions if position not in there]
+    rows = [(rowid, position, "pending", 0, 0, *payloads[position - first_index]) for position in added]
+    _insert(transaction, "inputs", rows)
     # A call that had finished waits again for its new inputs.
     transaction.execute(
         """UPDATE calls SET num_inputs = num_inputs + ?,
@@ -83,52 +96,98 @@ def insert_outputs(
         for _, _, payload in outputs:
             transaction.discard(payload.file)
         return []
-    recorded = [one for one in outputs if _insert_output(transaction, rowid, call_id, *one, now)]
+    recorded: list[int] = []
+    for some in _in_statements(outputs):
+        recorded += _insert_outputs(transaction, rowid, call_id, some, now)
+    return recorded
+
+
+def _insert_outputs(
+    transaction: Transaction,
+    rowid: int,
+    call_id: str,
+    outputs: Sequence[tuple[int, int, StoredPayload]],
+    now: float,
+) -> list[int]:
+    """Records so many outputs of a call as one statement takes."""
+    places = ", ".join("?" * len(outputs))
+    found = {
+        position: (status, file)
+        for position, status, file in transaction.execute(
+            f"SELECT position, status, file FROM inputs WHERE call = ? AND position IN ({places})",
+            (rowid, *(index for index, _, _ in outputs)),
+        )
+    }
+    recorded: dict[int, tuple[int, StoredPayload]] = {}
+    for index, status, payload in outputs:
+        if index not in found:
+            raise _no_input(call_id, index)
+        if index in recorded or found[index][0] in ("done", "cancelled"):
+            transaction.discard(payload.file)
+        else:
+            recorded[index] = status, payload
+    _insert(
+        transaction,
+        "outputs",
+        [(rowid, index, status, now, payload.file, payload.data) for index, (status, payload) in recorded.items()],
+    )
+    for index in recorded:
+        transaction.discard(found[index][1])
+    for some in _in_statements(list(recorded)):
+        # The inputs never run again: their payloads would only take up disk for as long as the results are kept.
+        transaction.execute(
+            f"""UPDATE inputs SET status = 'done', payload = NULL, file = NULL
+                WHERE call = ? AND position IN ({", ".join("?" * len(some))})""",
+            (rowid, *some),
+        )
     transaction.execute(
         """UPDATE calls SET num_finished = num_finished + ?1, finished_at = ?2, result_bytes = result_bytes + ?3,
            status = CASE WHEN status = 'pending' AND num_finished + ?1 >= num_inputs THEN 'done' ELSE status END
            WHERE id = ?4 AND ?1 > 0""",
-        (len(recorded), now, sum(payload.size for _, _, payload in recorded), rowid),
+        (len(recorded), now, sum(payload.size for _, payload in recorded.values()), rowid),
     )
-    return [index for index, _, _ in recorded]
+    return list(recorded)
 
 
-def _insert_output(
-    transaction: Transaction, rowid: int, call_id: str, index: int, status: int, payload: StoredPayload, now: float
-) -> bool:
-    found = transaction.execute(
-        "SELECT status, file FROM inputs WHERE call = ? AND position = ?", (rowid, index)
-    ).fetchone()
-    if found is None:
-        raise _no_input(call_id, index)
-    if found[0] in ("done", "cancelled"):
-        transaction.discard(payload.file)
-        return False
-    transaction.execute(
-        "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)", (rowid, index, status, now, payload.file, payload.data)
-    )
-    # The input never runs again: its payload would only take up disk for as long as the result is kept.
-    transaction.execute(
-        "UPDATE inputs SET status = 'done', payload = NULL, file = NULL WHERE call = ? AND position = ?", (rowid, index)
-    )
-    transaction.discard(found[1])
-    return True
+def _insert(transaction: Transaction, table: str, rows: Sequence[Sequence[object]]) -> None:
+    for some in _in_statements(rows):
+        row = f"({', '.join('?' * len(some[0]))})"
+        values = [value for row in some for value in row]
+        transaction.execute(f"INSERT INTO {table} VALUES {', '.join([row] * len(some))}", values)
 
 
-def cancel(transaction: Transaction, call_id: str, now: float) -> int:
-    rowid, _ = _require(transaction, call_id)
-    unfinished = f"call = ? AND {_UNFINISHED}"
-    for (file,) in transaction.execute(f"SELECT file FROM inputs WHERE {unfinished} AND file IS NOT NULL", (rowid,)):
+def _in_statements(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The rows in groups of few sizes, so that there are few statements to be prepared and kept."""
+    at = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - at >= size:
+            yield rows[at : at + size]
+            at += size
+
+
+def cancel(transaction: Transaction, call_id: str, now: float, limit: int = PAGE) -> tuple[int, bool]:
+    """Cancels up to `limit` unfinished inputs of a call that takes no more from now on; returns how many, and whether
+    none is left."""
+    rowid, status = _require(transaction, call_id)
+    unfinished = transaction.execute(
+        f"SELECT position, file FROM inputs WHERE call = ? AND {_UNFINISHED} ORDER BY position LIMIT ?",
+        (rowid, limit + 1),
+    ).fetchall()
+    cancelled = unfinished[:limit]
+    for _, file in cancelled:
         transaction.discard(file)
-    cancelled = transaction.execute(
-        f"UPDATE inputs SET status = 'cancelled', payload = NULL, file = NULL WHERE {unfinished}", (rowid,)
-    ).rowcount
-    transaction.execute(
-        """UPDATE calls SET status = 'cancelled', num_finished = num_inputs, finished_at = ?
-           WHERE id = ? AND status = 'pending'""",
-        (now, rowid),
-    )
-    return cancelled
+    if cancelled:
+        transaction.execute(
+            f"""UPDATE inputs SET status = 'cancelled', payload = NULL, file = NULL
+                WHERE call = ? AND position <= ? AND {_UNFINISHED}""",
+            (rowid, cancelled[-1][0]),
+        )
+    if cancelled or status == "pending":
+        transaction.execute(
+            "UPDATE calls SET status = 'cancelled', num_finished = num_finished + ?, finished_at = ? WHERE id = ?",
+            (len(cancelled), now, rowid),
+        )
+    return len(cancelled), len(unfinished) <= limit
 
 
 def mark_running(transaction: Transaction, call_id: str, indexes: Sequence[int]) -> None:
@@ -168,7 +227,8 @@ def select_pending_calls(connection: sqlite3.Connection, after: int, app_id: str
     """The next page of calls with unfinished inputs, oldest first, each with the position to go on from."""
     rows = connection.execute(
         f"""SELECT id, {CALL_COLUMNS} FROM calls
-            WHERE id > ? AND num_finished < num_inputs AND app_id = ifnull(?, app_id) ORDER BY id LIMIT {PAGE}""",
+            WHERE id > ? AND num_finished < num_inputs AND status = 'pending' AND app_id = ifnull(?, app_id)
+            ORDER BY id LIMIT {PAGE}""",
         (after, app_id),
     )
     return [(row[0], call_of(row[1:])) for row in rows]
@@ -192,7 +252,7 @@ def select_spans(connection: sqlite3.Connection, after: int) -> list[PendingSpan
     """The unfinished inputs of the next page of calls with such, by call and index."""
     rows = connection.execute(
         f"""WITH page AS (SELECT id, app_id, function_id FROM calls
-                WHERE id > ? AND num_finished < num_inputs ORDER BY id LIMIT {PAGE}),
+                WHERE id > ? AND num_finished < num_inputs AND status = 'pending' ORDER BY id LIMIT {PAGE}),
             numbered AS (SELECT call, position, position - row_number() OVER (PARTITION BY call ORDER BY position)
                 AS span FROM inputs WHERE call IN (SELECT id FROM page) AND {_UNFINISHED})
             SELECT app_id, function_id, call, min(position), max(position) + 1 FROM numbered JOIN page ON page.id = call
@@ -216,14 +276,25 @@ def select_unfinished(
     )
 
 
-def cancel_some(transaction: Transaction, app_id: str, now: float, limit: int = 100) -> list[str]:
-    """Cancel up to `limit` calls of an app that have unfinished inputs; returns which."""
-    rows = transaction.execute(
-        "SELECT call_id FROM calls WHERE app_id = ? AND num_finished < num_inputs LIMIT ?", (app_id, limit)
+def cancel_some(transaction: Transaction, app_id: str | None, now: float, limit: int = PAGE) -> list[str] | None:
+    """Cancels up to `limit` unfinished inputs of an app's calls; returns the calls that have none any more, None where
+    none had. Without an app: of calls whose cancelling was begun and not ended."""
+    chosen = (
+        "app_id = ?1"
+        if app_id is not None
+        else ("?1 IS NULL AND (status = 'cancelled' OR app_id IN (SELECT app_id FROM apps WHERE state = 'stopped'))")
+    )
+    found = transaction.execute(
+        f"SELECT call_id FROM calls WHERE num_finished < num_inputs AND {chosen} LIMIT 100", (app_id,)
     ).fetchall()
-    for (call_id,) in rows:
-        cancel(transaction, call_id, now)
-    return [call_id for (call_id,) in rows]
+    over: list[str] = []
+    for (call_id,) in found:
+        cancelled, is_all = cancel(transaction, call_id, now, limit)
+        if not is_all:
+            break
+        over.append(call_id)
+        limit -= cancelled
+    return over if found else None
 
 
 def select_input_payload(connection: sqlite3.Connection, call_id: str, index: int) -> tuple[str | None, bytes | None]:

@@ -107,7 +107,7 @@ class StateStore:
             raise
         self._connection = connection
         self._file_threads = ThreadPoolExecutor(2, thread_name_prefix="farcall-state-files")
-        self._writer = Writer(connection, directory, self._remove_files)
+        self._writer = Writer(connection, self._database, directory, self._remove_files)
         self._reader = Reader(self._database)
         self._closed = False
 
@@ -175,14 +175,16 @@ class StateStore:
             inputs, lambda t, stored: call_rows.insert_call(t, call, stored, now), bulk=bulk or len(inputs) > 1
         )
 
-    async def add_inputs(self, call_id: str, inputs: Sequence[bytes], *, first_index: int) -> list[int]:
-        """More inputs, with indexes from `first_index`; returns which were new. Indexes that exist stay as they are.
+    async def add_inputs(self, call: Call, inputs: Sequence[bytes], *, first_index: int) -> tuple[Call, list[int]]:
+        """More inputs of a call of that id, app and function, with indexes from `first_index`; returns the call as
+        stored and which were new. Indexes that exist stay as they are.
 
         Let the number per call be small (a few hundred): one call is one write, which single spawns wait for. Raises
-        NotFoundError, OutputExpiredError, or ConflictError when the call was cancelled.
+        NotFoundError where the app has no such call, OutputExpiredError, or ConflictError when the call was cancelled
+        or is one of another function.
         """
         return await self._write_payloads(
-            inputs, lambda t, stored: call_rows.insert_inputs(t, call_id, stored, first_index), bulk=True
+            inputs, lambda t, stored: call_rows.insert_inputs(t, call, stored, first_index), bulk=True
         )
 
     async def record_output(self, call_id: str, index: int, status: int, payload: bytes) -> bool:
@@ -218,15 +220,21 @@ class StateStore:
     async def cancel_call(self, call_id: str) -> int:
         """Cancel every input that has no output; returns how many. Outputs that arrive later are not recorded.
 
-        Idempotent; a call that is done stays done. Raises NotFoundError or OutputExpiredError.
+        Many are cancelled in several writes, the first of which cancels the call for good. Idempotent; a call that is
+        done stays done. Raises NotFoundError or OutputExpiredError.
         """
         now = self._clock.now()
-        return await self._write(lambda t: call_rows.cancel(t, call_id, now))
+        total, is_all = await self._write(lambda t: call_rows.cancel(t, call_id, now))
+        while not is_all:
+            cancelled, is_all = await self._write(lambda t: call_rows.cancel(t, call_id, now), bulk=True)
+            total += cancelled
+        return total
 
-    async def cancel_calls(self, app_id: str) -> AsyncIterator[str]:
-        """`cancel_call` for every call of an app that has unfinished inputs; yields their ids."""
+    async def cancel_calls(self, app_id: str | None) -> AsyncIterator[str]:
+        """`cancel_call` for every call of an app that has unfinished inputs; yields their ids. Without an app: for
+        those that were being cancelled, or whose app had just stopped, when an earlier server was killed."""
         now = self._clock.now()
-        while cancelled := await self._write(lambda t: call_rows.cancel_some(t, app_id, now), bulk=True):
+        while (cancelled := await self._write(lambda t: call_rows.cancel_some(t, app_id, now), bulk=True)) is not None:
             for call_id in cancelled:
                 yield call_id
 

@@ -1,7 +1,8 @@
 """The one writer of the database: a thread that commits operations in groups.
 
 A commit costs an fsync, whatever is in it, so operations that wait together are committed together. A group is closed
-when nothing waits, or at 2 ms or 32 KiB, so that the first in it does not wait for a flood behind it.
+when nothing waits, or at 2 ms or 32 KiB, so that the first in it does not wait for a flood behind it. Where single
+operations are in a group, bulk ones that wait are left to the next.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from farcall.errors import ConnectionError, FarcallError, InternalError
+from farcall.state.checkpointer import Checkpointer
 from farcall.state.disk import disk_error
 
 GROUP_SECONDS = 0.002
@@ -95,12 +97,15 @@ class Writer:
     def __init__(
         self,
         connection: sqlite3.Connection,
+        database: Path,
         path: Path,
         remove_files: Callable[[Iterable[str]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._connection = connection
+        self._checkpointer = Checkpointer(database)
         self._path = path
         self._remove_files = remove_files
         self._ready = threading.Condition()
@@ -135,6 +140,7 @@ class Writer:
             self._closing = True
             self._ready.notify()
         self._thread.join()
+        self._checkpointer.close()
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(
@@ -164,37 +170,41 @@ class Writer:
                 for operation in group:
                     self._commit_alone(operation)
             self._finish(group)
+            self._checkpointer.committed(sum(operation.size for operation in group))
+            self._checkpointer.finish(self._connection)
 
     def _commit_group(self, group: list[Operation[Any]]) -> None:
         """Take operations into `group` and commit them. A sqlite3.Error means that none of them is committed."""
         deadline = self._clock() + GROUP_SECONDS
         size = 0
+        has_single = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            while (operation := self._take()) is not None:
+            while (operation := self._take(bulk=not has_single)) is not None:
                 group.append(operation)
                 self._run(operation)
                 size += operation.size
+                has_single = has_single or not operation.bulk
                 if size >= GROUP_BYTES or self._clock() >= deadline:
-                    if (operation := self._overdue_bulk()) is not None:
-                        group.append(operation)
-                        self._run(operation)
                     break
+            if has_single and (operation := self._overdue_bulk()) is not None:
+                group.append(operation)
+                self._run(operation)
             self._commit()
         except sqlite3.Error:
             self._rollback()
             if not group:
                 # BEGIN itself failed; without a first operation the loop above would spin on it.
-                operation = self._take()
+                operation = self._take(bulk=True)
                 assert operation is not None, "the thread woke for an operation"
                 group.append(operation)
             raise
 
-    def _take(self) -> Operation[Any] | None:
+    def _take(self, *, bulk: bool) -> Operation[Any] | None:
         with self._ready:
             if self._single:
                 return self._single.popleft()
-            return self._bulk.popleft() if self._bulk else None
+            return self._bulk.popleft() if self._bulk and bulk else None
 
     def _overdue_bulk(self) -> Operation[Any] | None:
         with self._ready:
