@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from farcall.launcher.process import name_of as cgroup_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
-SETTLE_SECONDS = 10.0  # how long after its stop a server's last processes and mounts may take to go
+SETTLE_SECONDS = 30.0  # how long after its stop a server's last processes and mounts may take to go
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes, or takes to be made, is the machine's affair.
+    hypothesis.settings.register_profile(
+        "farcall", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("farcall")
     if config.getoption("--seed") is None:
         config.option.seed = secrets.randbelow(2**31)
     # Orphans of what the tests start become children of this process instead of pid 1's, so that `leftovers` finds

@@ -47,9 +47,9 @@ def test_signals_are_exact(rig: Rig, start: str) -> None:
 
 def test_exit_handlers_and_threads_end_as_in_any_interpreter(rig: Rig, start: str) -> None:
     code = """
-import atexit, threading, time
+import atexit, threading
 atexit.register(lambda: print("handler"))
-threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
+threading.Thread(target=lambda: (threading.main_thread().join(), print("thread"))).start()
 print("main", end=" ")
 """
     assert rig.run(code, start=start).output == "main thread\nhandler\n"

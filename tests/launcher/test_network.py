@@ -30,7 +30,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_DELROUTE = 16, 20, 24, 25
 CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
-SECONDS = 20.0  # after which a child that hangs is ended
+SECONDS = 60.0  # after which a child that hangs is ended
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -7,7 +7,7 @@ from farcall.spec.function import Batching, Concurrency, MethodSpec
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
 
-from .conftest import PlatformError, Worker
+from .conftest import MAY_GO, PlatformError, Worker
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True])
 ALONE = Concurrency()
@@ -105,24 +105,29 @@ def test_large_batches_of_large_values(worker: Worker) -> None:
 
 # --- stopping
 
+# Takes as many seconds as the longest of its inputs; one that is None lasts until `Worker.go`.
 LONG = """
-    import asyncio, time
+    import asyncio, os, time
     {0}def f(xs):
         try:
-            {1}sleep(max(xs))
+            print("begins", flush=True)
+            while None in xs and not MAY_GO:
+                {1}sleep(0.005)
+            {1}sleep(max(x or 0 for x in xs))
         finally:
             print("finally", xs)
         return xs
-"""
+""".replace("MAY_GO", MAY_GO)
 
 
 @BOTH
 def test_inputs_cancelled_before_the_batch_starts_are_left_out(worker: Worker, asynchronous: bool) -> None:
     load(worker, LONG, asynchronous)
-    (busy,) = worker.run((0.2,), batch=1)
+    (busy,) = worker.run((None,), batch=1)
     worker.wait_running(busy)
     one, two, three = worker.run((0,), (0.1,), (0.05,), batch=3)
     worker.cancel(two)
+    worker.go()
     assert [worker.outcome(one), worker.outcome(three)] == [0, 0.05]
     with pytest.raises(PlatformError, match="before it had started"):
         worker.outcome(two)
@@ -135,7 +140,7 @@ def test_a_batch_runs_on_for_those_that_are_not_cancelled(worker: Worker, asynch
     worker.wait_running(two)
     worker.cancel(two)
     assert worker.outcome(one) == 0.3
-    assert worker.text(seq=one) == "finally [0.3, 0.2]\n"
+    assert worker.text(seq=one) == "begins\nfinally [0.3, 0.2]\n"
     assert worker.outcome(two) == 0.2  # its caller has been told that it is cancelled, and takes no notice
 
 
@@ -146,14 +151,14 @@ def test_a_batch_runs_on_for_those_that_are_not_cancelled(worker: Worker, asynch
 def test_a_batch_is_stopped_when_all_of_it_is(worker: Worker, asynchronous: bool, reason: int, code: str) -> None:
     load(worker, LONG, asynchronous)
     one, two = worker.run((600,), (600,), batch=2)
-    worker.wait_running(two)
+    worker.until(lambda: worker.text(seq=one) == "begins\n")
     worker.cancel(one, SharedPage.CANCELLED)
     worker.cancel(two, reason)
     with pytest.raises(PlatformError, match="input-cancelled"):
         worker.outcome(one)
     with pytest.raises(PlatformError, match=code):
         worker.outcome(two)
-    assert worker.text(seq=one) == "finally [600, 600]\n"
+    assert worker.text(seq=one) == "begins\nfinally [600, 600]\n"
     (after,) = worker.run((0,), batch=1)
     assert worker.outcome(after) == 0
 
@@ -173,10 +178,11 @@ def test_a_task_of_a_batch_is_cancelled_when_all_of_it_is(worker: Worker) -> Non
 
 def test_a_batch_that_is_taken_back(worker: Worker) -> None:
     load(worker, LONG, False)
-    (busy,) = worker.run((0.2,), batch=1)
+    (busy,) = worker.run((None,), batch=1)
     worker.wait_running(busy)
     seqs = worker.run((0,), (0,), batch=2)
     assert worker.page.revoke(seqs[0], seqs[-1]) == busy
+    worker.go()
     worker.until(lambda: len(worker.results) == 3)
     assert [worker.results[seq][0].status for seq in seqs] == [messages.REVOKED] * 2
 

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 
 import pytest
 
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
 
-from .conftest import PlatformError, Worker
+from .conftest import MAY_GO, PlatformError, Worker
 
 BUSY = {
     "sleep": "time.sleep(600)",
@@ -46,6 +45,7 @@ def test_the_exception_is_no_exception_and_finally_blocks_run(worker: Worker) ->
         def f(x):
             if x == 1:
                 try:
+                    print("in", flush=True)
                     time.sleep(600)
                 except Exception:
                     seen.append("exception")
@@ -57,7 +57,7 @@ def test_the_exception_is_no_exception_and_finally_blocks_run(worker: Worker) ->
             return seen
     """)
     (seq,) = worker.run((1,))
-    worker.wait_running(seq)
+    worker.until(lambda: worker.text() == "in\n")
     worker.cancel(seq)
     with pytest.raises(PlatformError):
         worker.outcome(seq)
@@ -65,12 +65,16 @@ def test_the_exception_is_no_exception_and_finally_blocks_run(worker: Worker) ->
 
 
 def test_waiting_inputs_are_dropped_and_answered(worker: Worker) -> None:
-    worker.load("import time\nran = []\ndef f(x):\n    ran.append(x)\n    time.sleep(x)\n    return ran\n")
-    seqs = worker.run(*[(0.2,)] * 4)
+    worker.load(
+        f"import os, time\nran = []\ndef f(x):\n    ran.append(x)\n    while not {MAY_GO}: time.sleep(0.005)\n"
+        "    return ran\n"
+    )
+    seqs = worker.run((0,), (1,), (2,), (3,))
     worker.wait_running(seqs[0])
     for seq in seqs[1:3]:
         worker.cancel(seq)
-    assert worker.outcome(seqs[3]) == [0.2, 0.2]
+    worker.go()
+    assert worker.outcome(seqs[3]) == [0, 3]
     for seq in seqs[1:3]:
         with pytest.raises(PlatformError, match="before it had started") as caught:
             worker.outcome(seq)
@@ -78,9 +82,12 @@ def test_waiting_inputs_are_dropped_and_answered(worker: Worker) -> None:
 
 
 def test_a_frame_alone_stops_an_input_that_waits(worker: Worker) -> None:
-    worker.load("import time\ndef f(x):\n    time.sleep(x)\n    return 'fine'\n")
-    seqs = worker.run((0.2,), (600,), (0,))
+    worker.load(
+        f"import os, time\ndef f(x):\n    while not {MAY_GO}: time.sleep(0.005)\n    time.sleep(x)\n    return 'fine'\n"
+    )
+    seqs = worker.run((0,), (600,), (0,))
     worker.send(messages.CancelInput(seqs[1]))
+    worker.go()
     assert worker.outcome(seqs[2]) == "fine"
     with pytest.raises(PlatformError, match="input-cancelled"):
         worker.outcome(seqs[1])
@@ -167,8 +174,8 @@ def test_signals_of_user_code_are_its_own(worker: Worker) -> None:
                 print("ring")
                 raise TimeoutError("alarm")
             signal.signal(signal.SIGALRM, ring)
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 time.sleep(60)
             except TimeoutError as error:
                 return str(error)
@@ -185,6 +192,7 @@ def test_an_async_function_s_task_is_cancelled(worker: Worker) -> None:
         async def f(x):
             if x:
                 try:
+                    print("in", flush=True)
                     await asyncio.sleep(600)
                 except asyncio.CancelledError:
                     seen.append("cancelled")
@@ -197,8 +205,7 @@ def test_an_async_function_s_task_is_cancelled(worker: Worker) -> None:
         asynchronous=True,
     )
     (first,) = worker.run((1,))
-    worker.wait_running(first)
-    time.sleep(0.05)  # past the function's first step
+    worker.until(lambda: worker.text() == "in\n")  # past the function's first step
     worker.cancel(first)
     with pytest.raises(PlatformError, match="input-cancelled"):
         worker.outcome(first)
@@ -222,12 +229,12 @@ def test_an_async_function_that_times_out(worker: Worker) -> None:
 
 def test_a_running_async_input_and_a_termination_signal(worker: Worker) -> None:
     worker.load(
-        "import asyncio\nasync def f():\n    try: await asyncio.sleep(600)\n    finally: print('ended')\n",
+        "import asyncio\nasync def f():\n    try:\n        print('in', flush=True)\n        await asyncio.sleep(600)\n"
+        "    finally: print('ended')\n",
         asynchronous=True,
     )
-    (seq,) = worker.run(())
-    worker.wait_running(seq)
-    time.sleep(0.05)
+    worker.run(())
+    worker.until(lambda: worker.text() == "in\n")
     os.kill(worker.pid, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(worker.wait_exit()) == -signal.SIGTERM
-    assert worker.text() == "ended\n"
+    assert worker.text() == "in\nended\n"

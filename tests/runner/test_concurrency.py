@@ -12,7 +12,7 @@ from farcall.spec.function import Concurrency, MethodSpec
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
 
-from .conftest import PlatformError, Worker
+from .conftest import MAY_GO, PlatformError, Worker
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True])
 TEN = Concurrency(10, 10)
@@ -256,29 +256,49 @@ def test_a_task_is_cancelled_and_those_beside_it_go_on(worker: Worker, reason: i
 
 
 def test_an_input_in_a_thread_is_answered_as_stopped_when_it_ends(worker: Worker) -> None:
-    worker.load("import time\ndef f(x):\n    time.sleep(x)\n    return x\n", concurrency=TEN)
-    first, second = worker.run((0.3,), (0.3,))
+    worker.load(
+        """
+        import threading
+        told = threading.Event()
+        def f(x):
+            if x == "end":
+                told.set()
+            told.wait()
+            return x
+        """,
+        concurrency=TEN,
+    )
+    first, second = worker.run((1,), (2,))
     worker.wait_running(second)
     worker.stop_input(first, SharedPage.TIMED_OUT)
+    assert worker.call("end") == "end"
     with pytest.raises(PlatformError, match="function-timeout"):
         worker.outcome(first)
-    assert worker.outcome(second) == 0.3
+    assert worker.outcome(second) == 2
 
 
 def test_inputs_that_a_blocked_loop_has_not_started_are_taken_back(worker: Worker) -> None:
     worker.load(
-        "import time\nseen = []\nasync def f(x):\n    seen.append(x)\n    time.sleep(x)\n    return list(seen)\n",
+        f"""
+        import os, time
+        seen = []
+        async def f(x):
+            seen.append(x)
+            while not {MAY_GO}: time.sleep(0.005)
+            return list(seen)
+        """,
         asynchronous=True,
         concurrency=TEN,
     )
-    (first,) = worker.run((0.5,))
+    (first,) = worker.run((1,))
     worker.wait_running(first)
-    second, third = worker.run((0,), (0.01,))
+    second, third = worker.run((2,), (3,))
     assert worker.page.revoke(second, third) == first
-    assert worker.outcome(first) == [0.5]
+    worker.go()
+    assert worker.outcome(first) == [1]
     worker.until(lambda: len(worker.results) == 3)
     assert [worker.results[seq][0].status for seq in (second, third)] == [messages.REVOKED] * 2
-    assert worker.call(0) == [0.5, 0]
+    assert worker.call(4) == [1, 4]
 
 
 @BOTH
@@ -359,6 +379,7 @@ ENDING = """
         @farcall.method()
         {0}def f(self, x):
             try:
+                print("begins", x, flush=True)
                 {1}sleep(x)
             finally:
                 print("finally", x)
@@ -384,10 +405,10 @@ def test_exit_hooks_run_though_inputs_do_not_end(worker: Worker, asynchronous: b
     """Tasks are cancelled first; a thread that goes on is left behind."""
     load_ending(worker, asynchronous)
     long, short = worker.run((600,), (0.2,), method="f")
-    worker.wait_running(short)
+    worker.until(lambda: "begins 600" in worker.text() and "begins 0.2" in worker.text())
     assert worker.stop() == 0
     if asynchronous:
-        assert worker.text(seq=long) == "finally 600\n"
+        assert worker.text(seq=long) == "begins 600\nfinally 600\n"
     else:
         assert worker.outcome(short) == 0.2
     assert worker.text(seq=0) == "exit hook\n"
@@ -418,16 +439,22 @@ def test_a_termination_signal_where_nothing_runs(worker: Worker, asynchronous: b
 def test_the_lifeline_brings_another_connection(worker: Worker, asynchronous: bool) -> None:
     import socket
 
-    text = "    import asyncio, time\n    {0}def f(x):\n        {1}sleep(x)\n        return x\n"
+    text = f"""
+        import asyncio, os, time
+        {{0}}def f(x):
+            while not {MAY_GO}: {{1}}sleep(0.005)
+            return x
+    """
     worker.load(program(text, asynchronous), asynchronous=asynchronous, concurrency=TEN)
-    seqs = worker.run((0.3,), (0.4,))
+    seqs = worker.run((1,), (2,))
     worker.wait_running(seqs[1])
     worker.sock.close()
     worker.sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     socket.send_fds(worker.lifeline, [b"socket"], [control.fileno()])
     control.close()
+    worker.go()
     assert worker.expect(messages.Hello).container_id == "ta-test"
     assert worker.expect(messages.Parked) == messages.Parked(0, [])
-    assert [worker.outcome(seq) for seq in seqs] == [0.3, 0.4]
+    assert [worker.outcome(seq) for seq in seqs] == [1, 2]
     assert worker.call(0) == 0
     assert worker.stop() == 0

@@ -142,7 +142,7 @@ def test_async_functions(worker: Worker) -> None:
         with pytest.raises(errors.ExecutionError):
             worker.call(bad)
     ticks = worker.call(1)[1]
-    worker.read(0.1)  # tasks go on while nothing is called
+    worker.read(0.5)  # tasks go on while nothing is called
     _, later, _, same = worker.call(2)
     assert later > ticks + 5
     assert same == loop

@@ -115,7 +115,7 @@ def test_an_input_may_depend_on_one_of_several_earlier_results(app: Any) -> None
     def inputs() -> Iterator[float]:
         yield 0.3
         yield 0.0
-        assert results.get(timeout=20) == 0.0
+        results.get(timeout=20)  # whichever comes first; the other may run for a while yet
         yield 0.01
 
     got: list[float] = []

@@ -75,7 +75,7 @@ def test_a_prompt_without_its_lines_end_is_not_held_back_for_long() -> None:
         arrived: asyncio.Queue[str] = asyncio.Queue()
         OutputPipe(ours, arrived.put_nowait, lambda: None)
         os.write(theirs, b"continue? ")
-        assert await asyncio.wait_for(arrived.get(), 20 * pipes.PARTIAL_SECONDS) == "continue? "
+        assert await asyncio.wait_for(arrived.get(), pipes.PARTIAL_SECONDS + 10) == "continue? "
         os.close(theirs)
 
     asyncio.run(main())
