@@ -1,4 +1,5 @@
-"""The host matrix: the wheel, hello.py and a map of 100 on hosts that lack something. `matrix.py [ROW ...]`.
+"""The host matrix: the wheel, hello.py and a map of 100 on hosts that lack something; an image that is built there.
+`matrix.py [ROW ...]`.
 
 A row passes with the right answers, or where the first line that farcall writes to stderr names the cause and the
 remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 30 s.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 REPOSITORY = HERE.parent.parent  # not there where a row carries this file to
 ROW_SECONDS = 30.0
 COMMAND_SECONDS = 20.0
@@ -49,7 +51,36 @@ def square(number: int) -> int:
 def main():
     print("sum of squares:", sum(square.map(range(100))))
 """
+# Built on a folder with a Python and a shell, by two steps of which one reads what the other wrote. The containers see
+# the image and no host.
+IMAGE = """
+from pathlib import Path
+
+import farcall
+
+here = Path(__file__).parent
+image = (
+    farcall.Image.from_scratch()
+    .add_local_dir(here / "base", "/", copy=True)
+    .env({"PATH": (here / "python_folder").read_text() + ":/bin"} if farcall.is_local() else {})
+    .run_commands("echo built > /opt/step", "cat /opt/step /etc/group > /opt/seen")
+)
+app = farcall.App("image", image=image)
+
+
+@app.function()
+def look() -> str:
+    Path("/opt/seen").open("a").write("and written to")
+    host = [path for path in ("/usr/share", "/home", "/boot", "/var/lib") if Path(path).exists()]
+    return f"{Path('/opt/seen').read_text().split()} {host}"
+
+
+@app.local_entrypoint()
+def main():
+    print(look.remote())
+"""
 PROGRAMS = {"hello.py": "Hello, matrix!", "squares.py": "sum of squares: 328350"}
+IMAGE_PROGRAMS = {"image.py": "['built', 'root:x:0:', 'and', 'written', 'to'] []"}
 
 # Carries this file into a container and runs the same there; what it prints is what came of it.
 NESTED = """
@@ -81,12 +112,14 @@ def main():
 class Row(NamedTuple):
     """A host. `restrictions` are those of restrict.py, the outermost first; "HOME" stands for the row's own.
 
-    `cause` is what the first line must name where containers cannot be made; None where they must be.
+    `cause` is what the first line must name where containers cannot be made; None where they must be. With `image` the
+    row is about an image and its containers, for which there is no other runtime.
     """
 
     name: str
     restrictions: Sequence[Sequence[str]] = ()
     cause: str | None = None
+    image: bool = False
     needs_root: bool = False
     nested: bool = False
 
@@ -101,6 +134,14 @@ ROWS = (
     Row("no writable cgroup", [["no-cgroup"]], cause=r"cgroup"),
     Row("read-only /proc", [["readonly-proc"]], cause=r"/proc|id maps"),
     Row("home on another mount", [["home-mount", "HOME"]]),
+    Row("image", image=True),
+    Row("image, ordinary user", [AS_USER], image=True),
+    Row("image, namespaces refused", [AS_USER, ["refuse-namespaces"]], cause=r"namespaces?\b", image=True),
+    Row("image, no EROFS", [["lacks", "erofs"]], image=True),
+    Row("image, no id maps either", [["lacks", "erofs", "idmap"]], image=True),
+    Row("image, no overlay", [["lacks", "overlay"]], image=True),
+    Row("image, neither, as a user", [AS_USER, ["lacks", "overlay"]], image=True),
+    Row("image, home on a mount", [["home-mount", "HOME"]], image=True),
 )
 
 
@@ -123,17 +164,17 @@ def quietly(command: Sequence[str | Path]) -> None:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
 
 
-def inside(programs: Path, command: list[str]) -> None:
-    """On the host of a row: runs both programs in both runtimes, stops the server, prints what came of it (JSON)."""
+def inside(programs: Path, command: list[str], image: bool) -> None:
+    """On the host of a row: runs the programs in its runtimes, stops the server, prints what came of it (JSON)."""
     results: dict[str, list[dict[str, Any]]] = {}
-    for runtime in ("native", "process"):
+    for runtime in ("native",) if image else ("native", "process"):
         results[runtime] = []
-        for program, expected in PROGRAMS.items():
+        for program, expected in (IMAGE_PROGRAMS if image else PROGRAMS).items():
             arguments = ["--name", "matrix"] if program == "hello.py" else []
             extra = ["--runtime", "process"] if runtime == "process" else []
             result = timed([*command, "run", *extra, str(programs / program), *arguments])
             result["answered"] = result["status"] == 0 and expected in result["stdout"]
-            results[runtime].append(result)
+            results[runtime].append({"program": program} | result)
     timed([*command, "server", "stop"])
     json.dump(results, sys.stdout)
 
@@ -167,7 +208,8 @@ def run_row(row: Row, farcall: Path, programs: Path, home: Path) -> tuple[str, l
     if row.nested:
         command += [str(farcall), "run", "--quiet", str(programs / "nested.py")]
     else:
-        command += [str(python), str(programs / "matrix.py"), "--inside", str(programs), str(farcall)]
+        what = "--inside-image" if row.image else "--inside"
+        command += [str(python), str(programs / "matrix.py"), what, str(programs), str(farcall)]
     environment = {"HOME": str(home), "PATH": f"{farcall.parent}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     done = subprocess.run(
         command, cwd=programs, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -188,11 +230,13 @@ def judge(row: Row, results: dict[str, list[dict[str, Any]]]) -> tuple[str, list
     wrong: list[str] = []
     word = "answers"
     for runtime, outcomes in results.items():
-        for program, outcome in zip(PROGRAMS, outcomes, strict=True):
+        for outcome in outcomes:
             if outcome["answered"]:
                 continue
+            program = outcome["program"]
             lines = [line for line in outcome["stderr"].splitlines() if line.strip()]
-            first = next((line for line in lines if not line.startswith("python: ")), "")  # which Python, always
+            # Which Python it is stands before all, and what has been built of an image.
+            first = next((line for line in lines if not line.startswith(("python: ", "image: "))), "")
             explained = row.cause is not None and re.search(row.cause, first) and REMEDY.search(first)
             if runtime == "native" and outcome["status"] > 0 and explained:
                 word = "explains"
@@ -225,26 +269,31 @@ def with_home(home: Path) -> dict[int, str]:
 
 def run(rows: Sequence[Row], farcall: Path, directory: Path) -> bool:
     """Runs the rows, printing a line for each; whether all passed."""
+    from base import make as make_base  # not carried to where rows run
+
     programs = directory / "programs"
     programs.mkdir()
     for source in (HERE / "matrix.py", HERE / "restrict.py", REPOSITORY / "examples/hello.py"):
         shutil.copy(source, programs)
     (programs / "squares.py").write_text(SQUARES)
     (programs / "nested.py").write_text(NESTED)
+    (programs / "image.py").write_text(IMAGE)
+    if any(row.image for row in rows):
+        (programs / "python_folder").write_text(make_base(farcall.parent / "python", programs / "base"))
     for path in (directory, programs, *programs.iterdir()):
         path.chmod(0o755)
-    print(f"{'host':<24}{'containers':<12}{'seconds':>7}  result", flush=True)
+    print(f"{'host':<26}{'containers':<12}{'seconds':>7}  result", flush=True)
     passed = True
     for index, row in enumerate(rows):
         if row.needs_root and os.geteuid() != 0:
-            print(f"{row.name:<24}{'':<12}{'':>7}  skipped: needs root", flush=True)
+            print(f"{row.name:<26}{'':<12}{'':>7}  skipped: needs root", flush=True)
             continue
         started = time.monotonic()
         word, wrong = run_row(row, farcall, programs, directory / f"home{index}")
         seconds = time.monotonic() - started
         if seconds > ROW_SECONDS:
             wrong.append(f"took more than {ROW_SECONDS:g} s")
-        print(f"{row.name:<24}{word:<12}{seconds:>7.1f}  {'FAILED' if wrong else 'passed'}", flush=True)
+        print(f"{row.name:<26}{word:<12}{seconds:>7.1f}  {'FAILED' if wrong else 'passed'}", flush=True)
         for text in wrong:
             print("    " + text.strip().replace("\n", "\n    "), flush=True)
         passed = passed and not wrong
@@ -277,7 +326,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
-        inside(Path(sys.argv[2]), sys.argv[3:])
+    if sys.argv[1:2] in (["--inside"], ["--inside-image"]):
+        inside(Path(sys.argv[2]), sys.argv[3:], image=sys.argv[1] == "--inside-image")
     else:
         sys.exit(main())
