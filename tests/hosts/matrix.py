@@ -2,7 +2,8 @@
 `matrix.py [ROW ...]`.
 
 A row passes with the right answers, or where the first line that farcall writes to stderr names the cause and the
-remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 30 s.
+remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 30 s, or 90 s where
+an image is built.
 Prints a table; exits with 1 when a row fails. Needs only Python and pip; rows that need root say so without it.
 
     --prepare DIR   builds the wheel, installs it into DIR/venv and ends
@@ -28,8 +29,8 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 REPOSITORY = HERE.parent.parent  # not there where a row carries this file to
-ROW_SECONDS = 30.0
-COMMAND_SECONDS = 20.0
+ROW_SECONDS, IMAGE_ROW_SECONDS = 30.0, 90.0
+COMMAND_SECONDS, IMAGE_COMMAND_SECONDS = 20.0, 60.0
 SETTLE_SECONDS = 5.0  # for the last processes of a stopped server to end
 SHOWN_LINES = 12  # of the output of a command that went wrong
 ORDINARY_USER = 61234  # nobody's, with no entry in /etc/passwd, /etc/subuid or any group
@@ -172,23 +173,24 @@ def inside(programs: Path, command: list[str], image: bool) -> None:
         for program, expected in (IMAGE_PROGRAMS if image else PROGRAMS).items():
             arguments = ["--name", "matrix"] if program == "hello.py" else []
             extra = ["--runtime", "process"] if runtime == "process" else []
-            result = timed([*command, "run", *extra, str(programs / program), *arguments])
+            seconds = IMAGE_COMMAND_SECONDS if image else COMMAND_SECONDS
+            result = timed([*command, "run", *extra, str(programs / program), *arguments], seconds)
             result["answered"] = result["status"] == 0 and expected in result["stdout"]
             results[runtime].append({"program": program} | result)
     timed([*command, "server", "stop"])
     json.dump(results, sys.stdout)
 
 
-def timed(command: list[str]) -> dict[str, Any]:
+def timed(command: list[str], seconds: float = COMMAND_SECONDS) -> dict[str, Any]:
     started = time.monotonic()
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS, errors="replace"
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, errors="replace"
         )
         status, stdout, stderr = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as expired:
         status, stdout = -1, ""
-        stderr = f"no answer within {COMMAND_SECONDS:g} s: {(expired.stderr or b'').decode(errors='replace')}"
+        stderr = f"no answer within {seconds:g} s: {(expired.stderr or b'').decode(errors='replace')}"
     except OSError as error:
         status, stdout, stderr = -1, "", str(error)
     return {"status": status, "stdout": stdout, "stderr": stderr, "seconds": time.monotonic() - started}
@@ -291,8 +293,8 @@ def run(rows: Sequence[Row], farcall: Path, directory: Path) -> bool:
         started = time.monotonic()
         word, wrong = run_row(row, farcall, programs, directory / f"home{index}")
         seconds = time.monotonic() - started
-        if seconds > ROW_SECONDS:
-            wrong.append(f"took more than {ROW_SECONDS:g} s")
+        if seconds > (limit := IMAGE_ROW_SECONDS if row.image else ROW_SECONDS):
+            wrong.append(f"took more than {limit:g} s")
         print(f"{row.name:<26}{word:<12}{seconds:>7.1f}  {'FAILED' if wrong else 'passed'}", flush=True)
         for text in wrong:
             print("    " + text.strip().replace("\n", "\n    "), flush=True)
