@@ -45,6 +45,8 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
     origins = {name: value.origin for name, value in found.values.items()}
     assert origins == {
         "profile": str(project),
+        "server": "default",
+        "ssh": "default",
         "python": "default",
         "runtime": f"[profiles.box] of {config}",
         "compat": "flag --compat",

@@ -10,7 +10,9 @@ from farcall import _private, errors, settings
 from farcall.cli.usage import UsageError
 from farcall.interpreters import Choice, choose, details, is_own
 
-_READ_BY_THE_SDK = frozenset({"profile", "runtime", "traceback", "registry", "insecure_registries", "simulate_gpu"})
+_READ_BY_THE_SDK = frozenset(
+    {"profile", "server", "ssh", "runtime", "traceback", "registry", "insecure_registries", "simulate_gpu"}
+)
 
 
 def settle(options: Mapping[str, bool | str | None], folder: Path) -> tuple[settings.Settings, Choice]:
@@ -130,6 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--local", action="store_true", default=None, help="run all functions in the program's own process")
     add("--simulate-gpu", metavar="TYPE=N", help="pretend to have GPUs, as T4=4,H100=8: for trying what goes where")
+    add("--server", metavar="URL", help="run on another machine: ssh://user@host")
     add("--profile", metavar="NAME", help="profile of the config file")
     add("--quiet", "-q", action="store_true", default=None, help="show the program's own output and errors only")
 

@@ -32,6 +32,7 @@ COMMANDS = (
     Command("secret", "farcall.cli.secret", "store environment variables that are not shown"),
     Command("volume", "farcall.cli.volume", "store files that containers share"),
     Command("config", "farcall.cli.config", "show settings and where they come from"),
+    Command("profile", "farcall.cli.profile", "name servers on other machines"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
     Command("image", "farcall.cli.image", "list images, export, import and forget them"),
     Command("content", "farcall.cli.content", "look at the content store, verify it, clean it up"),
@@ -39,11 +40,19 @@ COMMANDS = (
     Command("completion", "farcall.cli.completion", "print the completion script of a shell"),
 )
 
+# These have settings as flags of their own; a program's words may follow them.
+_CHOOSE_FOR_THEMSELVES = frozenset({"run", "python", "config", "completion", "init", "profile"})
+
 _DESCRIPTION = "Run Python functions in containers: on this machine, and on others, as if they were local."
 _EPILOG = """\
 first steps:
   farcall init           write a program that works
   farcall run main.py    run it
+
+on another machine:
+  farcall run --server ssh://user@host main.py
+  farcall profile add box ssh://user@host; farcall run --profile box main.py
+  --server and --profile go with all commands that talk to a server.
 
 exit codes: 0 success, 1 error in the program, 2 wrong usage, 3 error of the platform,
   130 interrupted, 141 nobody reads the output
@@ -90,10 +99,42 @@ def _dispatch(words: list[str]) -> int:
         build_parser().print_help()
         return OK
     parser = Parser(prog=f"farcall {command.name}", description=command.help)
+    if command.name not in _CHOOSE_FOR_THEMSELVES:
+        words = _choose_server(words)
+        if _is_about_files(words):
+            from farcall.cli import elsewhere
+
+            if elsewhere.url():
+                return elsewhere.run_there(words)
     module = import_module(command.module)
     module.add_arguments(parser)
     run: Callable[[argparse.Namespace], int] = module.run
     return run(parser.parse_args(words[1:]))
+
+
+def _choose_server(words: list[str]) -> list[str]:
+    """Takes `--server` and `--profile` out of a command's words: they may stand anywhere in front of "--"."""
+    end = words.index("--") if "--" in words else len(words)
+    left: list[str] = []
+    position = 0
+    while position < end:
+        flag, equals, value = words[position].partition("=")
+        position += 1
+        if flag not in ("--server", "--profile"):
+            left.append(words[position - 1])
+            continue
+        if not equals:
+            if position == end:
+                raise UsageError(f"{flag} needs a value")
+            value = words[position]
+            position += 1
+        os.environ[f"FARCALL_{flag[2:].upper()}"] = value
+    return left + words[end:]
+
+
+def _is_about_files(words: list[str]) -> bool:
+    """Whether a command looks at files of the server's machine, and asks no server."""
+    return words[0] in ("content", "doctor", "image") or words[:2] == ["server", "logs"]
 
 
 def build_parser() -> Parser:

@@ -17,7 +17,7 @@ from farcall.cli import signals
 from farcall.cli.builds import BuildLines
 from farcall.cli.terminal import SharedStream, Style
 from farcall.cli.tracebacks import is_ours
-from farcall.sdk.events import AppStats, BuildEnd, BuildStep, CallWaiting, Event, LogLine, MapProgress
+from farcall.sdk.events import AppStats, BuildEnd, BuildStep, CallWaiting, Event, LogLine, MapProgress, Notice
 
 PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
 PROGRESS_SECONDS = 30.0  # or when this many seconds have passed since it was told
@@ -166,6 +166,8 @@ class Renderer:
                 self._progress(event)
             elif isinstance(event, BuildStep):
                 self._build(event)
+            elif isinstance(event, Notice):
+                self.say(event.text)
             elif isinstance(event, BuildEnd):
                 for line in self._builds.end(event):
                     self.say(line)

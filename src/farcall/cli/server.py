@@ -63,13 +63,14 @@ def _start(options: dict[str, Any]) -> int:
         late = [f"--{name.replace('_', '-')}" for name in of_server if given[name] is not None]
         word = f"runs already ({', '.join(late)} will hold when it is started again)" if late else "runs already"
     report = running.status()
-    print(f"the farcall server {word}: pid {report.pid}, {settings.paths().server_socket}", file=sys.stderr)
+    where = running.url or settings.paths().server_socket
+    print(f"the farcall server {word}: pid {report.pid}, {where}", file=sys.stderr)
     running.close()
     return 0
 
 
 def _stop(*, force: bool) -> int:
-    from farcall.sdk import client
+    from farcall.sdk import client, elsewhere
     from farcall.wire import messages
 
     running = client.connect_existing()
@@ -78,7 +79,7 @@ def _stop(*, force: bool) -> int:
         return 0
     pid = running.server.pid if running.server else 0
     ending = None
-    if hasattr(os, "pidfd_open"):
+    if hasattr(os, "pidfd_open") and not running.url:
         with suppress(OSError):  # it has ended
             ending = os.pidfd_open(pid)
     try:
@@ -89,6 +90,8 @@ def _stop(*, force: bool) -> int:
         raise errors.ConflictError(f"{error}. `farcall server stop --force` ends that too") from None
     finally:
         running.close()
+        if running.url:
+            elsewhere.end_link(running.url)
     if ending is not None:
         import select
 

@@ -34,6 +34,7 @@ class Surroundings(NamedTuple):
     runtime: Runtime = "native"
     compat: bool = False
     local: bool = False
+    elsewhere: bool = False  # the server is on another machine
 
 
 def surroundings() -> Surroundings:
@@ -47,7 +48,17 @@ def surroundings() -> Surroundings:
     if local.is_active():
         return Surroundings(local=True)
     compat = sys.modules.get("farcall.compat")
-    return Surroundings(probe(sys.executable), found.runtime, compat is not None and compat.installed())
+    if found.server:
+        version = ".".join(map(str, sys.version_info[:3]))
+        interpreter = Interpreter("", version, "", (), "")  # no path of here is one there
+    else:
+        interpreter = probe(sys.executable)
+    return Surroundings(
+        interpreter,
+        found.runtime,
+        compat is not None and compat.installed(),
+        elsewhere=bool(found.server),
+    )
 
 
 class Preparation:
@@ -58,7 +69,7 @@ class Preparation:
     """
 
     def __init__(self, app: App, app_id: str, shared: Surroundings) -> None:
-        if not shared.local:
+        if not shared.local and not shared.elsewhere:
             from farcall.sdk import embedded
 
             embedded.check_system()  # before anything is read that only a server on this machine can use
@@ -70,6 +81,7 @@ class Preparation:
         self._resolution = Resolution(self._trees, compat=shared.compat)
         self._functions: list[tuple[FunctionSpec, Image | None]] = []
         self._builds: Builds | None = None
+        self._installed: Image | None = None
         members: list[Function[..., Any, Any] | Cls[..., Any]] = [
             *app.registered_functions.values(),
             *app.registered_classes.values(),
@@ -87,12 +99,16 @@ class Preparation:
         self._trees.close()
 
     def build(self, client: Client) -> None:
-        """Has the images built. Raises ImageBuildError."""
+        """Has the images built, and brings what the functions mount. Raises ImageBuildError."""
+        self._trees.bring_to(client)
         if self._builds is not None:
             self._builds.run(client)
 
     async def build_async(self, client: Client) -> None:
         """`build`, awaited."""
+        import asyncio
+
+        await asyncio.to_thread(self._trees.bring_to, client)
         if self._builds is not None:
             await self._builds.run_async(client)
 
@@ -104,7 +120,7 @@ class Preparation:
         return tuple(self._placed(spec, image) for spec, image in self._functions)
 
     def _add(self, member: Function[..., Any, Any] | Cls[..., Any], app_id: str) -> None:
-        image = member.declaration.image or member.app.image
+        image = member.declaration.image or member.app.image or self._default_image()
         features = missing(member, image, self._shared)
         member.add_unimplemented(features)
         self._functions.append((_spec(member, image, app_id, self._shared, self._trees), image))
@@ -115,6 +131,17 @@ class Preparation:
 
             self._builds = Builds(self._resolution)
         self._builds.add(image, member.name)
+
+    def _default_image(self) -> Image | None:
+        """The image of functions that name none: None for this machine's own system and interpreter. Elsewhere it has
+        what this interpreter has."""
+        if self._shared.local or not self._shared.elsewhere:
+            return None
+        if self._installed is None:
+            from farcall.sdk.image import Image
+
+            self._installed = Image.from_installed()
+        return self._installed
 
     def _placed(self, spec: FunctionSpec, image: Image | None) -> FunctionSpec:
         built = None if self._builds is None else self._builds.built.get(id(image))

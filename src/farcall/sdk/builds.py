@@ -58,6 +58,7 @@ class Builds:
 
     def run(self, client: clients.Client) -> None:
         """Builds them all at the same time. Raises the first error, ImageBuildError or another, and ends the others."""
+        self._resolution.trees.bring_to(client)
         running = _Running(client, self._requests())
         try:
             while not running.finished():
@@ -68,6 +69,9 @@ class Builds:
 
     async def run_async(self, client: clients.Client) -> None:
         """`run`, awaited."""
+        import asyncio
+
+        await asyncio.to_thread(self._resolution.trees.bring_to, client)
         running = _Running(client, self._requests())
         try:
             while not running.finished():

@@ -94,6 +94,7 @@ class Client:
     def __init__(self) -> None:
         self.connection: Connection
         self.server: messages.Welcome | None = None
+        self.url = ""  # where the server is, "" on this machine
         self.on_entries: Callable[[messages.LogBatch | messages.AppStats], None] | None = None
         self._seqs = itertools.count(1)
         self._replies: dict[int, Receiver] = {}
@@ -395,36 +396,51 @@ def use(client: Client) -> None:
 
 
 def connect_existing() -> Client | None:
-    """A client of the server that is running now, None where there is none."""
+    """A client of the server that is running now, None where there is none. One elsewhere is connected to, and runs."""
     from farcall import settings
 
+    if server_url():
+        return connect_or_start()
     sock = _dial(str(settings.paths().server_socket))
     return None if sock is None else Client.connect(sock)
+
+
+def server_url() -> str:
+    """Where the server is that this process uses: "ssh://...", or "" for this machine."""
+    from farcall.sdk.embedded import program_settings
+
+    return program_settings().server or ""
 
 
 def connect_or_start() -> Client:
     """A client of the running server, else of one that is started for it."""
     from farcall import settings
-    from farcall.sdk import embedded
+    from farcall.sdk import elsewhere, embedded
 
-    path = str(settings.paths().server_socket)
+    url = server_url()
+    path, log = settings.paths().server_socket, settings.paths().server_log
+    if url:
+        path, log = elsewhere.link_socket(url), settings.paths().link_log
     deadline = time.monotonic() + CONNECT_TIMEOUT
     while True:
-        sock = _dial(path)
+        sock = _dial(str(path))
         if sock is None:
-            embedded.start_server()
-            sock = _dial(path)
+            if url:
+                elsewhere.start_link(url)
+            else:
+                embedded.start_server()
+            sock = _dial(str(path))
         if sock is not None:
             try:
                 client = Client.connect(sock)
             except errors.ConnectionLostError:
                 client = None  # it was ending itself as we came
-            if client is not None and _usable(client):
-                return client
+            if client is not None:
+                client.url = url
+                if _usable(client):
+                    return client
         if time.monotonic() > deadline:
-            raise errors.ConnectionError(
-                f"the farcall server at {path} accepts no connection; see {settings.paths().server_log}"
-            )
+            raise errors.ConnectionError(f"the farcall server at {url or path} accepts no connection; see {log}")
         time.sleep(0.01)
 
 
@@ -438,6 +454,12 @@ def _usable(client: Client) -> bool:
     same_gpus = wanted in ("", server.simulated_gpus)
     if same_version and same_gpus and not _edited(server.source):
         return True
+    if client.url and same_gpus:  # the other end of the link has replaced it, if it could
+        client.close()
+        raise errors.VersionError(
+            f"the server at {client.url} is farcall {server.version} ({server.prefix}), this is {__version__}, and it "
+            "has work to do: wait until it is idle, or end what it runs"
+        )
     try:
         client.request(lambda seq: messages.StopServer(seq, False))
     except errors.ConflictError as error:

@@ -76,4 +76,10 @@ class BuildEnd(NamedTuple):
     built: bool
 
 
-Event = LogLine | CallWaiting | MapProgress | AppStats | BuildStep | BuildEnd
+class Notice(NamedTuple):
+    """What is being done that takes a while, and belongs to no call."""
+
+    text: str
+
+
+Event = Notice | LogLine | CallWaiting | MapProgress | AppStats | BuildStep | BuildEnd

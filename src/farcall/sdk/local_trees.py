@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Self
 from farcall.errors import InvalidError
 
 if TYPE_CHECKING:
-    from farcall.content import Lease
+    from farcall.content import Entry, Lease, Tree
     from farcall.content.statcache import StatCache
+    from farcall.sdk.client import Client
     from farcall.sdk.image_options import Ignore
     from farcall.sdk.image_parts import LocalFiles
+    from farcall.sdk.uploads import Uploads
     from farcall.spec.function import TreeRef
 
 # What is left out of the user's source: no program reads it, and it can be a thousand times larger than the rest.
@@ -33,6 +35,8 @@ class LocalTrees:
         self._lease: Lease | None = None
         self._cache: StatCache | None = None
         self._folders: dict[tuple[object, ...], str] = {}
+        self._made: set[str] = set()
+        self._uploads: Uploads | None = None
         self.paths: set[str] = set()  # all that was looked at
 
     def __enter__(self) -> Self:
@@ -45,9 +49,22 @@ class LocalTrees:
 
     def close(self) -> None:
         """Lets go of the content."""
+        uploads, self._uploads = self._uploads, None
+        if uploads is not None:
+            uploads.release()
         if self._lease is not None:
             self._lease.close()
             self._lease = None
+
+    def bring_to(self, client: Client) -> None:
+        """Returns when the server has all trees so far. One on this machine shares the store, and has them."""
+        if not client.url or self._lease is None:
+            return
+        if self._uploads is None or self._uploads.client is not client:
+            from farcall.sdk.uploads import Uploads
+
+            self._uploads = Uploads(client)
+        self._uploads.bring(self._lease.store, sorted(self._made))
 
     def directory(
         self,
@@ -66,13 +83,14 @@ class LocalTrees:
         tree_id = self._folders.get(key)
         if tree_id is None:
             tree_id = self._folders[key] = self._ingest(path, ignore, only, is_source)
+            self._made.add(tree_id)
         if not files:
             return tree_id
         from farcall.content import Diff
 
         lease = self._open()
         added = lease.store.tree(self.files(files))
-        return lease.add_tree(lease.store.tree(tree_id).merge(Diff(added.entries[1:])))
+        return self._add(lease.store.tree(tree_id).merge(Diff(added.entries[1:])))
 
     def files(self, files: Mapping[str, Path]) -> str:
         """The tree of some files, by their path in it."""
@@ -94,7 +112,7 @@ class LocalTrees:
             entries.append(
                 Entry(os.fsencode(name), mode, mtime_ns=status.st_mtime_ns, size=size, digest=digest if size else b"")
             )
-        return lease.add_tree(entries)
+        return self._add(entries)
 
     def module(self, name: str, ignore: Ignore | None = None) -> str:
         """The tree of a module, as it is to be in a folder of `sys.path`; by default only what is Python source."""
@@ -114,7 +132,7 @@ class LocalTrees:
             else:
                 tree = lease.store.tree(self.files({path.name: path}))
             whole = whole.merge(Diff(tree.entries[1:]))
-        return lease.add_tree(whole)
+        return self._add(whole)
 
     def mounted(self, files: Iterable[LocalFiles]) -> tuple[TreeRef, ...]:
         """What containers are to mount for some files and folders."""
@@ -130,6 +148,11 @@ class LocalTrees:
                 name = path.name
                 found.append(TreeRef(self.files({name: path}), file.target, name))
         return tuple(dict.fromkeys(found))
+
+    def _add(self, tree: Tree | Iterable[Entry]) -> str:
+        tree_id = self._open().add_tree(tree)
+        self._made.add(tree_id)
+        return tree_id
 
     def _open(self) -> Lease:
         if self._lease is None:

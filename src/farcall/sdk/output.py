@@ -192,6 +192,8 @@ def _plain_listener(event: Any) -> None:
         stream = sys.stdout if event.stream == "stdout" else sys.stderr
         stream.write(event.text)
         stream.flush()
+    elif isinstance(event, events.Notice):
+        sys.stderr.write(f"{event.text}\n")
     elif isinstance(event, events.BuildStep) and event.state != "cached":
         image = f"image of {event.image}" if event.image else "image"
         step = f"{image}: step {event.step} of {event.steps}: {event.title}"

@@ -14,7 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from farcall import errors
+import msgspec
+
+from farcall import errors, interpreters
 from farcall.builder.builder import Builder
 from farcall.builder.containers import StepContainers
 from farcall.content.store import Store
@@ -35,9 +37,11 @@ from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
 from farcall.server.testing import Testing
+from farcall.server.uploads import Uploads
 from farcall.server.volumes import VolumeRequests
 from farcall.settings import Paths, Settings
-from farcall.spec.function import AppSpec
+from farcall.spec.container import Interpreter
+from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.gpu import format_simulated
 from farcall.state.store import StateStore
 from farcall.version import __version__
@@ -87,6 +91,7 @@ class Server:
         self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
         self.worker.find_root = self.images.root
         self.volumes = VolumeRequests(content, self.loop.run_in_executor)
+        self.uploads = Uploads(content, self.loop.run_in_executor)
         self.worker.environment = self.secrets.environment
         self.worker.find_volumes = self.volumes.mounted
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
@@ -184,6 +189,7 @@ class Server:
         if self._background:
             await asyncio.wait(self._background, timeout=5)
         self.volumes.close()
+        self.uploads.close()
         await self.store.close()
         await self.loop.run_in_executor(None, self.logs.store.close)
 
@@ -301,6 +307,23 @@ class Server:
             # The client went away while we were at it.
             self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
         app.keep_warm(spec.functions)
+
+    async def on_this_machine(self, function: FunctionSpec) -> FunctionSpec:
+        """A function that names no path to its interpreter, as its program is on another machine, with this machine's.
+
+        Raises InvalidError where that cannot read what the program sends.
+        """
+        wanted = function.interpreter
+        if wanted is None or wanted.executable or function.image_id:
+            return function
+        found = await self.loop.run_in_executor(None, _own_interpreter)
+        minors = [".".join(each.version.split(".")[:2]) for each in (wanted, found)]
+        if function.source.pickled is not None and minors[0] != minors[1]:
+            raise errors.InvalidError(
+                f"{function.name} is sent by value, from Python {minors[0]} to this machine's {minors[1]}, which "
+                "cannot read it: give it an image, or define it in a module"
+            )
+        return msgspec.structs.replace(function, interpreter=found)
 
     async def stop_app(self, app_id: str, grace: float) -> messages.StopReport:
         """Ends an app; returns when nothing of it is left. Asked twice, the second time ends it at once."""
@@ -572,3 +595,8 @@ def _send_outputs(session: Session, call_id: str, outputs: list[messages.Output]
 
 _OUTPUTS_BYTES = 200 * 1024
 _OUTPUTS_FDS = 48
+
+
+def _own_interpreter() -> Interpreter:
+    """The Python that this server's environment was made of."""
+    return interpreters.probe(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))

@@ -17,6 +17,7 @@ from farcall.server.call import Call, Input, check_size
 from farcall.server.logs import UNSENT_LIMIT, Subscription, batches
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
+from farcall.wire.content import AddContent, OfferTree, ReleaseContent
 from farcall.wire.descriptors import close_all
 from farcall.wire.execs import ExecCommand, ExecInput, ExecResize, ExecSignal
 from farcall.wire.inspection import (
@@ -132,6 +133,14 @@ class Session:
                 return
             case AddVolumeFiles() | CommitVolume():
                 self._answer_later(message, self.server.volumes.answer(self, message, fds, self._volumes()))
+                return
+            case OfferTree() | AddContent() | ReleaseContent():
+                try:
+                    self._only_clients()
+                except errors.FarcallError:
+                    close_all(fds)
+                    raise
+                self._answer_later(message, self.server.uploads.answer(self, message, fds))
                 return
             case _:
                 close_all(fds)  # no other message has any
@@ -359,6 +368,7 @@ class Session:
         new = [one for one in functions if one.function_id not in self.server.functions]
         await self.server.secrets.check(new)
         await self.server.volumes.check(new)
+        functions = [await self.server.on_this_machine(function) for function in functions]
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
     async def _build_image(self, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
@@ -442,6 +452,7 @@ class Session:
         self._calls.clear()
         self.server.images.session_closed(self)
         self.server.volumes.forget(self)
+        self.server.uploads.forget(self)
         self.server.session_closed(self)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from farcall.errors import InvalidError
 
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its terminating zero
-_SOCKET_NAME = "server.sock"
+_SOCKET_NAME = "server.sock"  # no socket's name is longer
 
 
 class Paths:
@@ -54,6 +54,16 @@ class Paths:
     @property
     def server_log(self) -> Path:
         return self.state / "server.log"
+
+    def link_socket(self, name: str) -> Path:
+        """The Unix socket of the link of that name, to a server on another machine."""
+        from hashlib import sha256
+
+        return self.runtime / f"l-{sha256(name.encode()).hexdigest()[:8]}"
+
+    @property
+    def link_log(self) -> Path:
+        return self.state / "link.log"
 
     @property
     def launcher_state(self) -> Path:

@@ -30,6 +30,8 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting("profile", str, None, "the profile of the config file to use"),
+    Setting("server", str, None, "where the server is: ssh://user@host; by default on this machine"),
+    Setting("ssh", str, "ssh", "the ssh command that reaches a server elsewhere, with its options"),
     Setting("python", str, None, "the interpreter that runs scripts: a path, a venv's folder, or a version"),
     Setting(
         "runtime", ("native", "process"), "native", "what isolates containers; process: a plain child, not isolated"
@@ -67,6 +69,14 @@ class Settings:
     @property
     def profile(self) -> str | None:
         return cast("str | None", self.values["profile"].value)
+
+    @property
+    def server(self) -> str | None:
+        return cast("str | None", self.values["server"].value) or None
+
+    @property
+    def ssh(self) -> str:
+        return cast(str, self.values["ssh"].value)
 
     @property
     def python(self) -> str | None:

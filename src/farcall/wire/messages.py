@@ -18,6 +18,7 @@ import msgspec
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.image import ImageConfig
 from farcall.spec.variant import Variant
+from farcall.wire.content import AddContent, OfferTree, ReleaseContent
 from farcall.wire.execs import ExecCommand, ExecInput, ExecOutput, ExecResize, ExecSignal, ExecTaken
 from farcall.wire.inspection import (
     GetApp,
@@ -571,6 +572,9 @@ Client = (
     | ReadVolume
     | AddVolumeFiles
     | CommitVolume
+    | OfferTree
+    | AddContent
+    | ReleaseContent
     | AdvanceClock
     | InjectFault
     | GetTestReport

@@ -55,6 +55,7 @@ class Transport:
         self._writing = False
         self.buffered = 0  # bytes accepted by `send` and not yet taken by the kernel
         self.closed = False
+        self.on_drained: Callable[[], None] | None = None  # what had to wait for the peer has been sent
         self._loop.add_reader(self._fd, self._readable)
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
@@ -72,7 +73,7 @@ class Transport:
         if not self._flushing and not self._writing:
             self._flushing = True
             if _corked is None:
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self.flush)
             else:
                 _corked.append(self)
 
@@ -82,7 +83,7 @@ class Transport:
         if self.closed:
             return
         if after_flush:
-            self._flush()
+            self.flush()
         if self.closed:
             return
         self.closed = True
@@ -140,11 +141,12 @@ class Transport:
             _corked = None
             for transport in corked:
                 try:
-                    transport._flush()
+                    transport.flush()
                 except Exception:  # of its `on_close`; the others' messages are not to be lost for it
                     logging.getLogger("farcall.wire").exception("the end of a connection was not handled")
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Sends now what the kernel takes at once."""
         self._flushing = False
         out = self._out
         while out and not self.closed:
@@ -186,6 +188,8 @@ class Transport:
         if self._writing and not self.closed:
             self._writing = False
             self._loop.remove_writer(self._fd)
+            if self.on_drained is not None:
+                self.on_drained()
 
     def _writable(self) -> None:
-        self._flush()
+        self.flush()

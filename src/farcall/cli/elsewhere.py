@@ -1,0 +1,30 @@
+"""Commands about a machine's own files, run on the machine where the server is."""
+
+import subprocess
+import sys
+
+from farcall import errors
+
+
+def url() -> str:
+    """Where the server is that commands are for, "" on this machine."""
+    from farcall.sdk import client
+
+    return client.server_url()
+
+
+def run_there(words: list[str]) -> int:
+    """Runs `farcall WORDS` on the server's machine, in this terminal; returns its exit code."""
+    from farcall.link import install, ssh, wheel
+    from farcall.link.address import Address
+    from farcall.sdk import client
+    from farcall.sdk.embedded import program_settings
+
+    where = url()
+    client.connect_or_start().close()  # so that farcall is there, and what keeps it from being so is said well
+    command = ssh.Command(Address.parse(where), program_settings().ssh)
+    arguments = command.arguments(install.RUN, wheel.key(), *words, terminal=sys.stdout.isatty())
+    try:
+        return subprocess.run(arguments).returncode
+    except OSError as error:
+        raise errors.ConnectionError(f"{arguments[0]} cannot be run: {error}") from error

@@ -1,0 +1,1 @@
+"""A server on another machine, as a Unix socket on this one: `ssh` carries what local sockets carry, files included."""

@@ -1,0 +1,99 @@
+"""farcall on the other machine: found, or installed for that user, from what is installed here."""
+
+from __future__ import annotations
+
+from farcall import errors
+from farcall.interpreters.private import uv_executable
+from farcall.link import ssh, wheel
+from farcall.link.far import MARK
+
+_FOLDER = '"${XDG_DATA_HOME:-$HOME/.local/share}/farcall/remote"'
+
+# $1 is the key of this farcall, the rest are the arguments of `farcall.link.far`.
+ATTACH = f"""
+python={_FOLDER}/$1/bin/python
+if [ -x "$python" ]; then shift; exec "$python" -P -m farcall.link.far "$@"; fi
+echo {MARK}missing
+"""
+
+# $1 is the key, the rest are the words of a farcall command.
+RUN = f"""
+python={_FOLDER}/$1/bin/python
+shift
+exec "$python" -P -m farcall "$@"
+"""
+
+# $1 is the key, $2 the wheel's name, $3 its size; its input is the wheel, and behind it uv, if anything is. It prints
+# what became of it in one line behind the mark. Into a new folder, which gets its name when it is whole.
+_INSTALL = f"""
+umask 077
+base={_FOLDER}
+mkdir -p "$base" && new=$(mktemp -d "$base/.new-XXXXXX") || {{ echo "{MARK}disk"; exit 0; }}
+trap "rm -rf \\"$new\\"" EXIT
+head -c "$3" > "$new/$2" && cat > "$new/uv" || {{ echo "{MARK}disk"; exit 0; }}
+chmod 700 "$new/uv"
+python=
+for one in python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$one" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then python=$one; break; fi
+done
+[ -n "$python" ] || {{ echo "{MARK}no-python $(python3 -V 2>&1 | tail -n 1)"; exit 0; }}
+"$python" -m venv --without-pip "$new/venv" >&2 || {{ echo "{MARK}failed"; exit 0; }}
+inside=$new/venv/bin/python
+if [ -s "$new/uv" ] && "$new/uv" --version >/dev/null 2>&1; then
+    "$new/uv" pip install --quiet --python "$inside" "$new/$2" >&2
+elif command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --python "$inside" "$new/$2" >&2
+elif "$python" -m pip --python "$inside" --version >/dev/null 2>&1; then
+    "$python" -m pip --python "$inside" --disable-pip-version-check install --quiet "$new/$2" >&2
+else
+    echo "{MARK}no-installer"; exit 0
+fi || {{ echo "{MARK}failed"; exit 0; }}
+"$inside" -P -c "import farcall.link.far" >&2 || {{ echo "{MARK}failed"; exit 0; }}
+[ -d "$base/$1" ] || mv "$new/venv" "$base/$1"
+echo "{MARK}installed"
+"""
+
+
+async def install(command: ssh.Command, key: str) -> None:
+    """Installs this farcall there, without root. Raises InvalidError where there is no Python for it, ConnectionError
+    where its dependencies cannot be had there."""
+    data = wheel.build()
+    word, said = await _try(command, key, data, len(data))
+    if word == "no-installer" and (uv := uv_executable()) is not None:
+        # Neither uv nor pip is there: it gets ours.
+        word, said = await _try(command, key, data + _read(uv), len(data))
+    where = command.address
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+    match word.split(" ", 1):
+        case ["installed"]:
+            return
+        case ["no-python", *found]:
+            there = found[0] if found and found[0].startswith("Python") else "none"
+            raise errors.InvalidError(
+                f"{where} has no Python 3.11 or newer on its PATH (python3 there: {there}), which the farcall server "
+                "needs: install one there, for instance with `uv python install 3.12 --default`"
+            )
+        case ["disk"]:
+            raise errors.ResourceExhaustedError(f"farcall cannot be written to the home directory on {where}: {last}")
+        case ["no-installer"]:
+            raise errors.InvalidError(
+                f"{where} has neither uv nor pip to install farcall with: install one there, or farcall itself"
+            )
+        case _:
+            raise errors.ConnectionError(
+                f"farcall could not be installed on {where}: {last}. It needs a package index there; by hand: "
+                f"{command.by_hand}"
+            )
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+async def _try(command: ssh.Command, key: str, data: bytes, size: int) -> tuple[str, str]:
+    code, out, said = await ssh.run(command, _INSTALL, key, wheel.NAME, str(size), data=data)
+    word = next((line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)), "")
+    if not word and code == 255:
+        ssh.explain(command, code, said)
+    return word, said

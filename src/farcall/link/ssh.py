@@ -1,0 +1,139 @@
+"""The system's `ssh`, and what it says: commands on the other machine, and why one could not be run.
+
+The user's own configuration, jump hosts, keys and agent are used as they are. Nobody is asked anything: farcall has no
+terminal here, so what `ssh` would ask must be settled by hand once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+from farcall import errors
+from farcall.link.address import Address
+from farcall.link.far import MARK
+from farcall.link.stream import LIMIT, PipeStream
+
+CONNECT_SECONDS = 15  # for one attempt to connect
+_FAILED = 255  # ssh's own exit code
+_NOISE = 64  # lines that a login may print before ours
+
+
+class Command:
+    """How `ssh` is run: `command` is the user's setting, a program and its options."""
+
+    def __init__(self, address: Address, command: str = "ssh") -> None:
+        self.address = address
+        self.by_hand = shlex.join([*shlex.split(command), *address.arguments])
+        self._command = shlex.split(command)
+
+    def arguments(self, script: str, *words: str, terminal: bool = False) -> list[str]:
+        """The command line that runs a shell script there; `words` are its $1, $2, ..."""
+        if "'" in script:
+            raise ValueError("the script cannot be quoted for every shell")  # csh and fish have other rules
+        return [
+            *self._command,
+            "-t" if terminal else "-T",
+            *("-o", "BatchMode=yes"),
+            *("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
+            *("-o", "ServerAliveInterval=5"),
+            *("-o", "ServerAliveCountMax=3"),
+            *self.address.arguments,
+            " ".join((f"exec sh -c '{script}' farcall", *map(shlex.quote, words))),
+        ]
+
+    async def start(self, script: str, *words: str, input: int = PIPE) -> Process:
+        """Starts a shell script there. Raises InvalidError where there is no `ssh`."""
+        arguments = self.arguments(script, *words)
+        try:
+            return await asyncio.create_subprocess_exec(
+                *arguments, stdin=input, stdout=PIPE, stderr=PIPE, limit=LIMIT, start_new_session=True
+            )
+        except OSError as error:
+            raise errors.InvalidError(
+                f"{arguments[0]} cannot be run: {error.strerror}. A server on another machine is reached by ssh: "
+                "install it (Debian: apt install openssh-client)"
+            ) from error
+
+
+class Attached(NamedTuple):
+    """A script on the other machine that has said its first word."""
+
+    process: Process
+    word: str
+    stream: PipeStream
+    complaints: asyncio.Task[bytes]
+
+
+async def attach(command: Command, script: str, *words: str) -> Attached:
+    """Starts a script there and waits for its first line, which begins with `MARK`; what a login prints before that is
+    skipped. Raises ConnectionError, or another error that says what is to be done, where it does not come."""
+    process = await command.start(script, *words)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    complaints = asyncio.ensure_future(_last_of(process.stderr))
+    word = ""
+    try:
+        async with asyncio.timeout(4 * CONNECT_SECONDS):
+            for _ in range(_NOISE):
+                line = await process.stdout.readline()
+                if line.startswith(MARK.encode()):
+                    word = line[len(MARK) :].decode(errors="replace").strip()
+                    break
+                if not line:
+                    break
+    except (TimeoutError, ValueError):
+        pass
+    if not word:
+        await end(process)
+        explain(command, process.returncode, (await complaints).decode(errors="replace"))
+    return Attached(process, word, PipeStream(process.stdout, process.stdin), complaints)
+
+
+async def end(process: Process) -> None:
+    """Ends an `ssh`, however it is."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def run(command: Command, script: str, *words: str, data: bytes = b"") -> tuple[int, str, str]:
+    """Runs a script there to its end, with `data` as its input; returns its exit code and what it printed."""
+    process = await command.start(script, *words, input=PIPE if data else DEVNULL)
+    out, complaints = await process.communicate(data or None)
+    assert process.returncode is not None
+    return process.returncode, out.decode(errors="replace"), complaints.decode(errors="replace")
+
+
+def explain(command: Command, code: int | None, said: str) -> NoReturn:
+    """Raises what an `ssh` that did not come through means, with what helps."""
+    where = str(command.address)
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not set(line.strip()) <= {"@"}]
+    last = lines[-1] if lines else "it said nothing"
+    if "HOST IDENTIFICATION HAS CHANGED" in said:
+        raise errors.AuthError(
+            f"{where} is not the machine it was: its host key has changed. If that is as it should be, remove the old "
+            f"one (ssh-keygen -R {command.address.host}) and connect once by hand: {command.by_hand}"
+        )
+    if "Host key verification failed" in said:
+        raise errors.AuthError(f"the host key of {where} is not known here; connect once by hand: {command.by_hand}")
+    if "Permission denied" in said:
+        raise errors.AuthError(
+            f"{where} lets nobody in with the keys at hand ({last}); add one to the agent (ssh-add), and see that this "
+            f"works without a question: {command.by_hand}"
+        )
+    if code == _FAILED or code is None or code < 0:
+        raise errors.ConnectionError(f"{where} cannot be reached: {last}; by hand: {command.by_hand}")
+    raise errors.ConnectionError(f"{where} ends each command at once (exit code {code}): {last}")
+
+
+async def _last_of(stream: asyncio.StreamReader) -> bytes:
+    """The end of what a stream says, once it has ended."""
+    kept = b""
+    while data := await stream.read(4096):
+        kept = (kept + data)[-8192:]
+    return kept

@@ -1,0 +1,51 @@
+"""A farcall whose server is on another machine."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Installation, leftovers, short_directory, snapshot
+from tests.link.box import SSHD, Box
+
+
+def make_box(root: Path) -> Box:
+    if not os.path.exists(SSHD) or shutil.which("ssh") is None:
+        pytest.skip("needs ssh and sshd (Debian: openssh-client, openssh-server)")
+    return Box(root)
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    """Another machine, with nothing on it."""
+    with short_directory() as root:
+        yield make_box(root)
+
+
+class Away:
+    """An installation, the machine that its server is on, and programs to run there."""
+
+    def __init__(self, box: Box, near: Installation) -> None:
+        self.box = box
+        self.near = near
+
+    def program(self, name: str, text: str) -> Path:
+        path = self.near.root / name
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture(scope="module")
+def away(shared: Path) -> Iterator[Away]:
+    """Shared by the tests of a module: farcall is installed there by the first of them."""
+    with short_directory() as root:
+        before = snapshot(root)
+        box = make_box(root / "box")
+        near = Installation.under(root / "near", shared)
+        near.environment |= {"FARCALL_SERVER": box.url, "FARCALL_SSH": box.ssh}
+        yield Away(box, near)
+        near.farcall("server", "stop", "--force")
+        if left := leftovers(root, before):
+            pytest.fail("stayed behind after `farcall server stop`:\n  " + "\n  ".join(left), pytrace=False)

@@ -1,0 +1,282 @@
+"""A server on another machine, through the system's ssh and a real sshd."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Installation
+from tests.link.box import Box
+from tests.link.conftest import Away
+
+PROGRAM = """
+import os
+from pathlib import Path
+
+import farcall
+from words import shout
+
+app = farcall.App("there", image=farcall.Image.host().add_local_python_source("words"))
+
+
+@app.function()
+def where(x):
+    print("in", os.environ.get("FARCALL_CONTAINER_ID") and "a container")
+    return shout("here"), x
+
+
+@app.function()
+def size(data):
+    return len(data), data[-1:]
+
+
+@app.function()
+def twice(x):
+    return 2 * x
+
+
+@app.function()
+def count(n):
+    yield from range(n)
+
+
+@app.function()
+def broken():
+    raise ValueError("on purpose")
+
+
+@app.local_entrypoint()
+def main():
+    print(where.remote(3))
+    print(size.remote(bytes(20_000_000) + b"!"))
+    print(sum(twice.map(range(500))))
+    print(list(count.remote_gen(5)))
+    call = twice.spawn(21)
+    print(farcall.FunctionCall.from_id(call.object_id).get())
+    try:
+        broken.remote()
+    except ValueError as error:
+        print("caught", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(away: Away) -> Path:
+    away.program("words.py", "def shout(text):\n    return text.upper()\n")
+    return away.program("there.py", PROGRAM)
+
+
+def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, program: Path) -> None:
+    first = away.near.farcall("run", program, timeout=120)
+    assert first.stdout.splitlines() == [
+        "in a container",
+        "('HERE', 3)",
+        "(20000001, b'!')",
+        "249500",
+        "[0, 1, 2, 3, 4]",
+        "42",
+        "caught on purpose",
+    ]
+    assert f"installing farcall on {away.box.url}, once" in first.stderr
+    again = away.near.farcall("run", program)
+    assert again.stdout == first.stdout
+    assert "installing" not in again.stderr
+    # No server was started on this machine.
+    assert not (away.near.root / "state" / "server.sock").exists()
+
+
+def test_an_edit_is_seen_there(away: Away, program: Path) -> None:
+    away.program("words.py", "def shout(text):\n    return text + '!'\n")
+    assert "('here!', 3)" in away.near.farcall("run", program).stdout
+    away.program("words.py", "def shout(text):\n    return text.upper()\n")
+
+
+def test_local_files_large_and_small_are_there(away: Away) -> None:
+    folder = away.near.root / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "large").write_bytes(os.urandom(9_000_000))
+    (folder / "empty").write_bytes(b"")
+    for number in range(300):
+        (folder / f"small-{number}").write_bytes(b"%d" % number * 50)
+    program = away.program(
+        "files.py",
+        f"""
+import hashlib, os
+import farcall
+
+app = farcall.App("files")
+image = farcall.Image.host().add_local_dir({str(folder)!r}, "/data")
+
+
+@app.function(image=image)
+def digest():
+    found = hashlib.sha256()
+    for name in sorted(os.listdir("/data")):
+        found.update(open(f"/data/{{name}}", "rb").read())
+    return found.hexdigest()
+""",
+    )
+    import hashlib
+
+    expected = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        expected.update(path.read_bytes())
+    assert away.near.farcall("run", program).stdout.strip() == expected.hexdigest()
+
+
+def test_the_other_commands_are_about_that_machine(away: Away, program: Path) -> None:
+    away.near.farcall("run", program)
+    status = json.loads(away.near.farcall("server", "status", "--json").stdout)
+    assert status["prefix"].startswith(str(away.box.home))
+    assert str(away.box.home) in away.near.farcall("content", "stat").stdout
+    assert "serving, pid" in away.near.farcall("server", "logs").stdout
+    away.near.farcall("volume", "create", "box-volume")
+    file = away.program("uploaded", "what is in it")
+    away.near.farcall("volume", "put", "box-volume", file, "/uploaded")
+    assert away.near.farcall("volume", "get", "box-volume", "/uploaded", "-").stdout == "what is in it"
+    away.near.farcall("volume", "delete", "box-volume", "--yes")
+
+
+def test_a_profile_stands_for_it(away: Away, program: Path) -> None:
+    environment = dict(away.near.environment)
+    del away.near.environment["FARCALL_SERVER"]
+    try:
+        away.near.farcall("profile", "add", "there", away.box.url)
+        assert away.near.farcall("profile", "list").stdout.split() == ["there", away.box.url]
+        assert "('HERE', 3)" in away.near.farcall("run", "--profile", "there", program).stdout
+        status = json.loads(away.near.farcall("server", "status", "--profile", "there", "--json").stdout)
+        assert status["prefix"].startswith(str(away.box.home))
+        again = away.near.farcall("profile", "add", "there", away.box.url, check=False)
+        assert again.returncode == 1
+        assert "already" in again.stderr
+    finally:
+        away.near.environment = environment
+        (away.near.root / "config" / "farcall" / "config.toml").unlink()
+
+
+CUT = """
+import sys
+import farcall
+
+app = farcall.App("cut", image=farcall.Image.host())
+
+
+@app.function()
+def wait(path):
+    import os, time
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "waited"
+
+
+@app.function()
+def twice(x):
+    return 2 * x
+
+
+@app.local_entrypoint()
+def main():
+    calls = [twice.spawn(number) for number in range(5)]
+    total = 0
+    for number, result in enumerate(twice.map(range(3000))):
+        total += result
+        if number == 1000:
+            print("cut now", flush=True)
+            sys.stdin.readline()
+    print(total, [call.get() for call in calls])
+"""
+
+
+def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away) -> None:
+    program = away.program("cut.py", CUT)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "farcall", "run", "-q", program],
+        env=away.near.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdin is not None
+    assert running.stdout is not None
+    assert running.stdout.readline() == "cut now\n"
+    before = away.box.connections()
+    away.box.cut()
+    running.stdin.write("\n")
+    running.stdin.flush()
+    log = away.near.root / "state" / "link.log"
+    while "not connected again" not in log.read_text().rpartition("was cut")[2]:
+        assert running.poll() is None
+    away.box.mend()
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (0, "8997000 [0, 2, 4, 6, 8]\n"), err
+    assert away.box.connections() > before + 1
+
+
+def test_the_end_of_the_other_end_is_a_lost_connection(away: Away) -> None:
+    flag = away.near.root / "never"
+    program = away.program("lost.py", CUT.replace("def main():", f"def main():\n    wait.remote({str(flag)!r})"))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "farcall", "run", program],
+        env=away.near.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not json.loads(away.near.farcall("container", "list", "--json").stdout):
+        assert running.poll() is None
+    [holder] = [pid for pid, command in away.box.processes().items() if command.endswith(" hold")]
+    os.kill(holder, signal.SIGKILL)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 3, out
+    assert "ConnectionLostError" in out or "connection" in out
+    # Nothing of it goes on there, and the next call makes a link of its own.
+    assert "249500" in away.near.farcall("run", away.near.root / "there.py").stdout
+    assert json.loads(away.near.farcall("container", "list", "--json").stdout) == []
+
+
+def test_what_keeps_ssh_from_connecting_is_said_with_what_helps(box: Box, installation: Installation) -> None:
+    program = installation.root / "hello.py"
+    program.write_text(PROGRAM.replace("from words import shout", "").replace('.add_local_python_source("words")', ""))
+    installation.environment |= {"FARCALL_SERVER": box.url, "FARCALL_SSH": box.ssh}
+
+    def said(**environment: str) -> str:
+        done = installation.farcall("run", program, check=False, **environment)
+        assert done.returncode == 3 or done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    box.trust("stranger")
+    assert "host key has changed" in said()
+    (box.root / "known").write_text("")
+    assert "host key of ssh://box is not known here" in said()
+    box.trust()
+    box.configure("stranger")
+    assert "lets nobody in with the keys at hand" in said()
+    box.configure()
+    (box.root / "cut").touch()
+    assert "ssh://box cannot be reached" in said()
+    box.mend()
+    assert "no-such-ssh cannot be run" in said(FARCALL_SSH="no-such-ssh")
+    assert "is no address" in said(FARCALL_SERVER="https://box")
+    box.environment["PATH"] = str(tools(box, without="python3"))
+    box.configure()
+    assert "has no Python 3.11 or newer" in said()
+
+
+def tools(box: Box, without: str) -> Path:
+    """A folder for PATH with everything that the system has but Python."""
+    folder = box.root / "bin"
+    folder.mkdir(exist_ok=True)
+    for directory in ("/usr/bin", "/bin"):
+        for path in Path(directory).iterdir():
+            if not path.name.startswith(without) and not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path)
+    return folder
