@@ -167,6 +167,24 @@ def test_spawn_map() -> None:
     assert list(FunctionCall.from_id(call.object_id).iter(start=298)) == [596, 598]
 
 
+def test_results_of_spawn_map_are_iterated_small_and_large() -> None:
+    """Results of any sizes beside each other; an iteration that is given up leaves nothing open."""
+    before = len(os.listdir("/proc/self/fd"))
+    values = [bytes(200_000 if number % 10 > 7 else 1) for number in range(100)]
+    call = map_app.double.spawn_map(values)
+    assert list(map(len, call.iter())) == [2 * len(value) for value in values]
+    begun = call.iter()
+    assert [len(next(begun)) for _ in range(7)] == [2] * 7
+    begun.close()
+
+    async def iterate() -> list[int]:
+        return [len(result) async for result in call.iter.aio()]
+
+    assert asyncio.run(iterate()) == [2 * len(value) for value in values]
+    del begun
+    assert len(os.listdir("/proc/self/fd")) < before + 10  # the large ones that nobody took are more
+
+
 def test_the_first_failure_is_raised_and_the_rest_cancelled() -> None:
     """Without return_exceptions the first failure raises and the remaining inputs are cancelled."""
     log = map_app.Log()

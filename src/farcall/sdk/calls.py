@@ -5,6 +5,7 @@ Every function here has an awaited twin. In local mode (`farcall run --local`) a
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from farcall.wire.connection import Waiter
 from farcall.wire.inspection import CallDetails, GetCall
 
 CHUNKS_AHEAD = 8  # of a spawn_map, sent and not acknowledged
+OUTPUTS_AHEAD = 64  # asked for and not taken, of those who iterate over a call's results
 
 
 class Target(NamedTuple):
@@ -243,7 +245,7 @@ def get_output(call_id: str, index: int, timeout: float | None) -> Any:
     """
     if local.is_active():
         return local.get_output(call_id, index)
-    answer, fds = clients.current().request(lambda seq: messages.GetOutput(seq, call_id, index, timeout))
+    answer, fds = clients.current().request(_ask(call_id, index, timeout))
     return _got(call_id, answer, fds, timeout)
 
 
@@ -251,8 +253,68 @@ async def get_output_async(call_id: str, index: int, timeout: float | None) -> A
     """`get_output`, awaited."""
     if local.is_active():
         return local.get_output(call_id, index)
-    answer, fds = await clients.current().request_async(lambda seq: messages.GetOutput(seq, call_id, index, timeout))
+    answer, fds = await clients.current().request_async(_ask(call_id, index, timeout))
     return _got(call_id, answer, fds, timeout)
+
+
+class _Ahead:
+    """Requests for the results of a call's inputs, one after another, asked for ahead of whoever takes them: more and
+    more while the results are small, and one at a time where they are memory files."""
+
+    def __init__(self, call_id: str, indexes: Iterable[int]) -> None:
+        self._call_id = call_id
+        self._indexes = iter(indexes)
+        self._client = clients.current()
+        self._sent: deque[clients.Request] = deque()
+        self._limit = 1
+
+    def next(self) -> clients.Request | None:
+        """The next request; None where there are no more inputs."""
+        for index in itertools.islice(self._indexes, max(0, self._limit - len(self._sent))):
+            self._sent.append(self._client.start(_ask(self._call_id, index)))
+        return self._sent.popleft() if self._sent else None
+
+    def result(self, answer: Any, fds: tuple[int, ...]) -> Any:
+        """The result in the answer to it."""
+        self._limit = 1 if fds else min(2 * self._limit, OUTPUTS_AHEAD)
+        return _got(self._call_id, answer, fds, None)
+
+    def close(self) -> None:
+        """Nobody takes more of them."""
+        for request in self._sent:
+            request.drop()
+
+
+def get_outputs(call_id: str, indexes: Sequence[int]) -> Generator[Any]:
+    """`get_output` of one input after another."""
+    if local.is_active():
+        for index in indexes:
+            yield local.get_output(call_id, index)
+        return
+    ahead = _Ahead(call_id, indexes)
+    try:
+        while (request := ahead.next()) is not None:
+            yield ahead.result(*request.wait())
+    finally:
+        ahead.close()
+
+
+async def get_outputs_async(call_id: str, indexes: Sequence[int]) -> AsyncGenerator[Any]:
+    """`get_outputs`, awaited."""
+    if local.is_active():
+        for index in indexes:
+            yield local.get_output(call_id, index)
+        return
+    ahead = _Ahead(call_id, indexes)
+    try:
+        while (request := ahead.next()) is not None:
+            yield ahead.result(*await request.wait_async())
+    finally:
+        ahead.close()
+
+
+def _ask(call_id: str, index: int, timeout: float | None = None) -> Callable[[int], messages.GetOutput]:
+    return lambda seq: messages.GetOutput(seq, call_id, index, timeout)
 
 
 def num_inputs(call_id: str) -> int:
@@ -272,11 +334,7 @@ def gather(call_ids: Sequence[str]) -> list[Any]:
     if local.is_active():
         return [local.get_output(call_id, 0) for call_id in call_ids]
     results: list[Any] = [None] * len(call_ids)
-
-    def ask(call_id: str) -> Callable[[int], messages.GetOutput]:
-        return lambda seq: messages.GetOutput(seq, call_id, 0, None)
-
-    answers = clients.current().request_each([ask(call_id) for call_id in call_ids])
+    answers = clients.current().request_each([_ask(call_id, 0) for call_id in call_ids])
     try:
         for position, answer, fds in answers:
             results[position] = _got(call_ids[position], answer, fds, None)

@@ -68,7 +68,7 @@ class _Reply(Receiver):
 
 
 class Request:
-    """A request that was sent. Either `wait` or `drop` ends it."""
+    """A request that was sent. `wait`, `wait_async` or `drop` ends it."""
 
     def __init__(self, client: Client, seq: int, reply: _Reply) -> None:
         self._client = client
@@ -80,12 +80,21 @@ class Request:
         try:
             self._client.connection.wait(self._reply.waiter)
         finally:
-            self.drop()
+            self._client.end(self._seq)
+        return self._reply.answer(), self._reply.fds
+
+    async def wait_async(self) -> tuple[Any, tuple[int, ...]]:
+        """`wait`, awaited."""
+        try:
+            await self._client.connection.wait_async(self._reply.waiter)
+        finally:
+            self._client.end(self._seq)
         return self._reply.answer(), self._reply.fds
 
     def drop(self) -> None:
         """Nobody waits for the answer any more."""
         self._client.end(self._seq)
+        descriptors.close_all(self._reply.fds)
 
 
 class Client:
@@ -197,12 +206,7 @@ class Client:
 
     async def request_async(self, make: Callable[[int], Any], fds: tuple[int, ...] = ()) -> tuple[Any, tuple[int, ...]]:
         """`request`, awaited."""
-        seq, reply = self._begin(make, fds)
-        try:
-            await self.connection.wait_async(reply.waiter)
-        finally:
-            self._replies.pop(seq, None)
-        return reply.answer(), reply.fds
+        return await self.start(make, fds).wait_async()
 
     def request_each(self, makes: Sequence[Callable[[int], Any]]) -> Generator[tuple[int, Any, tuple[int, ...]]]:
         """Sends all the requests; yields position, answer and descriptors of each when it comes.

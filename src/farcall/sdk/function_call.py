@@ -114,15 +114,20 @@ class FunctionCall(Generic[R]):
         """The results of the inputs `start` up to, not including, `end`, in order."""
         from farcall.sdk import calls
 
-        for index in _range(start, end, self._num_inputs if end is not None else self.num_inputs()):
-            yield calls.get_output(self._call_id, index, None)
+        count = self._num_inputs if end is not None else self.num_inputs()
+        yield from calls.get_outputs(self._call_id, _range(start, end, count))
 
     @iter.asynchronous
     async def _iter(self, *, start: int = 0, end: int | None = None) -> AsyncGenerator[R, None]:
         from farcall.sdk import calls
 
-        for index in _range(start, end, self._num_inputs if end is not None else await self._num_inputs_async()):
-            yield await calls.get_output_async(self._call_id, index, None)
+        count = self._num_inputs if end is not None else await self._num_inputs_async()
+        results = calls.get_outputs_async(self._call_id, _range(start, end, count))
+        try:
+            async for result in results:
+                yield result
+        finally:
+            await results.aclose()
 
     @later
     def get_call_graph(self) -> Any:
