@@ -19,13 +19,16 @@ def main() -> int:
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
     names.add_parser("images", help="the content store: taking files in, hashing; builds")
-    names.add_parser("scale", help="containers for a load, the scheduler and the autoscaler alone, an idle server")
+    names.add_parser(
+        "scale", help="containers for a load, spawned calls, the scheduler and the autoscaler alone, an idle server"
+    )
     for name, options in names.choices.items():
         options.add_argument("--rounds", type=_positive, default=4, metavar="N", help="how many rounds (default 4)")
         options.add_argument(
             "--only", action="append", metavar="ROW", help="only rows whose name begins so; repeatable"
         )
         options.add_argument("--no-ray", action="store_true", help="leave Ray out")
+        options.add_argument("--no-celery", action="store_true", help="leave Celery out")
         options.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", metavar="PATH")
         options.add_argument("--plot", type=Path, default=RESULTS / f"{name}.png", metavar="PATH")
     options = names.add_parser("timeline", help="the start of a container from an image, step by step, as a picture")
@@ -43,7 +46,8 @@ def main() -> int:
     if not rows:
         names_of_rows = ", ".join(row.name for row in benchmark.ROWS)
         parser.error(f"no row begins with {' or '.join(given.only)}; rows: {names_of_rows}")
-    peers = [peer for peer in benchmark.PEERS if not (given.no_ray and peer == calls.RAY)]
+    left_out = {calls.RAY: given.no_ray, scale.CELERY: given.no_celery}
+    peers = [peer for peer in benchmark.PEERS if not left_out.get(peer)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     measured = run_rounds(rows, peers, given.rounds, lambda line: print(line, file=sys.stderr))
     print(report.table(measured))

@@ -48,6 +48,18 @@ def in_a_burst(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@app.function(max_containers=1, cpu=0.01, memory=(16, 256))
+def occupied(_: int) -> None:
+    """Keeps its one container, so that what else is spawned waits."""
+    time.sleep(3600)
+
+
+@app.function(max_containers=1, cpu=0.01, memory=(16, 256))
+def one_by_one(number: int) -> int:
+    time.sleep(0.02)
+    return number
+
+
 @app.function(max_containers=1)
 def namespace_after_fork() -> str:
     return os.readlink("/proc/self/ns/pid")

@@ -33,14 +33,18 @@ SERVER_IDLE_SECONDS = "60"  # a server that this program, killed, could not end,
 
 
 class Peer(NamedTuple):
-    """`bench.peers.{module}`, which needs `package`."""
+    """`bench.peers.{module}`, which needs `package`, and `program`."""
 
     module: str
     package: str | None
+    program: str | None = None
 
     @property
-    def installed(self) -> bool:
-        return self.package is None or importlib.util.find_spec(self.package) is not None
+    def lacks(self) -> str:
+        """What of it is not installed; "" where nothing is."""
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return self.package
+        return self.program if self.program is not None and shutil.which(self.program) is None else ""
 
 
 class Bar(NamedTuple):
@@ -114,8 +118,8 @@ def run_rounds(rows: Sequence[Row], peers: Sequence[Peer], rounds: int, say: Cal
     for peer in dict.fromkeys(peer for row in rows for peer in row.contenders.values()):
         if peer not in peers:
             measured.miss(peer, "left out")
-        elif not peer.installed:
-            measured.miss(peer, "not installed")
+        elif peer.lacks:
+            measured.miss(peer, f"{peer.lacks} is not installed")
         else:
             ready.append(peer)
     with tempfile.TemporaryDirectory(prefix="farcall-bench-", ignore_cleanup_errors=True) as scratch:

@@ -157,7 +157,9 @@ def environment() -> dict[str, Any]:
         "processors": len(os.sched_getaffinity(0)),
         "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1_000_000,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("farcall", "ray", "numpy", "msgspec", "uvloop")},
+        "packages": {
+            name: _version(name) for name in ("farcall", "ray", "celery", "redis", "numpy", "msgspec", "uvloop")
+        },
     }
 
 

@@ -6,7 +6,10 @@ from bench.calls import FARCALL
 from bench.measure import Bar, Peer, Row
 
 DECIDING = Peer("deciding", "farcall")
-PEERS = (FARCALL, DECIDING)
+CELERY = Peer("celery", "celery", program="redis-server")
+PEERS = (FARCALL, DECIDING, CELERY)
+
+_SPAWNERS = {"farcall": FARCALL, "Celery, fsync every second": CELERY, "Celery, fsync always": CELERY}
 
 ROWS = (
     Row(
@@ -16,6 +19,69 @@ ROWS = (
         measurement="from zero",
         contenders={"farcall": FARCALL},
         bars=(Bar(3),),
+    ),
+    Row(
+        "spawn in bulk",
+        "/s",
+        "acknowledged, while another process spawns single ones; fsynced, but with Celery's every second",
+        measurement="spawning",
+        more_is_better=True,
+        contenders=_SPAWNERS,
+        bars=(Bar(10_000),),
+    ),
+    Row(
+        "single spawn",
+        "ms",
+        "until acknowledged, one after the other, median",
+        measurement="spawning",
+        contenders=_SPAWNERS,
+    ),
+    Row(
+        "single spawn, p99",
+        "ms",
+        "what one in a hundred exceeds",
+        measurement="spawning",
+        contenders=_SPAWNERS,
+        bars=(Bar(5),),
+    ),
+    Row(
+        "single spawn beside bulk",
+        "ms",
+        "the same while another process spawns in bulk as fast as it can, median",
+        measurement="spawning",
+        contenders=_SPAWNERS,
+    ),
+    Row(
+        "single spawn beside bulk, p99",
+        "ms",
+        "what one in a hundred exceeds",
+        measurement="spawning",
+        contenders=_SPAWNERS,
+        bars=(Bar(5),),
+    ),
+    Row(
+        "spawned no-ops",
+        "/s",
+        "over two containers or processes, from the first one spawned to the last result there",
+        measurement="spawned no-ops",
+        more_is_better=True,
+        contenders=_SPAWNERS,
+    ),
+    Row(
+        "100,000 pending, memory",
+        "MB",
+        "the most that was resident, from the first one spawned on; of farcall over a restart, too",
+        measurement="pending",
+        contenders={"farcall server": FARCALL, "Celery's Redis": CELERY},
+        bars=(Bar(300),),
+    ),
+    Row(
+        "restart with 100,000 pending",
+        "s",
+        "since the server was killed: another one has answered a call; a pending input is done",
+        measurement="pending",
+        contenders={"farcall, .remote answered": FARCALL, "farcall, pending ones go on": FARCALL},
+        bars=(Bar(2),),
     ),
     Row(
         "placements",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ from typing import Any
 import farcall
 from bench import functions, processes
 from bench.peers import Measurement, Result, run
-from bench.peers.measurements import WARM_UP, call_times, fan_out, there_and_back, warm_call
+from bench.peers.flood import BULK, flood
+from bench.peers.measurements import (
+    PENDING,
+    WARM_UP,
+    call_times,
+    fan_out,
+    single_spawns,
+    spawned_noops,
+    there_and_back,
+    warm_call,
+)
 from bench.samples import median, seconds, timed
 
 NAME = "farcall"
@@ -26,6 +37,8 @@ BURST = 100
 NAPS, NAP_SECONDS, NAP_CONTAINERS = 500, 0.2, 50
 IDLE_APPS, IDLE_FUNCTIONS = 10, 10
 IDLE_SECONDS = 10.0
+SPAWNED_NOOPS = 20_000
+KILLED_AFTER = 20  # results
 GONE_SECONDS = 30.0  # for containers that have answered to be gone
 
 
@@ -136,6 +149,68 @@ def idle() -> Iterator[Result]:
             yield Result("idle server, memory", contender, processes.memory(pids).resident, len(pids))
 
 
+@contextmanager
+def bulk() -> Generator[Callable[[int], object]]:
+    """`spawn_map` of an app of this process."""
+    with functions.app.run():
+        functions.occupied.spawn(0)
+        yield lambda count: functions.occupied.spawn_map(range(count))
+
+
+def spawning() -> Iterator[Result]:
+    with functions.app.run():
+        functions.occupied.spawn(0)
+        yield from single_spawns(NAME, lambda: functions.occupied.spawn(0), lambda: flood(bulk, BULK))
+
+
+def noops() -> Iterator[Result]:
+    def echoed(count: int) -> int:
+        return sum(functions.noop.spawn_map(range(count)).iter())
+
+    with functions.app.run():
+        echoed(2_000)
+        yield spawned_noops(NAME, echoed, SPAWNED_NOOPS)
+
+
+def pending() -> Iterator[Result]:
+    """Memory while inputs are spawned and wait, and what a new server takes after the old one was killed with them."""
+    with functions.app.run():
+        functions.echo.remote(0)
+        pid = int(status()["pid"])
+        processes.forget_peak_memory(pid)
+        call = functions.one_by_one.spawn_map(range(PENDING))
+        for number in range(KILLED_AFTER):
+            call.get(index=number)
+        peak = processes.peak_memory(pid)
+        begin = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        answered = _await_answer(pid) - begin
+        if call.get(index=KILLED_AFTER + 1) != KILLED_AFTER + 1:  # the one before may have been running
+            raise AssertionError("an input that was pending was not taken up again")
+        resumed = time.monotonic() - begin
+        peak = max(peak, processes.peak_memory(int(status()["pid"])))
+        call.cancel()
+    yield Result("100,000 pending, memory", f"{NAME} server", peak, PENDING)
+    yield Result("restart with 100,000 pending", f"{NAME}, .remote answered", answered, 1)
+    yield Result("restart with 100,000 pending", f"{NAME}, pending ones go on", resumed, 1)
+
+
+def _await_answer(killed: int) -> float:
+    """When another server than that one has answered a call."""
+    from farcall.sdk import client
+
+    deadline = time.monotonic() + GONE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            functions.echo.remote(0)
+            server = client.current().server
+            if server is not None and server.pid != killed:
+                return time.monotonic()
+        except farcall.errors.ConnectionLostError:
+            pass  # it is told that the old one is gone; asked again, it starts the next one
+    raise TimeoutError(f"no server has answered {GONE_SECONDS:.0f} s after the last one was killed")
+
+
 def large(row: str) -> Iterator[Result]:
     with functions.app.run():
         yield from there_and_back(row, NAME, functions.echo.remote)
@@ -224,6 +299,9 @@ def peer() -> Generator[Mapping[str, Measurement]]:
         "burst": burst,
         "from zero": from_zero,
         "idle": idle,
+        "spawning": spawning,
+        "spawned no-ops": noops,
+        "pending": pending,
         "100 MB bytes": lambda: large("100 MB bytes"),
         "100 MB array": lambda: large("100 MB array"),
         "import": import_time,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from bench.peers import Result
+from bench.peers.flood import spaced
 from bench.samples import median, percentile, timed
 
 LARGE = 100_000_000  # bytes
 WARM_UP = 200  # calls
+PENDING = 100_000  # spawned inputs
 
 
 def warm_call(contender: str, call: Callable[[], object], count: int) -> Iterator[Result]:
@@ -28,12 +31,37 @@ def call_times(contender: str, taken: list[float]) -> Iterator[Result]:
 
 def fan_out(contender: str, run: Callable[[int], int], count: int) -> Result:
     """`run` has this many numbers, from 0, echoed and returns their sum."""
+    return _echoed("no-op map", contender, run, count)
+
+
+def spawned_noops(contender: str, run: Callable[[int], int], count: int) -> Result:
+    """The same, of calls that are spawned."""
+    return _echoed("spawned no-ops", contender, run, count)
+
+
+def _echoed(row: str, contender: str, run: Callable[[int], int], count: int) -> Result:
     begin = time.perf_counter()
     total = run(count)
     rate = count / (time.perf_counter() - begin)
     if total != count * (count - 1) // 2:
         raise AssertionError(f"{contender} returned other results than it was to")
-    return Result("no-op map", contender, rate, count)
+    return Result(row, contender, rate, count)
+
+
+def single_spawns(
+    contender: str, spawn: Callable[[], object], flood: Callable[[], AbstractContextManager[list[float]]]
+) -> Iterator[Result]:
+    """What single spawns take, alone and while another process spawns in bulk, and at which rate that did."""
+    timed(spawn, WARM_UP)
+    alone = spaced(spawn)
+    with flood() as rates:
+        beside = spaced(spawn)
+    for taken, when in ((alone, ""), (beside, " beside bulk")):
+        yield Result(f"single spawn{when}", contender, 1e3 * median(taken), len(taken))
+        yield Result(f"single spawn{when}, p99", contender, 1e3 * percentile(taken, 99), len(taken))
+    if not rates:
+        raise AssertionError("single spawns were measured beside nothing: the bulk was not done once")
+    yield Result("spawn in bulk", contender, median(rates), len(rates))
 
 
 def there_and_back(row: str, contender: str, echo: Callable[[Any], Any]) -> Iterator[Result]:
