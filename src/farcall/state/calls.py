@@ -1,7 +1,7 @@
 """Calls, their inputs and their outputs in the database: one function for each thing that can happen to them."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from farcall.errors import AlreadyExistsError, ConflictError, InputCancelledError, NotFoundError, OutputExpiredError
@@ -40,11 +40,11 @@ def insert_call(transaction: Transaction, call: Call, payloads: Sequence[StoredP
         raise AlreadyExistsError(f"call {call.call_id} exists already.")
     rowid = transaction.execute(
         """INSERT INTO calls (call_id, app_id, function_id, function_name, created_at, status, num_inputs, num_finished)
-           VALUES (?, ?, ?, ?, ?, 'pending', 0, 0)""",
-        (call.call_id, call.app_id, call.function_id, call.function_name, now),
+           VALUES (?, ?, ?, ?, ?, 'pending', ?, 0)""",
+        (call.call_id, call.app_id, call.function_id, call.function_name, now, len(payloads)),
     ).lastrowid
     assert rowid is not None, "an INSERT has a rowid"
-    _insert_inputs(transaction, rowid, payloads, first_index=0)
+    _insert_pending(transaction, rowid, enumerate(payloads))
     return select_call(transaction, call.call_id)
 
 
@@ -74,8 +74,7 @@ def _insert_inputs(
         payload = payloads[position - first_index]
         transaction.discard(payload.file)
     added = [position for position in positions if position not in there]
-    rows = [(rowid, position, "pending", 0, 0, *payloads[position - first_index]) for position in added]
-    _insert(transaction, "inputs", rows)
+    _insert_pending(transaction, rowid, ((position, payloads[position - first_index]) for position in added))
     # A call that had finished waits again for its new inputs.
     transaction.execute(
         """UPDATE calls SET num_inputs = num_inputs + ?,
@@ -83,6 +82,10 @@ def _insert_inputs(
         (len(added), len(added), rowid),
     )
     return added
+
+
+def _insert_pending(transaction: Transaction, rowid: int, inputs: Iterable[tuple[int, StoredPayload]]) -> None:
+    _insert(transaction, "inputs", [(rowid, position, "pending", 0, 0, *payload) for position, payload in inputs])
 
 
 def insert_outputs(
