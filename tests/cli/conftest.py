@@ -1,3 +1,4 @@
+import codecs
 import fcntl
 import os
 import pty
@@ -53,19 +54,33 @@ def cli(tmp_path: Path, shared: Path) -> Cli:
     return run
 
 
+def set_size(terminal: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def fork_on_terminal(
+    environment: dict[str, str], *arguments: str, rows: int, columns: int, folder: Path | None = None
+) -> tuple[int, int]:
+    """Runs `farcall ARGUMENTS` on a terminal of this size; its pid, and the terminal's other end."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        set_size(0, rows, columns)
+        os.chdir(folder or os.curdir)
+        os.execve(sys.executable, [sys.executable, "-m", "farcall", *arguments], environment)
+    return pid, terminal
+
+
 class Dialog:
     """A command on a terminal that is ours: what it writes, as it is, and keys for it."""
 
     def __init__(self, environment: dict[str, str], *arguments: str, rows: int = 24, columns: int = 80) -> None:
         self.shown = ""
         self._answered = 0
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.execve(sys.executable, [sys.executable, "-m", "farcall", *arguments], environment)
-        self.resize(rows, columns)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._pid, self._fd = fork_on_terminal(environment, *arguments, rows=rows, columns=columns)
 
     def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        set_size(self._fd, rows, columns)
 
     def until(self, text: str, within: float = 30.0) -> None:
         """Reads until `text` has been written after what was waited for last."""
@@ -73,7 +88,7 @@ class Dialog:
         while (found := self.shown.find(text, self._answered)) < 0:
             ready, _, _ = select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))
             assert ready, f"{text!r} did not come:\n{self.shown}"
-            self.shown += os.read(self._fd, 65536).decode()
+            self.shown += self._decoder.decode(os.read(self._fd, 65536))
         self._answered = found + len(text)
 
     def say(self, keys: str) -> None:
@@ -87,8 +102,8 @@ class Dialog:
     def end(self) -> int:
         """Reads what is left; the exit code."""
         try:
-            while piece := os.read(self._fd, 65536).decode():
-                self.shown += piece
+            while piece := os.read(self._fd, 65536):
+                self.shown += self._decoder.decode(piece)
         except OSError:  # the last process that had it open has ended
             pass
         return self.hang_up()
@@ -101,6 +116,7 @@ class FakeTerminal:
         self._terminal = terminal
         self._shared = screen
         self.lines: list[str] = [""]
+        self._cut = ""  # the beginning of a control sequence whose rest is still to come
         self._row = 0
         self._column = 0
         self.written = ""
@@ -121,6 +137,9 @@ class FakeTerminal:
         return lines[:-1] if lines and not lines[-1] else lines
 
     def _show(self, text: str) -> None:
+        text = self._cut + text
+        whole = re.sub(r"\x1b(\[[0-9;]*)?\Z", "", text)
+        text, self._cut = whole, text[len(whole) :]
         for piece in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|\n|\r|[^\x1b\n\r]+", text):
             if piece == "\n":
                 self._row += 1

@@ -36,7 +36,7 @@ def hold(path, seconds=1000.0):
     return path
 
 
-@app.function(memory=(128, 512), cpu=(0.25, 1.0))
+@app.function(memory=(128, 512), cpu=(0.25, 1.0), scaledown_window=1200)
 def square(x):
     return x * x
 
@@ -137,7 +137,10 @@ def wait_until(condition: Callable[[], Any], what: str, within: float = 30.0) ->
 @pytest.fixture(scope="module")
 def watched(server: Installation) -> Iterator[Watched]:
     watched = Watched(server, server.root)
-    wait_until(lambda: watched.json("call", "get", watched.calls["died"])["state"] == "failed", "it died")
+    for call, state in (("squared", "done"), ("failed", "failed"), ("died", "failed")):
+        wait_until(lambda: watched.json("call", "get", watched.calls[call])["state"] == state, f"{call} is {state}")  # noqa: B023
+    watched.container_of("hold")
+    wait_until(lambda: watched.json("app", "status", watched.app_id)["running"] == 1, "the held one runs")
     yield watched
     server.farcall("app", "stop", watched.app_id, "--force")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from farcall.sdk import client as clients
+from farcall.wire import messages
 
 if TYPE_CHECKING:
     from tests.conftest import Installation
@@ -54,6 +55,32 @@ def app_runs(request: pytest.FixtureRequest, connected: "Installation") -> Itera
         yield
 
 
+def said(reference: str) -> list[str]:
+    """The lines that a call, or all calls of an app, have printed so far."""
+    client = clients.current()
+    texts: list[str] = []
+
+    def listen(message: messages.LogBatch | messages.AppStats) -> None:
+        if isinstance(message, messages.LogBatch):
+            texts.extend(entry.text for entry in message.entries if entry.stream == "stdout")
+
+    before, client.on_entries = client.on_entries, listen
+    try:
+        client.request(lambda seq: messages.ReadLogs(seq, reference))
+    finally:
+        client.on_entries = before
+    return "".join(texts).splitlines()
+
+
+def until_it_says(reference: str, line: str = "started", times: int = 1) -> None:
+    """Waits until a call, or an app, has printed a line so often: then it has come that far, which no length of time
+    could tell."""
+    deadline = time.monotonic() + 30
+    while (lines := said(reference)).count(line) < times:
+        assert time.monotonic() < deadline, f"{reference} did not say {line!r} {times} times, but {lines}"
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="session")
 def out_of_memory() -> type[Exception]:
     """What going over the memory limit is: where no cgroup can be written, the limit is approximated and Python itself
@@ -86,7 +113,7 @@ def program(tmp_path: Path) -> Callable[[str], Path]:
 def eventually() -> Callable[..., None]:
     """Waits until a condition holds: for what happens by itself, with nobody to be told."""
 
-    def wait(condition: Callable[[], Any], within: float = 10.0) -> None:
+    def wait(condition: Callable[[], Any], within: float = 30.0) -> None:
         deadline = time.monotonic() + within
         while not condition():
             assert time.monotonic() < deadline, f"{condition} did not come true within {within:.0f} s"

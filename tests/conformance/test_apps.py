@@ -195,7 +195,7 @@ def test_ctrl_c_stops_an_ephemeral_app(program: Program, start: Any) -> None:
     app_id = process.stdout.readline().strip()
     assert process.stdout.readline() == "it runs\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in err
     assert out == "exit hook\n"
     assert state_of(app_id) is None
@@ -207,7 +207,7 @@ def test_ctrl_c_leaves_a_detached_app(program: Program, start: Any) -> None:
     app_id = process.stdout.readline().strip()
     assert process.stdout.readline() == "it runs\n"
     process.send_signal(signal.SIGINT)
-    process.wait(20)
+    process.wait(60)
     assert state_of(app_id) == "detached"
     clients.current().stop_app(app_id, 1.0)
 

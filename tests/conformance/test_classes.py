@@ -128,7 +128,7 @@ def test_an_enter_hook_that_fails(how: str, error: type[Exception], match: str) 
     for call in results:
         with pytest.raises(error, match=match):
             call.get(timeout=20)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
@@ -137,7 +137,7 @@ def test_an_enter_hook_that_hangs(how: str) -> None:
     began = time.monotonic()
     with pytest.raises(errors.StartupTimeoutError, match=r"HangsToEnter.*1 s \(startup_timeout\)"):
         classes_app.HangsToEnter(how=how).run.remote()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 def test_inputs_wait_for_asynchronous_enter_hooks() -> None:
@@ -173,7 +173,7 @@ if __name__ == "__main__":
     with farcall.enable_output(), app.run():
         print(Hangs().work.remote(), flush=True)
         began = time.monotonic()
-    print("stopped in time:", 0.9 < time.monotonic() - began < 10, flush=True)
+    print("stopped in time:", 0.9 < time.monotonic() - began < 40, flush=True)
 """
 
 

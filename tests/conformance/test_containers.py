@@ -143,6 +143,7 @@ def test_exit_hooks_on_scaling_down(connected: "Installation", program: Callable
             @farcall.method()
             def work(self):
                 print("work", flush=True)
+                return time.monotonic()
 
             @farcall.exit()
             def end(self):
@@ -153,11 +154,10 @@ def test_exit_hooks_on_scaling_down(connected: "Installation", program: Callable
 
         if __name__ == "__main__":
             with farcall.enable_output(), app.run():
-                Down().work.remote()
-                began = time.monotonic()
+                ended = Down().work.remote()
                 while containers():
                     time.sleep(0.05)
-                print("down after the window:", 1.9 < time.monotonic() - began < 8, flush=True)
+                print("down after the window:", 1.9 < time.monotonic() - ended < 40, flush=True)
                 Down().work.remote()
     """)
     lines = run(connected, path).stdout.splitlines()
@@ -178,7 +178,7 @@ def test_one_input_at_a_time(eventually: Callable[..., None]) -> None:
 
 def test_max_containers() -> None:
     """max_containers is never exceeded."""
-    assert 1 < len(set(containers_app.three_containers.map([0.2] * 12))) <= 3
+    assert 1 < len(set(containers_app.three_containers.map([0.4] * 12))) <= 3
 
 
 def test_min_containers(eventually: Callable[..., None]) -> None:

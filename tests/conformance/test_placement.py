@@ -23,7 +23,7 @@ def empty(eventually: Eventually) -> Iterator[None]:
     """No container of these functions is there when the next test begins."""
     yield
     functions = large, where, outer, inner
-    eventually(lambda: not any(one.get_current_stats().num_total_runners for one in functions), within=20)
+    eventually(lambda: not any(one.get_current_stats().num_total_runners for one in functions))
 
 
 def test_app_has_the_functions() -> None:
@@ -50,7 +50,7 @@ def test_what_no_worker_could_ever_hold_fails_at_once(options: Any, message: str
     began = time.monotonic()
     with pytest.raises(errors.ResourceExhaustedError, match=message):
         where.with_options(**options).remote()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_a_disk_that_is_not_there_fails_at_once(program: Callable[[str], Path], connected: "Installation") -> None:
@@ -88,7 +88,7 @@ def test_idle_containers_are_ended_for_those_who_need_the_room() -> None:
     assert large.remote(0) == 1
     began = time.monotonic()
     assert large.with_options(scaledown_window=2).remote(0) == 1
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert large.get_current_stats().num_total_runners == 0
 
 
@@ -102,7 +102,7 @@ def test_a_call_that_waits_for_room_says_why(program: Callable[[str], Path], con
 
         @app.function(memory={HALF})
         def first():
-            time.sleep(2.5)
+            time.sleep(4)
 
         @app.function(memory={HALF})
         def second():

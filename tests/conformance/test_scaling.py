@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import scaling_app
-from scaling_app import Model, app, buffered, from_inside, nap
+from scaling_app import Model, app, buffered, from_inside, meet, nap
 
 import farcall
 from farcall import errors
@@ -30,29 +30,27 @@ def bounds() -> Iterator[Any]:
 
 
 def test_app_has_the_functions() -> None:
-    assert set(app.registered_functions) == {"nap", "buffered", "from_inside"}
+    assert set(app.registered_functions) == {"nap", "meet", "buffered", "from_inside"}
     assert scaling_app.IDENTITY
 
 
 # --- up and down
 
 
-def test_one_container_for_each_input_up_at_once_and_down_after_the_window(bounds: Any, eventually: Eventually) -> None:
+def test_one_container_for_each_input_up_at_once_and_down_after_the_window(eventually: Eventually) -> None:
     """Scales on inputs in flight and waiting: up at once, in proportion; down after the scaledown window."""
-    began = time.monotonic()
-    assert len(set(nap.map([1.0] * 8))) == 8
-    assert time.monotonic() - began < 8
-    assert runners(nap) == 8
-    ended = time.monotonic()
-    eventually(lambda: runners(nap) == 0)
-    assert time.monotonic() - ended >= 1.5
+    identities, ended = zip(*meet.map([8] * 8), strict=True)
+    assert len(set(identities)) == 8
+    assert runners(meet) == 8
+    eventually(lambda: runners(meet) == 0)
+    assert time.monotonic() - max(ended) >= 1.9
 
 
 def test_the_buffer_is_there_while_there_is_load(eventually: Eventually) -> None:
     """buffer_containers are idle ones beyond the load, while the function is used; then they go too."""
-    call = buffered.spawn(1.5)
+    call = buffered.spawn(60)
     eventually(lambda: buffered.get_current_stats() == (0, 3, 1, 2))
-    call.get()
+    call.cancel()
     eventually(lambda: runners(buffered) == 0)
 
 
@@ -68,7 +66,7 @@ def test_current_stats(bounds: Any, eventually: Eventually) -> None:
         "input_headroom",
     }
     nap.update_autoscaler(max_containers=2)
-    calls = [nap.spawn(2.0) for _ in range(5)]
+    calls = [nap.spawn(60) for _ in range(5)]
     eventually(lambda: nap.get_current_stats() == (3, 2, 2, 0))
     for call in calls:
         call.cancel(terminate_containers=True)

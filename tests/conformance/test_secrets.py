@@ -202,7 +202,7 @@ def test_values_are_nowhere_but_in_their_containers(
     needle = NEEDLE.encode()
     state = connected.root / "state"
     with brought.run(detach=True):
-        calls: list[Any] = [secrets_app.hold.spawn(3.0), hold.spawn(3.0)]
+        calls: list[Any] = [secrets_app.hold.spawn(6.0), hold.spawn(6.0)]
         eventually(lambda: len(processes_with(needle, "environ")) >= 2)
         holders = processes_with(needle, "environ")
         assert all(in_a_container(pid) for pid in holders)

@@ -342,7 +342,7 @@ def test_a_failing_enter_hook_fails_the_call() -> None:
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="the model is missing") as caught:
         values_app.FailingEnter().anything.remote()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "begin"
 
 

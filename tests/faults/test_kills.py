@@ -194,7 +194,7 @@ def test_a_launcher_that_hangs_is_replaced(installation: Installation, monkeypat
         os.kill(int(lock.read_text()), signal.SIGSTOP)
     before = time.monotonic()
     installation.farcall("server", "stop", "--force")
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 40
 
 
 def test_a_killed_client_leaves_nothing_running(installation: Installation, tmp_path: Path) -> None:

@@ -17,13 +17,17 @@ import farcall
 app = farcall.App("kept", secrets=[farcall.Secret.from_dict({"BROUGHT": "brought-value"})])
 
 @app.function(secrets=[farcall.Secret.from_name("stored")])
-def reveal(seconds):
-    time.sleep(seconds)
+def reveal():
+    if os.environ["STORED"] == "first-value":
+        time.sleep(250)
     return os.environ["STORED"] + " " + os.environ["BROUGHT"]
 
 if __name__ == "__main__":
     with app.run(detach=True):
-        print(reveal.spawn(1.5).object_id)
+        call = reveal.spawn()
+        while not reveal.get_current_stats().num_running_inputs:
+            time.sleep(0.02)
+        print(call.object_id)
 """
 
 
@@ -39,10 +43,11 @@ def test_a_killed_server_finds_secrets_again_but_not_without_their_key(installat
         os.kill(server_pid(installation), signal.SIGKILL)
         installation.farcall("server", "start")
 
-    installation.farcall("secret", "create", "stored", "STORED=stored-value")
+    installation.farcall("secret", "create", "stored", "STORED=first-value")
     program = installation.root / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     call_id = run(program)
+    installation.farcall("secret", "update", "stored", "STORED=stored-value")  # for the containers that come
     state = installation.root / "state"
     key = (state / "secrets.key").rename(state / "elsewhere")
     restart()

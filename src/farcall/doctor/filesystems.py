@@ -22,7 +22,7 @@ _FS_IOC_MEASURE_VERITY = 0xC0046686
 _FUSE_INIT = 26
 _FUSE_PASSTHROUGH = 1 << 5  # in flags2
 _AS_ROOT = "run the server as root"
-_IMAGES_SECONDS = 2.0  # for a handful of mounts
+_IMAGES_SECONDS = 8.0  # for a handful of mounts
 
 
 def probe() -> list[Finding]:

@@ -51,6 +51,25 @@ def sleep(seconds: float, result: Any = None) -> Any:
 
 
 @app.cls(max_containers=1)
+@farcall.concurrent(max_inputs=2)
+class Door:
+    """`wait` ends when somebody calls `open`."""
+
+    @farcall.enter()
+    async def begin(self) -> None:
+        self.opened = asyncio.Event()
+
+    @farcall.method()
+    async def wait(self, result: Any) -> Any:
+        await self.opened.wait()
+        return result
+
+    @farcall.method()
+    async def open(self) -> None:
+        self.opened.set()
+
+
+@app.cls(max_containers=1)
 class Gate:
     """One container at a time: `tries` counts the inputs that began in this one."""
 
@@ -61,6 +80,7 @@ class Gate:
     @farcall.method()
     async def hold(self) -> None:
         self.tries += 1
+        print("started", flush=True)
         await asyncio.Event().wait()
 
     @farcall.method()

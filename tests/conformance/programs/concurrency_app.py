@@ -28,7 +28,7 @@ def all_here(count: int) -> bool:
 def meet(count: int) -> tuple[str, bool, str | None, int]:
     """Waits until `count` inputs run in this container."""
     arrive()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not all_here(count) and time.monotonic() < end:
         time.sleep(0.001)
     return IDENTITY, all_here(count), farcall.current_input_id(), threading.get_ident()
@@ -38,36 +38,40 @@ def meet(count: int) -> tuple[str, bool, str | None, int]:
 @farcall.concurrent(max_inputs=8)
 async def meet_later(count: int) -> tuple[str, bool, str | None, int]:
     arrive()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not all_here(count) and time.monotonic() < end:  # noqa: ASYNC110 - one way for threads and tasks
         await asyncio.sleep(0.001)
     return IDENTITY, all_here(count), farcall.current_input_id(), threading.get_ident()
 
 
-@app.cls(max_containers=1, timeout=20)
+@app.cls(max_containers=1, timeout=60)
 @farcall.concurrent(max_inputs=4)
 class Counted:
     """Counts how many of its inputs run at once."""
 
     @farcall.enter()
     def begin(self) -> None:
+        self.lock = threading.Lock()
         self.running = 0
         self.most = 0
 
+    def count_one(self, change: int) -> None:
+        with self.lock:
+            self.running += change
+            self.most = max(self.most, self.running)
+
     @farcall.method()
     def plain(self, seconds: float) -> str:
-        self.running += 1
-        self.most = max(self.most, self.running)
+        self.count_one(1)
         time.sleep(seconds)
-        self.running -= 1
+        self.count_one(-1)
         return IDENTITY
 
     @farcall.method()
     async def later(self, seconds: float) -> str:
-        self.running += 1
-        self.most = max(self.most, self.running)
+        self.count_one(1)
         await asyncio.sleep(seconds)
-        self.running -= 1
+        self.count_one(-1)
         return IDENTITY
 
     @farcall.method()
@@ -92,6 +96,7 @@ class Tasks:
     async def block(self, name: str) -> str:
         self.events.append(f"{name} started")
         try:
+            print("started", flush=True)
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             self.events.append(f"{name} cancelled")
@@ -113,16 +118,33 @@ class Tasks:
 @farcall.concurrent(max_inputs=4)
 async def hold_up(seconds: float) -> str:
     """Blocks the loop, as careless code does."""
+    print("started", flush=True)
     time.sleep(seconds)  # noqa: ASYNC251
     return IDENTITY
 
 
-@app.function(max_containers=1)
+@app.cls(max_containers=1)
 @farcall.concurrent(max_inputs=4)
-def threads(seconds: float) -> str:
-    attempts.append(seconds)
-    time.sleep(seconds)
-    return IDENTITY
+class Threads:
+    @farcall.enter()
+    def begin(self) -> None:
+        self.may_end = threading.Event()
+
+    @farcall.method()
+    def identity(self) -> str:
+        return IDENTITY
+
+    @farcall.method()
+    def hold(self, until_not: str = "") -> str:
+        """Runs until it is let go, or in another container than the one that is named not at all."""
+        print("started", flush=True)
+        if until_not in ("", IDENTITY):
+            self.may_end.wait(60)
+        return IDENTITY
+
+    @farcall.method()
+    def let_go_in(self, seconds: float) -> None:
+        threading.Timer(seconds, self.may_end.set).start()
 
 
 @app.function(max_containers=1, timeout=1)
@@ -174,13 +196,19 @@ def printing(name: str) -> None:
 
 
 @app.function(max_containers=1)
+@farcall.batched(max_batch_size=4, wait_ms=20_000)
+def full_batch(xs: list[int], ys: list[int]) -> list[tuple[int, list[int], str | None]]:
+    return [(x + y, xs, farcall.current_input_id()) for x, y in zip(xs, ys, strict=True)]
+
+
+@app.function(max_containers=1)
 @farcall.batched(max_batch_size=4, wait_ms=300)
 def batch(xs: list[int], ys: list[int]) -> list[tuple[int, list[int], str | None]]:
     return [(x + y, xs, farcall.current_input_id()) for x, y in zip(xs, ys, strict=True)]
 
 
 @app.function(max_containers=1)
-@farcall.batched(max_batch_size=4, wait_ms=100)
+@farcall.batched(max_batch_size=4, wait_ms=20_000)
 async def batch_later(xs: list[Any]) -> list[Any]:
     await asyncio.sleep(0)
     return [(x, len(xs)) for x in xs]
@@ -188,10 +216,10 @@ async def batch_later(xs: list[Any]) -> list[Any]:
 
 @app.function(max_containers=1)
 @farcall.concurrent(max_inputs=3)
-@farcall.batched(max_batch_size=2, wait_ms=300)
+@farcall.batched(max_batch_size=2, wait_ms=20_000)
 async def batches_at_once(xs: list[int]) -> list[bool]:
     arrive()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not all_here(3) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     return [all_here(3)] * len(xs)
@@ -219,14 +247,14 @@ class Batched:
     def begin(self) -> None:
         self.sizes: list[int] = []
 
-    @farcall.batched(max_batch_size=3, wait_ms=200)
+    @farcall.batched(max_batch_size=3, wait_ms=20_000)
     def run(self, xs: list[Any]) -> list[Any]:
         self.sizes.append(len(xs))
         return [(x, self.sizes) for x in xs]
 
 
 @app.function(max_containers=1, retries=farcall.Retries(max_retries=3, initial_delay=0.0))
-@farcall.batched(max_batch_size=4, wait_ms=100)
+@farcall.batched(max_batch_size=3, wait_ms=20_000)
 def fail_at_first(xs: list[int]) -> list[tuple[int, int]]:
     """Fails the first two batches that it is given; then how many inputs each batch had."""
     attempts.append(len(xs))
@@ -241,10 +269,11 @@ class SlowBatches:
     def begin(self) -> None:
         self.events: list[Any] = []
 
-    @farcall.batched(max_batch_size=3, wait_ms=200)
+    @farcall.batched(max_batch_size=3, wait_ms=20_000)
     def run(self, seconds: list[float]) -> list[Any]:
         events, self.events = self.events, [seconds]
         try:
+            print("started", flush=True)
             time.sleep(max(seconds))
         except farcall.errors.InputCancellation:
             self.events.append("InputCancellation")

@@ -86,13 +86,32 @@ class Source:
         return self.made, ends
 
 
-@app.function()
+@app.cls(max_containers=1)
+class Taken:
+    """How many items the consumer has."""
+
+    @farcall.enter()
+    def begin(self) -> None:
+        self.count = 0
+
+    @farcall.method()
+    def one_more(self) -> None:
+        self.count += 1
+
+    @farcall.method()
+    def so_far(self) -> int:
+        return self.count
+
+
+@app.function(timeout=60)
 def handshake() -> Iterator[str]:
+    """Goes on when each of its items has been taken."""
     import time
 
     for n in range(3):
         yield f"item {n}"
-        time.sleep(0.7)
+        while Taken().so_far.remote() <= n:
+            time.sleep(0.01)
 
 
 @app.function()

@@ -27,7 +27,7 @@ def fail_times(count: int) -> tuple[int, list[float]]:
 
 
 @app.function(
-    retries=farcall.Retries(max_retries=4, initial_delay=0.1, backoff_coefficient=4.0, max_delay=0.3), max_containers=1
+    retries=farcall.Retries(max_retries=4, initial_delay=0.1, backoff_coefficient=10.0, max_delay=0.3), max_containers=1
 )
 def fail_with_backoff(count: int) -> tuple[int, list[float]]:
     return fail_times.local(count)
@@ -112,6 +112,7 @@ class Cancelled:
     def block(self) -> None:
         self.events.append("started")
         try:
+            print("started", flush=True)
             time.sleep(60)
         except farcall.errors.InputCancellation:
             self.events.append("InputCancellation")
@@ -124,6 +125,7 @@ class Cancelled:
         """Waits for another call, in our code."""
         self.events.append("started")
         try:
+            print("started", flush=True)
             wait_long.remote()
         except farcall.errors.InputCancellation:
             self.events.append("InputCancellation")
@@ -133,6 +135,7 @@ class Cancelled:
     def spin(self) -> None:
         self.events.append("started")
         try:
+            print("started", flush=True)
             while True:
                 sum(range(100))
         except Exception:  # InputCancellation is none
@@ -142,6 +145,7 @@ class Cancelled:
     async def block_later(self) -> None:
         self.events.append("started")
         try:
+            print("started", flush=True)
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             self.events.append("CancelledError")
@@ -152,6 +156,7 @@ class Cancelled:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
+                print("started", flush=True)
                 time.sleep(60)
             except BaseException:
                 continue

@@ -15,6 +15,30 @@ def nap(seconds: float) -> str:
     return IDENTITY
 
 
+@app.cls(max_containers=1)
+class Meeting:
+    @farcall.enter()
+    def begin(self) -> None:
+        self.here = 0
+
+    @farcall.method()
+    def arrive(self) -> None:
+        self.here += 1
+
+    @farcall.method()
+    def count(self) -> int:
+        return self.here
+
+
+@app.function(scaledown_window=2)
+def meet(others: int) -> tuple[str, float]:
+    """Ends when so many have come; says where it ran and when it ended."""
+    Meeting().arrive.remote()
+    while Meeting().count.remote() < others:
+        time.sleep(0.01)
+    return IDENTITY, time.monotonic()
+
+
 @app.function(scaledown_window=2, buffer_containers=2)
 def buffered(seconds: float) -> str:
     time.sleep(seconds)
