@@ -1,14 +1,20 @@
 """Containers whose root is a tree, and containers that run a command."""
 
+import ctypes
+import mmap
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from image_harness import make_image
-from launcher_harness import Rig, Running
+from launcher_harness import Rig, Running, eventually
 
-from farcall.spec.container import Bind, TreeMount
+from farcall import mounts
+from farcall.content.ingest import ingest_directory
+from farcall.content.store import Store
+from farcall.launcher import warming
+from farcall.spec.container import Bind, MountMode, TreeMount
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +242,48 @@ def test_binds_beside_an_image(rig: Rig, image: Path, tmp_path: Path) -> None:
     binds = (Bind(str(cache), "/cache", read_only=False),)
     output(rig, image, "echo kept > /cache/file", binds=binds)
     assert (cache / "file").read_text() == "kept\n"
+
+
+def share_in_memory(path: str) -> float:
+    """The share of a file's pages that are in memory, by mincore(2), which brings none there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
+        states = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(mapped)
+        assert libc.mincore(ctypes.byref(start), ctypes.c_size_t(len(mapped)), states) == 0
+        del start
+        return sum(state & 1 for state in states) / len(states)
+
+
+def forget(path: str) -> None:
+    """Takes a file out of memory."""
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+@pytest.mark.root("mounts EROFS")
+@pytest.mark.kernel("erofs", "trees are mounted with it")
+def test_the_names_of_an_image_are_read_ahead(rig: Rig, image: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    shutil.copytree(image, many, symlinks=True)
+    for number in range(8):
+        (many / f"folder{number}").mkdir()
+        for file in range(500):
+            (many / f"folder{number}/file{file}").touch()
+    store = Store(tmp_path / "store")
+    with store.lease("test") as lease:
+        root = mounts.prepare(lease, ingest_directory(lease, many), MountMode("erofs"))
+        forget(root.path)
+        if share_in_memory(root.path) == 1:
+            pytest.skip("the temporary directory is on no disk")
+        for _ in range(2):  # cold, and in memory
+            assert output(rig, image, "ls -d /folder* | cat", root=root).count("/folder") == 8
+            eventually(lambda: share_in_memory(root.path) == 1, "all names are in memory")
+        assert warming.begin(root) is None
+    unused = shutil.copy(root.path, str(tmp_path / "unused"))
+    forget(unused)
+    assert warming.begin(TreeMount("erofs", unused, root.objects)) == root.objects
+    warming.read_folders(root.objects)
+    warming.read_folders(str(tmp_path / "nowhere"))

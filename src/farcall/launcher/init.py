@@ -2,8 +2,8 @@
 
     launcher or template ──fork──▶ intermediate ──fork into a new pid namespace──▶ init ──fork──▶ runner (pid 2)
 
-The intermediate stays outside just long enough to do what needs a process outside: it maps init's user ids. Then it
-ends, and the launcher, a subreaper, is init's parent.
+The intermediate stays outside just long enough to do what needs a process outside: it maps init's user ids, and has the
+names of an image read that are not in memory yet. Then it ends, and the launcher, a subreaper, is init's parent.
 Init is forked, never exec'd, so that it shares nearly all its memory.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from farcall.launcher import command, descriptors, sandbox, seccomp, syscalls
+from farcall.launcher import command, descriptors, sandbox, seccomp, syscalls, warming
 from farcall.launcher.execs import Execs
 from farcall.launcher.plan import (
     Born,
@@ -93,6 +93,8 @@ def _intermediate(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> None:
     gc.disable()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     syscalls.close_all_but([0, 1, 2, *(fd for fd in fds if fd is not None and fd >= 0)])
+    cold = warming.begin(plan.spec.root)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if cold else -1
     try:
         syscalls.unshare(syscalls.NEWPID)
     except OSError as error:
@@ -111,6 +113,10 @@ def _intermediate(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry) -> None:
         except OSError as error:
             raise StepError("id maps", error) from error
         ours.send(_MAPPED)
+        if cold:
+            syscalls.setns(home, syscalls.NEWPID)  # a process whose children go elsewhere can have no threads
+            syscalls.close_range(0)  # the container's streams end with the container
+            warming.read_folders(cold)
     os._exit(0)
 
 
