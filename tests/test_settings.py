@@ -56,6 +56,7 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "registry": "default",
         "insecure_registries": "default",
         "simulate_gpu": "default",
+        "map_memory": "default",
         "results_kept": "default",
         "results_size": "default",
     }

@@ -11,7 +11,17 @@ from farcall.cli.usage import UsageError
 from farcall.interpreters import Choice, choose, details, is_own
 
 _READ_BY_THE_SDK = frozenset(
-    {"profile", "server", "ssh", "runtime", "traceback", "registry", "insecure_registries", "simulate_gpu"}
+    {
+        "profile",
+        "server",
+        "ssh",
+        "runtime",
+        "traceback",
+        "registry",
+        "insecure_registries",
+        "simulate_gpu",
+        "map_memory",
+    }
 )
 
 

@@ -105,6 +105,7 @@ class Client:
         self.server: messages.Welcome | None = None
         self.url = ""  # where the server is, "" on this machine
         self.on_entries: Callable[[messages.LogBatch | messages.AppStats], None] | None = None
+        self.map_memory: int | None = None  # the setting, once it has been asked for
         self._seqs = itertools.count(1)
         self._replies: dict[int, Receiver] = {}
         self._calls: dict[str, Receiver] = {}

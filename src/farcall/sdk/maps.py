@@ -1,8 +1,10 @@
 """Maps: many inputs, results in order or as they come, a bounded window between the two.
 
 Inputs are read lazily and at most `WINDOW` of them are ahead of the consumer, so memory stays flat however long the
-map is. Where the inputs come from containers of the standard library the consumer's own thread feeds them; any other
-iterator may block, so a thread (or, for an asynchronous one, a task) reads it.
+map is. Large values count by their size: no further inputs are sent while those without a result take `map_memory`, and
+the server starts none while results that nobody has taken do. Where the inputs come from containers of the standard
+library the consumer's own thread feeds them; any other iterator may block, so a thread (or, for an asynchronous one, a
+task) reads it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from farcall import errors
 from farcall.sdk import calls, context, ids, outcomes, output, values
+from farcall.sdk import client as clients
 from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
+from farcall.wire.memory import HeldFiles, total_size
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +29,9 @@ WINDOW = 1000  # inputs sent whose results have not been taken
 CHUNK_INPUTS = 64  # of one frame
 CHUNK_BYTES = 96 * 1024
 CHUNK_DESCRIPTORS = 32
+CHUNK_MEMORY = 8 * 2**20  # bytes of memory files, from which on a chunk is sent as it is
+TOLD_BYTES = 2**20  # of results, after which the server is told that they have been taken
+CONTAINER_MEMORY = 256 * 2**20  # bytes; the `map_memory` of maps in containers
 FLUSH_SECONDS = 0.005  # how long an input from a thread waits for others to share its frame, while others run
 LOOK_SECONDS = 0.02  # how often a consumer that waits looks whether the iterator has ended
 
@@ -44,6 +51,7 @@ class Chunker:
         self._inputs: list[messages.Input] = []
         self._fds: list[int] = []
         self._size = 0
+        self._memory = 0
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -55,14 +63,17 @@ class Chunker:
         self._size += len(data)
         if fds:
             self._fds.extend(fds)
-        if len(self._inputs) < CHUNK_INPUTS and self._size < CHUNK_BYTES and len(self._fds) < CHUNK_DESCRIPTORS:
+            self._memory += total_size(fds)
+            if len(self._fds) >= CHUNK_DESCRIPTORS or self._memory >= CHUNK_MEMORY:
+                return self.rest()
+        if len(self._inputs) < CHUNK_INPUTS and self._size < CHUNK_BYTES:
             return None
         return self.rest()
 
     def rest(self) -> _Chunk:
         """What has been added since the last full chunk."""
         chunk = self._inputs, tuple(self._fds)
-        self._inputs, self._fds, self._size = [], [], 0
+        self._inputs, self._fds, self._size, self._memory = [], [], 0, 0
         return chunk
 
 
@@ -114,6 +125,14 @@ class MapCall:
         self._exhausted = False
         self._error: BaseException | None = None
         self._waits = False
+        self._window = map_memory(self.client)
+        self._large: dict[int, int] = {}  # inputs without a result that have a memory file, and which
+        self._files = HeldFiles()
+        self._files_lock = threading.Lock()  # guards both: inputs and results come from different threads
+        self._has_files = False  # or had
+        self._ready_bytes = 0  # of results that nobody has taken
+        self._untold = 0  # bytes of results that were taken
+        self._wanted = -1  # as the server was told last
         self._progress = output.MapProgressReporter(self.call_id, target.name, total)
         self.client.open_call(self.call_id, self)
 
@@ -126,7 +145,14 @@ class MapCall:
     @property
     def free(self) -> int:
         """How many inputs may be sent now."""
-        return WINDOW - (self._sent - self._taken)
+        return WINDOW - (self._sent - self._taken) if self._files.bytes < self._window else 0
+
+    @property
+    def runs_low(self) -> bool:
+        """Whether inputs should be sent while results are being taken: later, containers would have nothing to do."""
+        if self._has_files and self._files.bytes < self._window // 2:
+            return True
+        return self._sent - self._taken == WINDOW // 2
 
     @property
     def outstanding(self) -> int:
@@ -142,9 +168,13 @@ class MapCall:
         if not inputs or self.closed:
             descriptors.close_all(fds)
             return
+        window = 0
         if not self._sent:
             self._progress.update(0, 0)
+            window = self._window
         self._sent += len(inputs)
+        if fds:
+            self._hold(inputs, fds)
         try:
             self.client.connection.send(
                 messages.Submit(
@@ -155,12 +185,25 @@ class MapCall:
                     inputs,
                     self.target.params,
                     self._parent,
+                    window,
                 ),
                 fds,
             )
         finally:
             if fds:
                 descriptors.close_all(fds)
+
+    def _hold(self, inputs: list[messages.Input], fds: tuple[int, ...]) -> None:
+        self._has_files = True
+        with self._files_lock:
+            for one, fd in zip((one for one in inputs if one.descriptors), fds, strict=True):
+                self._large[one.index] = self._files.add(fd)
+
+    def _release(self, ended: list[messages.Output]) -> None:
+        with self._files_lock:
+            for one in ended:
+                if (file := self._large.pop(one.index, None)) is not None:
+                    self._files.remove(file)
 
     def exhaust(self) -> None:
         """There are no more inputs."""
@@ -183,8 +226,11 @@ class MapCall:
                 self._waits = False
                 output.call_waits(self.call_id, self.target.name, None)
             self._received += len(message.outputs)
+            if self._large:
+                self._release(message.outputs)
             if fds:
                 position = 0
+                self._ready_bytes += total_size(fds)
                 for one in message.outputs:
                     self._ready[one.index] = one, fds[position : position + one.descriptors]
                     position += one.descriptors
@@ -222,6 +268,8 @@ class MapCall:
                 found = ready.pop(next(iter(ready)))
             self._taken += 1
             one, fds = found
+            if fds:
+                self._take(total_size(fds))
             if one.status == messages.OK:
                 value = values.loads(one.data, fds)
             else:
@@ -232,6 +280,25 @@ class MapCall:
             yield value
         if self._error is not None:
             raise self._error
+
+    def _take(self, size: int) -> None:
+        self._ready_bytes -= size
+        self._untold += size
+        if self._untold >= min(TOLD_BYTES, self._window // 4):
+            self._tell(-1)
+
+    def tell_wanted(self) -> None:
+        """The consumer is about to wait. Where it keeps so much that the server may have stopped for it, the server is
+        told for which result."""
+        if self._ordered and self._ready_bytes >= self._window // 2 and self._wanted != self._taken:
+            self._tell(self._taken)
+
+    def _tell(self, wanted: int) -> None:
+        taken, self._untold, self._wanted = self._untold, 0, wanted
+        try:
+            self.client.connection.send(messages.Taken(self.call_id, taken, wanted))
+        except errors.ConnectionLostError:
+            pass  # the consumer is told when it has taken what there is
 
     @property
     def finished(self) -> bool:
@@ -249,6 +316,18 @@ class MapCall:
         for _, fds in self._ready.values():
             descriptors.close_all(fds)
         self._progress.finish(self._received, self._failed)
+
+
+def map_memory(client: clients.Client) -> int:
+    """How many bytes of inputs, and of results, a map may have on their way."""
+    if client.map_memory is None:
+        if context.container_app_id() is not None:
+            client.map_memory = CONTAINER_MEMORY
+        else:
+            from farcall.sdk import embedded
+
+            client.map_memory = embedded.program_settings().map_memory
+    return client.map_memory
 
 
 class _InlineFeeder:
@@ -434,11 +513,12 @@ def run(
             feeder.feed()
             for value in call.results():
                 yield value
-                if call.free == WINDOW // 2:
+                if call.runs_low:
                     feeder.feed()
             if call.finished:
                 return
             feeder.feed()
+            call.tell_wanted()
             call.client.connection.wait(call.waiter, feeder.patience)
     finally:
         call.close()
@@ -466,11 +546,12 @@ async def run_async(
             feeder.feed()
             for value in call.results():
                 yield value
-                if call.free == WINDOW // 2:
+                if call.runs_low:
                     feeder.feed()
             if call.finished:
                 return
             feeder.feed()
+            call.tell_wanted()
             await call.client.connection.wait_async(call.waiter)
     finally:
         if isinstance(feeder, _TaskFeeder):

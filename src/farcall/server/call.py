@@ -10,6 +10,7 @@ from farcall.wire import messages
 
 if TYPE_CHECKING:
     from farcall.server.backlog import Backlog
+    from farcall.server.flow import Flow
     from farcall.server.pool import Pool
     from farcall.server.session import Session
     from farcall.wire.testing import InjectFault
@@ -73,6 +74,7 @@ class Call:
         self.created_at = now
         self.told_waiting = 0.0  # when its caller was last told why it waits
         self.backlog: Backlog | None = None  # of a spawned call: where its inputs come from
+        self.flow: Flow | None = None  # of a map: what its consumer has not taken
         self.failed = False
 
     @property

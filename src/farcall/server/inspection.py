@@ -117,7 +117,7 @@ class Inspection:
             listing.starting += sum(one.state in (State.STARTING, State.LOADING) for one in pool.containers)
             running = sum(_running(one, self._server.now()) for one in pool.containers)
             listing.running += running
-            listing.waiting += len(pool.waiting) + sum(one.holds for one in pool.containers) - running
+            listing.waiting += pool.backlog + sum(one.holds for one in pool.containers) - running
             listing.mean_seconds = pool.mean_seconds if listing.mean_seconds is None else listing.mean_seconds
         return listing
 

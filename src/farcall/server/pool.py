@@ -16,6 +16,7 @@ from farcall.spec.function import LOSSES, Batching, FunctionSpec
 from farcall.spec.scaling import Scaling
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
+from farcall.wire.memory import total_size
 from farcall.wire.page import SharedPage
 from farcall.worker.container import Assignment, Container, End, State
 
@@ -49,13 +50,25 @@ class Pool:
         self._retries_untold = 0
         self._sweeping = False  # whether some that wait were cancelled
         self._concurrent = function.concurrency.max_inputs > 1
+        self._one_at_a_time = not self._concurrent and function.batching is None
+        self._held: set[Call] = set()  # maps of which inputs are held back, as nobody takes their results
         self.blocked: set[str] = set()  # containers that do not start what they are handed
         self._batch_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to do at all."""
-        return not self.waiting and not self._delayed and all(not container.holds for container in self.containers)
+        return (
+            not self.waiting
+            and not self._held
+            and not self._delayed
+            and all(not container.holds for container in self.containers)
+        )
+
+    @property
+    def backlog(self) -> int:
+        """Inputs in memory that no container has."""
+        return len(self.waiting) + sum(len(call.flow) for call in self._held if call.flow is not None)
 
     # --- inputs
 
@@ -143,6 +156,14 @@ class Pool:
             ):
                 barred.append(one)  # its caller runs there and waits for it
                 continue
+            flow = call.flow
+            if flow is not None:
+                if flow.is_full and flow.hold(one):
+                    self._held.add(call)
+                    continue
+                if self._one_at_a_time and container.holds + len(assignments) >= flow.ahead:
+                    waiting.appendleft(one)
+                    break
             if call.method.is_generator:
                 if not self._concurrent:
                     if assignments:
@@ -183,6 +204,8 @@ class Pool:
                 self.server.loop.call_soon(self._sweep)  # once for all that are cancelled together
             close_all(one.fds)
             one.fds = ()
+        if call in self._held and call.flow is not None and not call.inputs:
+            self._resume(call, call.flow.let_go())
         if not call.inputs and call.session is not None:
             self.server.calls.pop(call.call_id, None)
 
@@ -202,6 +225,20 @@ class Pool:
         if one is not None and one.container is not None:
             one.credit += items
             one.container.credit(one, items)
+
+    def taken(self, call: Call, size: int, wanted: int) -> None:
+        """The consumer of a map has taken results of so many bytes, and waits for that of an input (-1: of any)."""
+        if call.flow is not None:
+            free = call.flow.taken(size, wanted)
+            if free:
+                self._resume(call, free)
+                self.dispatch()
+
+    def _resume(self, call: Call, inputs: list[Input]) -> None:
+        """Inputs that were held back wait their turn again."""
+        self.waiting.extendleft(reversed(inputs))
+        if not call.flow:
+            self._held.discard(call)
 
     # --- what containers report
 
@@ -330,6 +367,11 @@ class Pool:
                 self.app.inputs_failed += 1
                 call.failed = True
         self.app.inputs_done += len(outputs)
+        if call.flow is not None and call.flow.sent(len(outputs), total_size(fds)) and self._one_at_a_time:
+            # What was handed out ahead would go on filling it.
+            for container in self.containers:
+                if container.state is State.READY:
+                    self.requeue(container.take_back())
         self.server.deliver(call, outputs, fds)
 
     def fail(self, one: Input, error: errors.FarcallError, container_id: str = "") -> None:
@@ -340,7 +382,10 @@ class Pool:
         self.deliver(one.call, [output], [])
 
     def _fail_waiting(self, status: int, data: bytes, container_id: str) -> None:
-        waiting, self.waiting = self.waiting, deque()
+        waiting, self.waiting = self.waiting, deque[Input]()
+        for call in self._held:
+            waiting.extend(call.flow.let_go() if call.flow is not None else ())
+        self._held.clear()
         for one in waiting:
             if one.call.inputs.get(one.index) is one:
                 self.deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])

@@ -156,7 +156,7 @@ class Scaler:
         """What the pool has to do and has to do it with, now."""
         ready = [container for container in self.pool.containers if container.state is State.READY]
         return PoolStatistics(
-            backlog=len(self.pool.waiting) + self.pool.server.spawned.stored(self.pool),
+            backlog=self.pool.backlog + self.pool.server.spawned.stored(self.pool),
             num_total_runners=self.live(),
             num_running_inputs=sum(container.holds for container in ready),
             input_headroom=sum(max(0, self.pool.function.target_held - container.holds) for container in ready),

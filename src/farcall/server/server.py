@@ -541,7 +541,7 @@ class Server:
                 app.state,
                 sum(not function.variant_of for function in app.functions.values()),
                 app.containers,
-                sum(len(pool.waiting) for pool in app.pools.values()),
+                sum(pool.backlog for pool in app.pools.values()),
                 sum(container.holds for pool in app.pools.values() for container in pool.containers),
             )
             for app in self.apps.values()

@@ -14,6 +14,7 @@ from farcall import errors
 from farcall.server import failures, stored
 from farcall.server.app import App
 from farcall.server.call import Call, Input, check_size
+from farcall.server.flow import Flow
 from farcall.server.logs import UNSENT_LIMIT, Subscription, batches
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
@@ -149,6 +150,10 @@ class Session:
                 call = self._calls.get(message.call_id)
                 if call is not None:
                     call.pool.credit(call, message.index, message.items)
+            case messages.Taken():
+                call = self._calls.get(message.call_id)
+                if call is not None:
+                    call.pool.taken(call, message.bytes, message.wanted)
             case messages.AddVariant():
                 self._app_of(message.base_id).add_variant(message, of_container=bool(self.app_id))
             case messages.CancelCall(seq=seq):
@@ -298,6 +303,8 @@ class Session:
             if method is None:
                 raise errors.NotFoundError(f"{pool.function.name} has no method {message.method!r}")
             call = Call(message.call_id, pool, method, message.kind, self, self.server.now())
+            if message.window:
+                call.flow = Flow(message.window)
             self._calls[message.call_id] = self.server.calls[message.call_id] = call
         elif call.pool.app.stopping:
             raise errors.ConflictError(f"app {call.pool.app.name} is stopping and takes no more calls")

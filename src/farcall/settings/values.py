@@ -43,6 +43,9 @@ SETTINGS = (
     Setting("registry", str, "docker.io", "what stands in for docker.io: a mirror or a cache, as host[:port][/path]"),
     Setting("insecure_registries", str, "", "registries that may be asked without TLS, with commas between"),
     Setting("simulate_gpu", str, "", "GPUs that the server is to pretend to have, as T4=4,H100=8, to try placement"),
+    Setting(
+        "map_memory", str, "10%", "how large the inputs, and the results, of a map may be on their way", amounts.memory
+    ),
     Setting("results_kept", str, "7d", "how long results of spawned calls are kept", amounts.seconds, of_server=True),
     Setting("results_size", str, "10GiB", "how large all kept results may be together", amounts.size, of_server=True),
 )
@@ -114,6 +117,11 @@ class Settings:
     @property
     def simulate_gpu(self) -> str:
         return cast(str, self.values["simulate_gpu"].value)
+
+    @property
+    def map_memory(self) -> int:
+        """Bytes."""
+        return amounts.memory(cast(str, self.values["map_memory"].value))
 
     @property
     def results_kept(self) -> float:

@@ -60,6 +60,7 @@ REVOKED = 4  # from a runner only: the input was taken back in time and has not 
 
 # Of one value. Checked where a message is decoded: whoever shares out a frame's descriptors relies on it.
 DescriptorCount = Annotated[int, msgspec.Meta(ge=0, le=1)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]  # bytes
 
 
 class Failure(_Message):
@@ -163,7 +164,9 @@ class Submit(_Message, tag=12):
     """Run inputs, in memory. Has no answer of its own: each input is answered in an Outputs message.
 
     `kind` is how the results are wanted. Further Submits may add inputs to the same call. `parent` is the input this
-    call is made from, empty at the top. `params` are a class's pickled parameters.
+    call is made from, empty at the top. `params` are a class's pickled parameters. `window`, in the first Submit of a
+    map, is how many bytes of memory files its results may have that nobody has taken (`Taken`) before further inputs
+    wait; 0: any number.
     """
 
     call_id: str
@@ -173,6 +176,7 @@ class Submit(_Message, tag=12):
     inputs: list[Input]
     params: bytes = b""
     parent: str = ""
+    window: Size = 0
 
 
 class Spawn(_Message, tag=13):
@@ -212,6 +216,15 @@ class Credit(_Message, tag=16):
     call_id: str
     index: int
     items: int
+
+
+class Taken(_Message, tag=26):
+    """The consumer of a map has taken results whose memory files have so many bytes, beyond those told before. `wanted`
+    is the index of the result that it waits for while it keeps others, -1 where any will do."""
+
+    call_id: str
+    bytes: Size
+    wanted: int = -1
 
 
 class Subscribe(_Message, tag=17):
@@ -537,6 +550,7 @@ Client = (
     | GetOutput
     | CancelCall
     | Credit
+    | Taken
     | Subscribe
     | ReadLogs
     | ServerStatus
