@@ -17,6 +17,7 @@ test: .venv/dev
 
 test-long: .venv/dev
 	$(PYTEST) --timeout=3600 $(ARGS)
+	$(PYTEST) --timeout=1800 --over ssh tests/conformance
 
 check: .venv/dev
 	@scripts/check
@@ -25,6 +26,7 @@ bench: .venv/bench
 	.venv/bin/python -m bench calls $(ARGS)
 	.venv/bin/python -m bench images $(ARGS)
 	.venv/bin/python -m bench scale $(ARGS)
+	.venv/bin/python -m bench elsewhere $(ARGS)
 
 .venv/farcall: pyproject.toml scripts/setup
 	@scripts/setup && touch $@

@@ -1,4 +1,4 @@
-"""`python -m bench calls`, `images` or `scale`: measure, print the table, write JSON and a plot."""
+"""`python -m bench calls`, `images`, `scale` or `elsewhere`: measure, print the table, write JSON and a plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import burst, calls, images, report, scale, timeline
+from bench import burst, calls, elsewhere, images, report, scale, timeline
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -19,6 +19,7 @@ def main() -> int:
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     names.add_parser("calls", help="calls, maps, starts, large values, command line, memory")
     names.add_parser("images", help="the content store: taking files in, hashing; builds")
+    names.add_parser("elsewhere", help="a server on another machine, over ssh with a delay")
     names.add_parser(
         "scale", help="containers for a load, spawned calls, the scheduler and the autoscaler alone, an idle server"
     )
@@ -41,7 +42,7 @@ def main() -> int:
         pictures[given.benchmark].main(given.plot)
         return 0
 
-    benchmark = {"calls": calls, "images": images, "scale": scale}[given.benchmark]
+    benchmark = {"calls": calls, "elsewhere": elsewhere, "images": images, "scale": scale}[given.benchmark]
     rows = [row for row in benchmark.ROWS if not given.only or row.name.startswith(tuple(given.only))]
     if not rows:
         names_of_rows = ", ".join(row.name for row in benchmark.ROWS)

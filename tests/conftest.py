@@ -29,6 +29,7 @@ SETTLE_SECONDS = 30.0  # how long after its stop a server's last processes and m
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--over", choices=("ssh",), help="conformance: the server is on another machine, reached so")
     parser.addoption("--seed", type=int, default=None, help="seed of every random choice the tests make")
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from farcall.sdk import client as clients
 from farcall.wire import messages
+from tests.conftest import running_server, short_directory
+from tests.link.conftest import server_over_ssh
 
 if TYPE_CHECKING:
     from tests.conftest import Installation
@@ -22,12 +24,27 @@ PROGRAMS = Path(__file__).parent / "programs"
 sys.path.insert(0, str(PROGRAMS))
 
 
+@pytest.fixture(scope="session")
+def session_server(request: pytest.FixtureRequest, shared: Path) -> "Iterator[Installation]":
+    """A running server, shared by all modules: on this machine, or, with `--over ssh`, on one that ssh reaches."""
+    with short_directory() as root:
+        if request.config.getoption("--over") is None:
+            with running_server(root, shared) as installation:
+                yield installation
+        else:
+            with server_over_ssh(root, shared) as away:
+                away.near.farcall("server", "start", timeout=300)
+                yield away.near
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_defects(session_server: "Installation") -> Iterator[None]:
     """Whatever the tests do to it, the server has no error of its own to report."""
+    away = "FARCALL_SERVER" in session_server.environment
+    state = session_server.root.parent / "box" / "far" if away else session_server.root / "state"
     yield
-    for name in ("server.log", "launcher/launcher.log"):
-        log = session_server.root / "state" / name
+    for name in ("server.log", "launcher/launcher.log", "link.log"):
+        log = state / name
         text = log.read_text() if log.exists() else ""
         assert "Traceback" not in text, text
         # One that is started while another ends says "not serving"; its client tries again.

@@ -22,6 +22,7 @@ class Box:
     root: Path
     environment: dict[str, str] = field(default_factory=dict[str, str])
     url: str = "ssh://box"
+    line: str = "exec"  # how a command is run at the other end of the line
 
     def __post_init__(self) -> None:
         self.keys = self.root / "keys"
@@ -53,13 +54,14 @@ class Box:
         settings = " ".join(f"{name}={value}" for name, value in self.environment.items())
         (self.root / "sshd_config").write_text(
             f"HostKey {self.keys}/host\nAuthorizedKeysFile {self.keys}/authorized\nPidFile none\nStrictModes no\n"
-            f"UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nSetEnv {settings}\n"
+            f"UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n"
+            f"Subsystem sftp internal-sftp\nSetEnv {settings}\n"
         )
         # The descriptor of the log keeps what sshd says away from the stream.
         proxy = self.root / "proxy"
         proxy.write_text(
             f"#!/bin/sh\necho $$ >> {self.root}/connections\n[ -e {self.root}/cut ] && exit 1\n"
-            f"exec {SSHD} -i -f {self.root}/sshd_config 2>>{self.root}/sshd.log\n"
+            f"{self.line} {SSHD} -i -f {self.root}/sshd_config 2>>{self.root}/sshd.log\n"
         )
         proxy.chmod(0o700)
         (self.root / "ssh_config").write_text(

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,23 @@ class Away:
         return path
 
 
-@pytest.fixture(scope="module")
-def away(shared: Path) -> Iterator[Away]:
-    """Shared by the tests of a module: farcall is installed there by the first of them."""
-    with short_directory() as root:
-        before = snapshot(root)
-        box = make_box(root / "box")
-        near = Installation.under(root / "near", shared)
-        near.environment |= {"FARCALL_SERVER": box.url, "FARCALL_SSH": box.ssh}
+@contextmanager
+def server_over_ssh(root: Path, shared: Path) -> Iterator[Away]:
+    """An installation whose server is on a new machine. When it has stopped, nothing may stay behind, on either."""
+    before = snapshot(root)
+    box = make_box(root / "box")
+    near = Installation.under(root / "near", shared)
+    near.environment |= {"FARCALL_SERVER": box.url, "FARCALL_SSH": box.ssh}
+    try:
         yield Away(box, near)
+    finally:
         near.farcall("server", "stop", "--force")
         if left := leftovers(root, before):
             pytest.fail("stayed behind after `farcall server stop`:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def away(shared: Path) -> Iterator[Away]:
+    """Shared by the tests of a module: farcall is installed there by the first of them."""
+    with short_directory() as root, server_over_ssh(root, shared) as away:
+        yield away
