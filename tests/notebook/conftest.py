@@ -1,6 +1,7 @@
 """Real kernels: each test's cells run in a Jupyter kernel of their own, whose containers one server makes."""
 
 import queue
+import secrets
 import sys
 import textwrap
 import time
@@ -106,7 +107,10 @@ def kernel(server: Installation) -> Iterator[Kernel]:
     """A kernel whose program is a client of `server`, with farcall and an empty app imported."""
     from jupyter_client.manager import KernelManager
 
-    manager = KernelManager(kernel_name="python3")
+    # Sockets in files: a free port that the manager finds could be another's before the kernel listens on it.
+    manager = KernelManager(
+        kernel_name="python3", transport="ipc", ip=str(server.root / f"kernel-{secrets.token_hex(4)}")
+    )
     assert manager.kernel_spec is not None
     manager.kernel_spec.argv[:] = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     manager.start_kernel(

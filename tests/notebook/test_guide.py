@@ -26,6 +26,7 @@ def executed(server_environment: Installation) -> Any:
         notebook, timeout=60, resources={"metadata": {"path": str(server_environment.root)}}, kernel_name="python3"
     )
     client.create_kernel_manager()
+    client.km.transport, client.km.ip = "ipc", str(server_environment.root / "guide")
     client.km.kernel_spec.argv[:] = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     client.execute()
     return notebook

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
-from urllib.request import urlopen
 
 import pytest
 
@@ -166,14 +166,11 @@ def docker_registry(folder: Path, auth: dict[str, object] | None = None) -> Iter
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
     config: dict[str, object] = {
         "version": 0.1,
-        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "log": {"level": "info", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": host, "secret": "for tests"},
+        "http": {"addr": "127.0.0.1:0", "secret": "for tests"},
         "compatibility": {"schema1": {"enabled": True}},
     }
     if auth:
@@ -184,23 +181,15 @@ def docker_registry(folder: Path, auth: dict[str, object] | None = None) -> Iter
             ["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log, cwd=folder
         )
     try:
-        deadline = time.monotonic() + 20
-        while not _answers(host):
+        deadline = time.monotonic() + 60
+        while (listens := re.search(r"listening on (127\.0\.0\.1:\d+)", (folder / "log").read_text())) is None:
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"docker-registry does not answer on {host}: {(folder / 'log').read_text()}")
+                pytest.fail(f"docker-registry does not listen: {(folder / 'log').read_text()}")
             time.sleep(0.02)
-        yield host
+        yield listens[1]
     finally:
         process.terminate()
         process.wait()
-
-
-def _answers(host: str) -> bool:
-    try:
-        urlopen(f"http://{host}/v2/", timeout=5).close()
-    except OSError as error:
-        return getattr(error, "code", None) == 401
-    return True
 
 
 def make_certificate(folder: Path) -> Path:
