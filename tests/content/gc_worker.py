@@ -1,15 +1,16 @@
 """One of several processes that add, keep, let go of and look at content at random, while others collect.
 
-Arguments: the store, what to do ("use" or "collect"), a name, a seed, how many seconds. It ends with status 0 unless it
-finds something missing that it relies on, or something that is not what its name says.
+Arguments: the store, what to do ("use" or "collect"), a name, a seed. It goes on until there is a file `stop` beside
+the store, and says after each round how many there were. It ends with status 0 unless it finds something missing that
+it relies on, or something that is not what its name says.
 """
 
 import hashlib
 import io
+import itertools
 import random
 import stat
 import sys
-import time
 from pathlib import Path
 
 from farcall.content import Entry, Lease, Record, Store, Tree
@@ -112,22 +113,19 @@ class User:
 
 
 def main() -> None:
-    store, what, name, seed, seconds = Path(sys.argv[1]), *sys.argv[2:5], float(sys.argv[5])
+    store, what, name, seed = Path(sys.argv[1]), *sys.argv[2:5]
     rng = random.Random(f"{seed} {name}")
-    end = time.monotonic() + seconds
-    rounds = 0
-    if what == "collect":
-        while time.monotonic() < end:
+    user = User(Store(store), name, rng, store.parent) if what == "use" else None
+    for number in itertools.count(1):
+        if user is None:
             collect(Store(store))
-            rounds += 1
-    else:
-        user = User(Store(store), name, rng, store.parent)
-        while time.monotonic() < end:
+        else:
             with user.store.lease("use") as lease:
                 user.work(lease)
             user.check_own()
-            rounds += 1
-    print(rounds)
+        print(number, flush=True)
+        if (store.parent / "stop").exists():
+            break
 
 
 def alive(records: list[Record], store: Store) -> tuple[set[str], set[bytes]]:

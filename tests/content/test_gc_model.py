@@ -6,6 +6,7 @@ Each process knows what must be alive for it, and looks all the time (`gc_worker
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,11 +17,34 @@ from .gc_worker import alive
 
 WORKER = Path(__file__).with_name("gc_worker.py")
 SECONDS = 4.0
+PATIENCE = 60.0
+TURNS = 3  # of each collector, at least
 
 
-def start(store: Store, what: str, name: str, rng: random.Random, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, WORKER, store.root, what, name, str(rng.randrange(2**31)), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Worker:
+    """A process, and how many rounds it has gone."""
+
+    def __init__(self, store: Store, what: str, name: str, rng: random.Random) -> None:
+        command = [sys.executable, WORKER, store.root, what, name, str(rng.randrange(2**31))]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.rounds = 0
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.rounds = int(line)
+
+    def end(self) -> str:
+        """Waits for its end; what it said on stderr."""
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            said = stream.read()
+        self.process.wait()
+        self._reader.join()
+        return said
 
 
 def objects(store: Store) -> set[bytes]:
@@ -28,25 +52,26 @@ def objects(store: Store) -> set[bytes]:
 
 
 def test_what_must_be_alive_is_and_nothing_else(store: Store, rng: random.Random) -> None:
-    workers = {name: start(store, "use", name, rng, SECONDS) for name in ("ada", "bob", "eve")}
-    collectors = [start(store, "collect", f"collector{number}", rng, SECONDS) for number in range(2)]
-    end = time.monotonic() + SECONDS
+    users = {name: Worker(store, "use", name, rng) for name in ("ada", "bob", "eve")}
+    collectors = [Worker(store, "collect", f"collector{number}", rng) for number in range(2)]
+    began = time.monotonic()
     killed = 0
-    while (left := end - time.monotonic()) > 0.4:
-        time.sleep(rng.uniform(0.05, 0.2))
-        name = rng.choice(sorted(workers))
-        if workers[name].poll() is None and rng.random() < 0.3:
-            workers[name].kill()
-            workers[name].communicate()
-            killed += 1
-            workers[name] = start(store, "use", name, rng, left)
-    rounds: dict[str, int] = {}
-    for process in [*workers.values(), *collectors]:
-        out, err = process.communicate(timeout=30)
-        assert process.returncode == 0, err
-        rounds[process.args[4]] = int(out)
-    print(f"rounds: {rounds}; killed: {killed}")
-    assert min(rounds[f"collector{number}"] for number in range(2)) >= 3, "collections get their turn"
+    try:
+        while time.monotonic() - began < SECONDS or min(one.rounds for one in collectors) < TURNS:
+            assert time.monotonic() - began < PATIENCE, "collections do not get their turn"
+            time.sleep(rng.uniform(0.05, 0.2))
+            name = rng.choice(sorted(users))
+            if users[name].process.poll() is None and rng.random() < 0.3:
+                users[name].process.kill()
+                users[name].end()
+                killed += 1
+                users[name] = Worker(store, "use", name, rng)
+    finally:
+        (store.root.parent / "stop").touch()
+    for worker in (*users.values(), *collectors):
+        said = worker.end()
+        assert worker.process.returncode == 0, said
+    print(f"rounds: {[worker.rounds for worker in (*users.values(), *collectors)]}; killed: {killed}")
 
     collect(store)
     trees, kept = alive(store.records(), store)
