@@ -2,8 +2,8 @@
 `matrix.py [ROW ...]`.
 
 A row passes with the right answers, or where the first line that farcall writes to stderr names the cause and the
-remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 30 s, or 90 s where
-an image is built.
+remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 60 s, or 100 s
+where an image is built.
 Prints a table; exits with 1 when a row fails. Needs only Python and pip; rows that need root say so without it.
 
     --prepare DIR   builds the wheel, installs it into DIR/venv and ends
@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 REPOSITORY = HERE.parent.parent  # not there where a row carries this file to
-ROW_SECONDS, IMAGE_ROW_SECONDS = 30.0, 90.0
-COMMAND_SECONDS, IMAGE_COMMAND_SECONDS = 20.0, 60.0
-SETTLE_SECONDS = 5.0  # for the last processes of a stopped server to end
+ROW_SECONDS, IMAGE_ROW_SECONDS = 60.0, 100.0
+COMMAND_SECONDS, IMAGE_COMMAND_SECONDS = 40.0, 60.0
+SETTLE_SECONDS = 20.0  # for the last processes of a stopped server to end
 SHOWN_LINES = 12  # of the output of a command that went wrong
 ORDINARY_USER = 61234  # nobody's, with no entry in /etc/passwd, /etc/subuid or any group
 
