@@ -45,7 +45,7 @@ def make_runner(directory: Path) -> Path:
     shutil.copy(package / "errors.py", directory / "farcall")
     for name in ("farcall", "farcall/runner"):
         (directory / name / "__init__.py").touch()
-    for name in ("launcher", "spec"):
+    for name in ("launcher", "settings", "spec"):
         shutil.copytree(package / name, directory / "farcall" / name, ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "farcall/runner/bootstrap.py").write_text(_BOOTSTRAP)
     (directory / "farcall/runner/main.py").write_text(_MAIN)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from launcher_harness import PATIENCE, Rig, Running, cgroups_of, eventually, gone, make_runner
 
-from farcall.errors import ConnectionError, ContainerStartError
+from farcall.errors import ConnectionError, ContainerCrashedError, ContainerStartError
 from farcall.launcher import client as launcher_client
 from farcall.launcher import journal
 from farcall.launcher.client import LauncherClient
@@ -37,6 +38,27 @@ def processes_below(state: Path) -> list[int]:
             if b"farcall.launcher" in command and os.fsencode(state) in command:
                 found.append(int(name))
     return found
+
+
+def inits_below(launcher: int) -> list[int]:
+    """The containers' first processes, also those that are still making their container."""
+    near = _children(launcher)
+    below = [*near, *(pid for child in near for pid in _children(child))]
+    return [pid for pid in below if _name(pid) == "farcall-init"]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip()
+    except OSError:
+        return ""
 
 
 def _parent(pid: int) -> int:
@@ -185,6 +207,62 @@ def test_a_launcher_that_is_killed_while_it_starts_is_started_again(tmp_path: Pa
         await client.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
+
+
+def test_the_journal_waits_for_room(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    book = journal.Journal(tmp_path / "journal")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # a write fails as it does on a full disk
+    try:
+        for name in ("ta-1", "ta-2"):
+            book.write(name, "area", [], [])
+        book.remove("ta-2")
+        book.catch_up()
+        assert list((tmp_path / "journal").iterdir()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    book.catch_up()
+    assert [entry.container_id for entry in book.entries()] == ["ta-1"]
+
+
+def test_what_a_former_worker_asked_for_is_no_answer_to_the_next(own_rig: Rig) -> None:
+    async def ask_and_go() -> None:
+        asked = asyncio.ensure_future(own_rig.start_async(_SLEEPER))
+        await asyncio.sleep(0)  # it has been sent
+        own_rig.client.close()
+        with pytest.raises(ConnectionError):
+            await asked
+
+    for _ in range(5):
+        own_rig.wait(ask_and_go())
+        own_rig.connect()
+        own_rig.wait(own_rig.client.prepare(own_rig.interpreter))
+        assert own_rig.run("print(1)").output == "1\n"
+        eventually(lambda: cgroups_of(own_rig.state) == [], "its container has ended")
+
+
+def test_an_init_that_is_killed_is_a_container_that_crashed(own_rig: Rig, start: str) -> None:
+    """Whenever that happens: it runs already, or was killed while it was made."""
+
+    def kill_first(launcher: int) -> None:
+        eventually(lambda: inits_below(launcher) != [], "there is an init")
+        os.kill(inits_below(launcher)[0], signal.SIGKILL)
+
+    for _ in range(10):
+
+        async def start_and_kill() -> Running:
+            starting = asyncio.ensure_future(own_rig.start_async(_SLEEPER, start=start))
+            await asyncio.to_thread(kill_first, own_rig.client.launcher_pid)
+            return await starting
+
+        try:
+            container = own_rig.wait(start_and_kill())
+        except ContainerCrashedError as error:
+            assert "killed while it was made" in str(error)
+        else:
+            assert gone(container.started.pidfd)
+            container.close()
+        eventually(lambda: inits_below(own_rig.client.launcher_pid) == [], "it has ended")
 
 
 def test_a_launcher_that_hangs_is_killed_when_it_is_to_end(own_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

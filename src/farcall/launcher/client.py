@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import signal
 import socket
 import struct
@@ -17,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from farcall.errors import ConnectionError as ServerConnectionError
-from farcall.errors import InternalError, ProtocolError, ResourceExhaustedError, VersionError, from_code
+from farcall.errors import InternalError, InvalidError, ProtocolError, ResourceExhaustedError, VersionError, from_code
 from farcall.launcher import descriptors
 from farcall.launcher.messages import (
     MAX_DATAGRAM,
@@ -46,8 +47,9 @@ from farcall.launcher.messages import (
     TreePrepared,
     Usage,
 )
-from farcall.launcher.process import PROTOCOL_VERSION
+from farcall.launcher.process import NO_ROOM_STATUS, PROTOCOL_VERSION
 from farcall.launcher.worker_link import SOCKET_NAME
+from farcall.settings.room import free_room
 from farcall.spec.container import ContainerSpec, Interpreter
 
 _MAX_FDS = 250
@@ -111,7 +113,8 @@ class LauncherClient:
         self.launcher_pid = 0
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        self._next_seq = 1
+        # A launcher outlives its worker: an answer to a former one's request must not be taken for one to ours.
+        self._next_seq = secrets.randbits(48)
         self._waiting: dict[int, asyncio.Future[tuple[Reply, list[int]]]] = {}
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._out: list[tuple[bytes, list[int]]] = []
@@ -148,6 +151,9 @@ class LauncherClient:
             now = time.monotonic()
             log = state_dir / "launcher.log"
             ended = None if starting is None else starting.poll()
+            if ended == NO_ROOM_STATUS:
+                room = f"{free_room(state_dir)} under {state_dir}"
+                raise ResourceExhaustedError(f"the launcher found no room to start ({room}); free some space there")
             if ended is not None and ended > 0:
                 raise ServerConnectionError(f"the launcher did not start: {_last_line(log)} (its log is {log})")
             if now > deadline:
@@ -332,7 +338,7 @@ class LauncherClient:
         most = _MAX_EXEC if isinstance(request, Exec) else MAX_DATAGRAM
         if len(data) > most:
             what = "the command" if isinstance(request, Exec) else "the container's specification"
-            raise ResourceExhaustedError(f"{what} is {len(data)} bytes, more than {most}: shorten its environment")
+            raise InvalidError(f"{what} is {len(data)} bytes, more than {most}: shorten its environment")
         if self._out:
             self._out.append((data, [os.dup(fd) for fd in fds]))
             return
@@ -394,6 +400,8 @@ class LauncherClient:
             case _:
                 answer = self._waiting.get(reply.seq)
                 if answer is None or answer.done():
+                    if isinstance(reply, Started):  # a container that a former worker has asked for
+                        signal.pidfd_send_signal(fds[0], signal.SIGKILL)
                     descriptors.close(fds)
                 elif isinstance(reply, Failed):
                     answer.set_exception(from_code(reply.code, reply.message))

@@ -50,6 +50,7 @@ _FORWARDED = (
     signal.SIGWINCH,
     signal.SIGCONT,
 )
+ROOT_STEP = "root file system"
 # What the intermediate says to init, and init to it, one byte each.
 _MAPPED, _ENTERED = b"m", b"u"
 
@@ -186,7 +187,7 @@ def _build(
         syscalls.set_command_line(["farcall-init"])
         sandbox.enter_namespaces(plan, fds.netns)
         mark(step)
-        step = "root file system"
+        step = ROOT_STEP
         notes = sandbox.make_root(plan, fds.idmap)
         mark(step)
         step = "cgroups"

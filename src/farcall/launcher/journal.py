@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from farcall.launcher import cgroups, process_runtime
+from farcall.settings.room import is_no_room
 
 _SWEEP_PATIENCE = 10.0  # seconds for killed processes to be gone
 
@@ -57,20 +58,37 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._boot_id = boot_id()
+        self._unwritten: dict[str, Entry] = {}  # for want of room
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, container_id: str, area: str, cgroup_paths: list[str], pids: list[int]) -> None:
-        """Record a container, in place of what was recorded of it before."""
+        """Record a container, in place of what was recorded of it before. Where the disk is full that has to wait for
+        `catch_up`; meanwhile a sweep finds it by its cgroup, where there are any."""
         processes = [process for process in map(process_of, pids) if process is not None]
-        entry = Entry(container_id, self._boot_id, area, cgroup_paths, processes)
-        path = self._path(container_id)
-        new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(entry))
-        new.rename(path)
+        self._unwritten[container_id] = Entry(container_id, self._boot_id, area, cgroup_paths, processes)
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what there was no room for."""
+        for container_id, entry in list(self._unwritten.items()):
+            path = self._path(container_id)
+            new = path.with_suffix(".new")
+            try:
+                new.write_bytes(msgspec.json.encode(entry))
+            except OSError as error:
+                new.unlink(missing_ok=True)
+                if is_no_room(error):
+                    return
+                raise
+            new.rename(path)
+            del self._unwritten[container_id]
 
     def remove(self, container_id: str) -> None:
         """Forget a container of which nothing is left."""
-        self._path(container_id).unlink(missing_ok=True)
+        self._unwritten.pop(container_id, None)
+        path = self._path(container_id)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".new").unlink(missing_ok=True)  # of a launcher that was killed just then
 
     def entries(self) -> list[Entry]:
         """All containers recorded. An unreadable file (a power cut) is dropped."""

@@ -17,6 +17,7 @@ from farcall.launcher import cgroups, descriptors, namespaces, process_runtime, 
 from farcall.launcher.areas import Areas, Binds
 from farcall.launcher.container import Container
 from farcall.launcher.exec_requests import ExecRequests
+from farcall.launcher.init import ROOT_STEP
 from farcall.launcher.journal import Journal
 from farcall.launcher.loop import Loop
 from farcall.launcher.messages import (
@@ -46,12 +47,14 @@ from farcall.launcher.plan import Broken, Plan, Running
 from farcall.launcher.templates import Template, Templates
 from farcall.launcher.trees import Trees
 from farcall.launcher.worker_link import WorkerLink
+from farcall.settings.room import free_room, is_no_room
 from farcall.spec.container import ContainerSpec
 
 PROTOCOL_VERSION = "1"
 
 LOCK_NAME = "launcher.lock"
 DEFAULT_IDLE_SECONDS = 60.0  # without containers and worker, until the launcher ends itself
+NO_ROOM_STATUS = 28  # with which it ends where the disk has no room for it to start
 
 _LOCK_SECONDS = 10.0  # to wait for the janitor of a dead launcher
 _HOUSEKEEPING = 1.0  # seconds between turns without events
@@ -115,6 +118,7 @@ class Launcher:
                 self._reap_intermediates()
                 # After anything that happened a network may be missing from stock.
                 refilling = busy or self._network.refill()
+                self._journal.catch_up()
                 if not busy:
                     self._templates.end_idle()
                 if self._shutdown_seq is not None and not self._containers and not self._closing:
@@ -148,8 +152,8 @@ class Launcher:
                     os.close(fd)
                     raise AlreadyRunningError(f"another launcher runs on {self._state}") from None
                 time.sleep(0.005)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        # In place, where there was one: on a full disk there is room for no other.
+        os.pwrite(fd, b"%-19d\n" % os.getpid(), 0)
         return fd
 
     # -- the worker
@@ -227,6 +231,9 @@ class Launcher:
             container = self._make(seq, spec, fds)
         except (_StartError, cgroups.CgroupError, OSError) as error:
             descriptors.close(fds)
+            if isinstance(error, OSError) and is_no_room(error):
+                self._link.reply(self._no_room(seq, spec.container_id, str(error)))
+                return
             code = error.code if isinstance(error, _StartError) else "container-start"
             self._link.reply(Failed(seq, code, f"{spec.container_id}: {error}"))
             return
@@ -453,7 +460,7 @@ class Launcher:
                 self._exits[container.id] = container.exit
                 self._link.reply(container.exit)
             else:
-                self._link.reply(Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}"))
+                self._link.reply(self._start_failure(container))
             container.close()
 
     def _is_empty(self, container: Container) -> bool:
@@ -463,14 +470,25 @@ class Launcher:
         container.empty_scans = 0 if killed else container.empty_scans + 1
         return container.empty_scans > 1
 
+    def _start_failure(self, container: Container) -> Failed:
+        broken = container.broken
+        if broken is not None and broken.step == ROOT_STEP and is_no_room(broken):
+            return self._no_room(container.seq, container.id, _plain(broken))
+        if broken is None and not container.killed_by_us and not (container.exit and container.exit.out_of_memory):
+            return Failed(container.seq, "container-crashed", f"{container.id} was killed while it was made")
+        return Failed(container.seq, "container-start", f"{container.id}: {self._why(container)}")
+
+    def _no_room(self, seq: int, container_id: str, why: str) -> Failed:
+        room = f"{free_room(self._state)} under {self._state}; free some space there"
+        return Failed(seq, "resource-exhausted", f"{container_id}: {why} ({room})")
+
     def _why(self, container: Container) -> str:
         broken = container.broken
         if container.killed_by_us:
             return "killed before it had started"
         if broken is None:
-            if container.exit and container.exit.out_of_memory:
-                return f"out of memory while it was made: raise its limit of {container.exit.memory_limit // _MIB} MiB"
-            return "it was killed while it was made; the launcher's log may say more"
+            assert container.exit is not None
+            return f"out of memory while it was made: raise its limit of {container.exit.memory_limit // _MIB} MiB"
         return namespaces.explain(broken.step, broken.errno, broken.message) if broken.errno else _plain(broken)
 
     def _settle(self, container: Container) -> None:
@@ -570,6 +588,10 @@ def main(arguments: list[str]) -> int:
         launcher = Launcher(options.state, options.idle)
     except AlreadyRunningError:
         return 0
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        return NO_ROOM_STATUS
     syscalls.set_process_name("farcall-launch")
     gc.collect()
     gc.freeze()  # forked containers share these pages with the launcher for as long as no collection writes to them

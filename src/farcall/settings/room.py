@@ -3,11 +3,17 @@
 import errno
 import os
 from pathlib import Path
+from typing import Protocol
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def is_no_room(error: OSError) -> bool:
+class _HasErrno(Protocol):
+    @property
+    def errno(self) -> int | None: ...
+
+
+def is_no_room(error: _HasErrno) -> bool:
     """Whether a write failed because of a full disk, a quota or a limit on file sizes."""
     return error.errno in _NO_ROOM
 
