@@ -1,34 +1,24 @@
 """Many spawned inputs wait on disk: they cost the server no memory, and a server that is killed loses none of them."""
 
-import importlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farcall.sdk import client
-from tests.conftest import Installation
 
 INPUTS = 5_000
 PATIENCE = 60.0
 
 
 @pytest.fixture
-def programs(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def programs(run_app: Callable[[str], Any]) -> Any:
     """The app of the fault tests, run by this process."""
-    for name, value in installation.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
-    monkeypatch.setattr(client, "_current", None)  # another test's server is not to be used
-    sys.modules.pop("programs", None)
-    programs = importlib.import_module("programs")
-    with programs.app.run():
-        yield programs
+    return run_app("programs")
 
 
 def server_pid() -> int:

@@ -5,174 +5,59 @@ mount or cgroup stays behind.
 """
 
 import importlib
-import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import farcall
 from farcall.launcher.process import LOCK_NAME
-from tests.conftest import Installation, descendants, leftovers, snapshot
+from tests.conftest import Installation, leftovers, snapshot
+from tests.faults.faults import Faults
+from tests.faults.load import Load
 
 ROUNDS = 50
 LONG_ROUNDS = 1000
-PATIENCE = 60.0  # seconds that a call may take over all the kills of its round
 TARGETS = ("runner", "server", "launcher")
 
 
 @pytest.fixture
-def app(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The app, run by this process; farcall is imported anew so that nothing is left of another test's server."""
-    for name, value in installation.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    sys.modules.pop("programs", None)
-    programs = importlib.import_module("programs")
-    with programs.app.run():
-        yield programs
+def faults(installation: Installation) -> Faults:
+    return Faults(installation.root)
 
 
-def find(target: str, root: Path) -> list[int]:
-    """The pids of what is to be killed, among the processes below this one."""
-    found: list[int] = []
-    for pid, command in descendants().items():
-        try:
-            inner = next(
-                line.split()[1:]
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                if line.startswith("NSpid")
-            )
-        except (OSError, StopIteration):
-            continue
-        if (target == "runner" and len(inner) > 1 and inner[-1] == "2") or (
-            target == "launcher" and "farcall.launcher --state" in command and str(root) in command and len(inner) == 1
-        ):
-            found.append(pid)
-    return found
+@pytest.fixture
+def app(faults: Faults, run_app: Callable[[str], Any]) -> Any:
+    """The app, run by this process."""
+    return run_app("mixed")
 
 
-def kill(target: str, root: Path) -> bool:
-    """Kills one process of that kind; False where there is none just now."""
-    if target == "server":
-        from farcall.sdk import client
-
-        current = client._current  # pyright: ignore[reportPrivateUsage] - asking for one would start it
-        pids = [current.server.pid] if current is not None and current.server is not None else []
-    else:
-        pids = find(target, root)
-    for pid in pids[:1]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        return True
-    return False
-
-
-def fetch(call: Any) -> Any:
-    """The result of a spawned call, asked for again where only the question was lost: the call is durable."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return call.get(timeout=PATIENCE)
-        except farcall.errors.ConnectionLostError:
-            if time.monotonic() > deadline:
-                raise
-
-
-class Callers:
-    """Threads that call without pause, and what came of it."""
-
-    def __init__(self, programs: Any) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self._programs = programs
-        self._numbers = itertools.count(2)
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._loop, args=(work,))
-            for work in (self._remote, self._remote, self._spawn, self._spawn)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _loop(self, work: Callable[[int], str]) -> None:
-        while not self._stop.is_set():
-            number = next(self._numbers)
-            try:
-                self.outcomes[work(number)] += 1
-            except BaseException as error:
-                self.wrong.append(f"{work.__name__}({number}): {type(error).__name__}: {error}")
-
-    def _remote(self, number: int) -> str:
-        try:
-            result = self._programs.square.remote(number)
-        except farcall.errors.ConnectionLostError:
-            return "remote lost"
-        if result != number * number:
-            self.wrong.append(f"remote({number}) = {result}")
-        return "remote"
-
-    def _spawn(self, number: int) -> str:
-        try:
-            call = self._programs.square.spawn(number)
-        except farcall.errors.ConnectionLostError:
-            return "spawn not acknowledged"
-        result = fetch(call)
-        if result != number * number or fetch(call) != result:
-            self.wrong.append(f"spawn({number}) = {result}")
-        return "spawn"
-
-    def finish(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"a caller hangs; so far {self.outcomes}"
-
-
-def run_rounds(programs: Any, installation: Installation, rng: random.Random, rounds: int) -> None:
-    before = snapshot(installation.root)
-    killed: Counter[str] = Counter()
-    assert programs.square.remote(3) == 9
-    callers = Callers(programs)
+def run_rounds(app: Any, faults: Faults, rng: random.Random, rounds: int) -> None:
+    load = Load(app, faults, rng, ["remote", "remote", "spawn", "spawn"])
     try:
         for _ in range(rounds):
-            done = sum(callers.outcomes.values())
-            target = rng.choice(TARGETS)
-            killed[target] += kill(target, installation.root)
-            # The next kill comes when the load has felt this one, at some point of its recovery.
-            wanted = done + rng.randint(1, 12)
-            deadline = time.monotonic() + PATIENCE
-            while sum(callers.outcomes.values()) < wanted and time.monotonic() < deadline and not callers.wrong:
-                time.sleep(0.005)
-            if callers.wrong:
-                break
+            faults.kill(rng.choice(TARGETS))
+            load.go_on(rng.randint(1, 12))
     finally:
-        callers.finish()
-    assert not callers.wrong, f"{callers.wrong[:5]} after {killed}, {callers.outcomes}"
-    assert callers.outcomes["remote"] > 0
-    assert callers.outcomes["spawn"] > 0
-    assert all(killed[target] > 0 for target in TARGETS), killed
-    assert before is not None
+        load.finish()
+    load.check()
+    assert all(faults.kills[target] for target in TARGETS), faults.kills
 
 
-def test_nothing_acknowledged_is_lost(app: Any, installation: Installation, rng: random.Random) -> None:
-    run_rounds(app, installation, rng, ROUNDS)
+def test_nothing_acknowledged_is_lost(app: Any, faults: Faults, rng: random.Random) -> None:
+    run_rounds(app, faults, rng, ROUNDS)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_nothing_acknowledged_is_lost_for_long(app: Any, installation: Installation, rng: random.Random) -> None:
-    run_rounds(app, installation, rng, LONG_ROUNDS)
+def test_nothing_acknowledged_is_lost_for_long(app: Any, faults: Faults, rng: random.Random) -> None:
+    run_rounds(app, faults, rng, LONG_ROUNDS)
 
 
 def test_a_launcher_that_hangs_is_replaced(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +84,6 @@ def test_a_launcher_that_hangs_is_replaced(installation: Installation, monkeypat
 
 def test_a_killed_client_leaves_nothing_running(installation: Installation, tmp_path: Path) -> None:
     """The program is killed in the middle of a call: its app stops, with its containers."""
-    import subprocess
-
     program = tmp_path / "dies.py"
     program.write_text(
         "import os, signal, farcall\n"
@@ -227,3 +110,14 @@ def test_a_killed_client_leaves_nothing_running(installation: Installation, tmp_
         assert time.monotonic() < deadline, status
         time.sleep(0.05)
     assert not leftovers(installation.root, snapshot(installation.root))
+
+
+def test_a_container_that_is_killed_while_it_imports_is_replaced(faults: Faults, run_app: Callable[[str], Any]) -> None:
+    """No input has started in it: whatever waits is run by another one."""
+    programs = run_app("slow_import")
+    call = programs.double.spawn(4)
+    deadline = time.monotonic() + 60
+    while not faults.kill("runner"):
+        assert time.monotonic() < deadline, "no container is started"
+        time.sleep(0.01)
+    assert call.get(timeout=60) == 8

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
 PREFETCH_INPUTS = 256
 STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
+NO_ROOM_SECONDS = 1.0  # until a container is started again after the disk had no room for one
 RETRY_LINES = 3  # of log in a second, for each pool
 
 
@@ -381,13 +382,16 @@ class Pool:
         output = messages.Output(one.index, messages.PLATFORM_ERROR, data, 0, container_id, attempts)
         self.deliver(one.call, [output], [])
 
-    def _fail_waiting(self, status: int, data: bytes, container_id: str) -> None:
+    def _fail_waiting(self, status: int, data: bytes, container_id: str, *, spawned: bool = True) -> None:
+        """Ends the inputs that wait; with `spawned=False` those of spawned calls wait on."""
         waiting, self.waiting = self.waiting, deque[Input]()
         for call in self._held:
             waiting.extend(call.flow.let_go() if call.flow is not None else ())
         self._held.clear()
         for one in waiting:
-            if one.call.inputs.get(one.index) is one:
+            if not spawned and one.call.backlog is not None:
+                self.waiting.append(one)
+            elif one.call.inputs.get(one.index) is one:
                 self.deliver(one.call, [messages.Output(one.index, status, data, 0, container_id)], [])
 
     def retry(self, one: Input, container: Container) -> bool:
@@ -496,7 +500,7 @@ class Pool:
         """A container ended before it was ready: nobody would ever be served by more of them."""
         if container.reported_error or (end.reason and end.error is None):
             return
-        if end.lost:
+        if end.lost or end.killed:
             self.starts_failed += 1
             if self.starts_failed <= LOSSES:
                 return
@@ -511,9 +515,13 @@ class Pool:
                 f"the container of {self.function.name} {end.describe()} while importing {self.function.source.module}"
                 f"; see `farcall logs {container.container_id}`"
             )
+        # Nothing acknowledged is lost for want of room.
+        no_room = isinstance(error, errors.ResourceExhaustedError)
+        if no_room:
+            self.scaler.pause(NO_ROOM_SECONDS, f"no container could be made: {error}")
         if not any(other.state is State.READY for other in self.containers):
             data = failures.encode(error, container_id=container.container_id)
-            self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id)
+            self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id, spawned=not no_room)
 
     # --- over time
 

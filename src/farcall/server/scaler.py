@@ -6,7 +6,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from farcall.server.autoscaler import Autoscaler, Load
+from farcall.server.autoscaler import Autoscaler, Load, Target
 from farcall.spec.scaling import Scaling
 from farcall.wire.scaling import PoolStatistics
 from farcall.worker.container import Container, State
@@ -28,6 +28,8 @@ class Scaler:
         self._demand = self._fleet.join(self)
         self._autoscaler = Autoscaler(scaling)
         self._placements: dict[str, Placement] = {}  # by container
+        self._paused_until = 0.0
+        self._paused_why = ""
 
     @property
     def bounds(self) -> Scaling:
@@ -80,13 +82,22 @@ class Scaler:
 
     def _evaluate(self) -> int:
         """Asks for what the load needs; returns how many more it may keep than it has."""
-        target = self._autoscaler.evaluate(self.load(), self.pool.server.now())
+        now = self.pool.server.now()
+        target = self._autoscaler.evaluate(self.load(), now)
         if self.pool.waiting and self.pool.blocked:
             target = target.beside(len(self.pool.blocked), self.bounds)
         live = self.live()
+        if now < self._paused_until:
+            target = Target(0, live, target.keep)
         if not self.pool.app.stopping:
             self._fleet.want(self._demand, target, live, self.bounds.min_containers)
         return target.keep - live
+
+    def pause(self, seconds: float, why: str) -> None:
+        """No more containers for so long."""
+        self._paused_until = self.pool.server.now() + seconds
+        self._paused_why = why
+        self._evaluate()
 
     def close(self) -> None:
         """The pool's app stops: it gets no more containers."""
@@ -172,6 +183,8 @@ class Scaler:
             source = self.pool.function.source.module
             doing = f"importing {source}" if first.state is State.LOADING else "starting a container"
             return f"{doing} ({now - first.created_at:.0f} s)"
+        if ready == 0 and now < self._paused_until:
+            return self._paused_why
         more = self._fleet.scheduler.why(self._demand) if self._demand.missing else ""
         if ready == 0:
             return more or "waiting for a container to end"

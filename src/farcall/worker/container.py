@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from farcall.errors import FarcallError
+from farcall.errors import ContainerCrashedError, FarcallError
 from farcall.launcher.messages import Exited
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
@@ -67,6 +67,14 @@ class End:
     lost: bool
     error: FarcallError | None = None
     severed: bool = False
+
+    @property
+    def killed(self) -> bool:
+        """Whether somebody killed it, but for a limit that it reached: no program ends itself like that."""
+        exited = self.exited
+        if exited is None:
+            return isinstance(self.error, ContainerCrashedError)  # while it was made
+        return exited.signal == signal.SIGKILL and not (exited.out_of_memory or exited.disk_exceeded)
 
     def describe(self) -> str:
         """The end in words, for people."""

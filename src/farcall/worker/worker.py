@@ -173,7 +173,7 @@ class Worker:
         terminal: tuple[int, int] | None = None,
     ) -> ExecProcess:
         """Starts a command in a container, on pipes or a terminal of (rows, columns). Once its end has been seen,
-        `forget_exec`. Raises NotFoundError, ConflictError and ResourceExhaustedError."""
+        `forget_exec`. Raises NotFoundError, ConflictError and InvalidError."""
         return await self._execs.start(await self._connected(), container_id, command, environment, workdir, terminal)
 
     def signal_exec(self, process: ExecProcess, number: int) -> None:
