@@ -16,6 +16,7 @@ from farcall.sdk.app import EndOfModule
 from farcall.sdk.batches import parameter_names
 from farcall.sdk.cls import Cls, Shape
 from farcall.sdk.function import MethodInfo
+from farcall.sdk.secret import Secret as Secret  # every decorator looks at it: a template's forks have it already
 from farcall.spec.function import FunctionSpec, Source
 from farcall.wire import messages
 from farcall.wire.descriptors import close_all
