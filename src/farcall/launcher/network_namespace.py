@@ -1,8 +1,8 @@
 """One container's network namespace, with a slirp4netns of its own that connects it to the outside.
 
-Making one takes two children, neither of which the launcher has to wait for: the first becomes slirp4netns, which must
-stay in the host's namespace; before that it forks the second, which enters the new namespace, configures it and hands
-it back as a descriptor. The launcher itself never changes its namespace: without root it could not return.
+Making one takes a child, which the launcher does not wait for: it enters the new namespace, configures it, hands it
+back as a descriptor, returns to the host's and becomes slirp4netns. Without root there is no return, and a child of its
+own does the first part. The launcher itself never changes its namespace.
 """
 
 import os
@@ -20,6 +20,7 @@ from farcall.launcher.netlink import Netlink
 
 DEVICE = "eth0"
 MTU = 65520  # bytes; the link ends in slirp4netns, which cuts real packets itself
+_OWN_NAMESPACE = "/proc/self/ns/net"
 MAX_ERROR = 4096  # bytes of a child's complaint that are read
 
 
@@ -195,17 +196,7 @@ def _become_slirp(recipe: Recipe, netns: int, channel: socket.socket, errors: in
     if netns >= 0:
         channel.send(b"n")
     else:
-        ours, theirs = socket.socketpair()
-        me = os.getpid()
-        maker = os.fork()
-        if maker == 0:
-            _child(errors, lambda: _make_namespace(recipe.prohibited, theirs, me))
-        theirs.close()
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-        os.waitpid(maker, 0)
-        if not descriptors:
-            os._exit(1)  # the maker has said why
-        netns = descriptors[0]
+        netns = _new_namespace(recipe.prohibited, errors)
         socket.send_fds(channel, [b"n"], [netns])
 
     import resource  # here because only this child needs it
@@ -224,15 +215,40 @@ def _become_slirp(recipe: Recipe, netns: int, channel: socket.socket, errors: in
     os.execve(recipe.binary, [*arguments, f"/proc/self/fd/{netns}", DEVICE], {"PATH": os.defpath})
 
 
-def _make_namespace(prohibited: Iterable[IPv4Network], channel: socket.socket, parent: int) -> None:
+def _new_namespace(prohibited: Iterable[IPv4Network], errors: int) -> int:
+    """A configured namespace; this process stays where it is, or comes back."""
+    if syscalls.is_initial_user_namespace():
+        host = os.open(_OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        netns = _enter_new_namespace(prohibited)
+        syscalls.setns(host, syscalls.NEWNET)
+        os.close(host)
+        return netns
+    # The host's belongs to another user namespace: nobody comes back to it from here.
+    ours, theirs = socket.socketpair()
+    me = os.getpid()
+    maker = os.fork()
+    if maker == 0:
+        _child(errors, lambda: _hand_over_namespace(prohibited, theirs, me))
+    theirs.close()
+    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    os.waitpid(maker, 0)
+    if not descriptors:
+        os._exit(1)  # the maker has said why
+    return descriptors[0]
+
+
+def _hand_over_namespace(prohibited: Iterable[IPv4Network], channel: socket.socket, parent: int) -> None:
     _die_with(parent)
+    socket.send_fds(channel, [b"n"], [_enter_new_namespace(prohibited)])
+
+
+def _enter_new_namespace(prohibited: Iterable[IPv4Network]) -> int:
     syscalls.unshare(syscalls.NEWNET)
     with Netlink() as netlink:
         netlink.link_up("lo")
         netlink.prohibit(prohibited)
     configure_namespace()
-    netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    socket.send_fds(channel, [b"n"], [netns])
+    return os.open(_OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def configure_namespace() -> None:
