@@ -3,6 +3,9 @@
 import asyncio
 import io
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -390,3 +393,55 @@ def test_volumes_can_be_managed_from_a_program() -> None:
     Volume.objects.delete(f"{OTHER}-renamed")
     with pytest.raises(errors.NotFoundError, match="farcall volume create"):
         Volume.from_name(OTHER).listdir("/")
+
+
+def test_an_ephemeral_volume_is_there_for_a_block() -> None:
+    app = farcall.App("ephemeral-volume")
+    with Volume.ephemeral() as made:
+        reading = app.function(volumes={"/data": made}, serialized=True)(os.listdir)
+        with made.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b"x"), "file")
+        with app.run():
+            assert reading.remote("/data") == ["file"]
+        assert made.info().name == made.name
+        assert made.name not in [one.name for one in Volume.objects.list()]
+    with pytest.raises(errors.NotFoundError):
+        made.listdir("/")
+
+    async def use() -> None:
+        async with Volume.ephemeral() as other:
+            assert await other.listdir.aio("/") == []
+        with pytest.raises(errors.NotFoundError):
+            await other.listdir.aio("/")
+
+    asyncio.run(use())
+
+
+def test_an_ephemeral_volume_ends_with_its_program(connected: "Installation", tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import farcall, os, signal\n"
+        "with farcall.Volume.ephemeral() as volume:\n"
+        "    print(volume.name, len(volume.listdir('/')), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, env=connected.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    name, count = done.stdout.split()
+    assert count == "0"
+    deadline = time.monotonic() + 30
+    with pytest.raises(errors.NotFoundError):
+        while True:
+            Volume.from_name(name).listdir("/")
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_volume_is_renamed_by_a_task() -> None:
+    async def use() -> None:
+        await Volume.objects.create.aio(OTHER)
+        await Volume.rename.aio(OTHER, f"{OTHER}-renamed")
+        await Volume.objects.delete.aio(f"{OTHER}-renamed")
+
+    asyncio.run(use())

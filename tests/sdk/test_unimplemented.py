@@ -128,7 +128,6 @@ def test_what_is_declared_is_checked(declare: Any, message: str) -> None:
         lambda: farcall.Queue.from_name("q").put(1),
         lambda: farcall.Queue.ephemeral().__enter__(),
         lambda: farcall.Volume.from_id("vo-1"),
-        lambda: farcall.Volume.ephemeral(),
         lambda: farcall.Volume.from_name("v").with_mount_options(sub_path="a"),
         lambda: farcall.Environment.from_context().roles.list(),
         lambda: farcall.Workspace.from_context().members.list(),

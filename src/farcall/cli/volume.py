@@ -95,7 +95,8 @@ def _list(*, as_json: bool) -> int:
     from farcall.wire.volumes import ListVolumes, VolumeReport
 
     answer, _ = client.current().request(ListVolumes)
-    reports = msgspec.msgpack.decode(answer.body, type=list[VolumeReport])
+    found = msgspec.msgpack.decode(answer.body, type=list[VolumeReport])
+    reports = [report for report in found if not report.ephemeral]
     if as_json:
         print_json(
             [

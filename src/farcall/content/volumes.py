@@ -26,6 +26,7 @@ class Volume(NamedTuple):
     tree_id: str  # the version
     created_at: float
     updated_at: float
+    is_ephemeral: bool = False  # its maker deletes it, or whoever finds that there is none any more
 
 
 class Changes(NamedTuple):
@@ -75,7 +76,7 @@ class Volumes:
                 return volume
         raise NotFoundError(f"there is no volume {volume_id}; `farcall volume list` shows those there are")
 
-    def create(self, name: str, *, allow_existing: bool = False) -> Volume:
+    def create(self, name: str, *, allow_existing: bool = False, ephemeral: bool = False) -> Volume:
         """Makes an empty volume. Raises AlreadyExistsError where there is one of that name, unless that is allowed."""
         with self._changing, self._store.lease("volume") as lease:
             record = self._store.record(_KIND, name)
@@ -84,13 +85,20 @@ class Volumes:
                     return _volume(record)
                 raise AlreadyExistsError(f"there is a volume {name!r} already")
             now = time.time()
-            return self._put(Volume(name, f"vo-{secrets.token_hex(11)}", lease.add_tree(Tree.of(())), now, now))
+            volume_id = f"vo-{secrets.token_hex(11)}"
+            return self._put(Volume(name, volume_id, lease.add_tree(Tree.of(())), now, now, ephemeral))
 
     def delete(self, name: str) -> None:
         """Deletes a volume, for good. Containers that have it mounted keep what they see. Raises NotFoundError."""
         with self._changing:
             self.get(name)
             self._store.delete_record(_KIND, name)
+
+    def delete_ephemeral(self) -> None:
+        """Deletes the ephemeral volumes of an earlier process."""
+        for volume in self.all():
+            if volume.is_ephemeral:
+                self.delete(volume.name)
 
     def rename(self, old: str, new: str) -> Volume:
         """Gives a volume another name. Raises NotFoundError, and AlreadyExistsError where that name is taken."""
@@ -126,6 +134,8 @@ class Volumes:
 
     def _put(self, volume: Volume) -> Volume:
         data = {"volume_id": volume.volume_id, "created_at": volume.created_at, "updated_at": volume.updated_at}
+        if volume.is_ephemeral:
+            data["ephemeral"] = True
         self._store.put_record(_KIND, volume.name, trees=[volume.tree_id], data=data, pinned=True, durable=True)
         return volume
 
@@ -180,4 +190,5 @@ def is_kept(mode: int) -> bool:
 
 def _volume(record: Record) -> Volume:
     data = record.data
-    return Volume(record.key, data["volume_id"], record.trees[0], data["created_at"], data["updated_at"])
+    times = data["created_at"], data["updated_at"]
+    return Volume(record.key, data["volume_id"], record.trees[0], *times, data.get("ephemeral", False))

@@ -19,7 +19,7 @@ from farcall.wire import descriptors, messages
 from farcall.wire.connection import Waiter
 from farcall.wire.inspection import CallDetails, GetCall
 
-CHUNKS_AHEAD = 8  # of a spawn_map, sent and not acknowledged
+CHUNKS_AHEAD = 4  # of a spawn_map, sent and not acknowledged: enough to share commits, few enough to wait behind
 OUTPUTS_AHEAD = 64  # asked for and not taken, of those who iterate over a call's results
 
 

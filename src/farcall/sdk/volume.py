@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
+import secrets
 import stat
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from datetime import datetime
@@ -122,7 +123,7 @@ class _Volumes:
         newest = [
             Volume.from_name(report.name)
             for report in reversed(_reports((yield ListVolumes)))
-            if before is None or _time(report.created_at) < before
+            if not report.ephemeral and (before is None or _time(report.created_at) < before)
         ]
         return newest[:max_objects]
 
@@ -141,6 +142,46 @@ class _Volumes:
                 raise
 
 
+class _Renaming:
+    """What `Volume.rename` is about: no volume in particular."""
+
+    _display_name = "Volume"
+
+    @asks
+    def rename(
+        self, old_name: str, new_name: str, *, client: Any = None, environment_name: str | None = None
+    ) -> Asking[None]:
+        """Gives a volume another name. Raises NotFoundError, AlreadyExistsError."""
+        only_main("Volume.rename", environment_name)
+        check_name(new_name)
+        yield lambda seq: RenameVolume(seq, old_name, new_name)
+
+
+class EphemeralVolume:
+    """What `Volume.ephemeral` returns."""
+
+    def __init__(self) -> None:
+        self._name = f"ephemeral-{secrets.token_hex(10)}"
+
+    def __enter__(self) -> Volume:
+        self._make()
+        return Volume.from_name(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        Volume.objects.delete(self._name, allow_missing=True)
+
+    async def __aenter__(self) -> Volume:
+        await self._make.aio()
+        return Volume.from_name(self._name)
+
+    async def __aexit__(self, *_: object) -> None:
+        await Volume.objects.delete.aio(self._name, allow_missing=True)
+
+    @asks
+    def _make(self) -> Asking[None]:
+        yield lambda seq: CreateVolume(seq, self._name, ephemeral=True)
+
+
 class Volume:
     """Files under a name, which containers mount: `volumes={"/data": volume}`.
 
@@ -151,6 +192,7 @@ class Volume:
     """
 
     objects = _Volumes()
+    rename = _Renaming().rename
 
     def __init__(self, spec: VolumeSpec) -> None:
         self._spec = spec
@@ -190,9 +232,20 @@ class Volume:
         refuse("Volume.from_id")
 
     @classmethod
-    def ephemeral(cls, client: Any = None, **options: Any) -> Any:
-        """A volume for the time of a `with` block. Not available yet."""
-        refuse("Volume.ephemeral")
+    def ephemeral(
+        cls,
+        client: Any = None,
+        environment_name: str | None = None,
+        version: int | None = None,
+        create_options: Any = None,
+    ) -> EphemeralVolume:
+        """An empty volume for the time of a `with` or `async with` block, which gives it.
+
+        It is deleted at the end of the block, or with the program, however that ends, or with the server.
+        """
+        only_main("Volume.ephemeral", environment_name)
+        _check_version(version)
+        return EphemeralVolume()
 
     # --- what it is
 
@@ -341,17 +394,6 @@ class Volume:
         where there is a file already, unless told with `force` to replace it.
         """
         return VolumeUpload(self, force)
-
-    @staticmethod
-    def rename(old_name: str, new_name: str, *, client: Any = None, environment_name: str | None = None) -> None:
-        """Gives a volume another name. Raises NotFoundError, AlreadyExistsError."""
-        from farcall.sdk import client as clients
-        from farcall.sdk import local
-
-        local.only_with_server("Volume.rename")
-        only_main("Volume.rename", environment_name)
-        check_name(new_name)
-        clients.current().request(lambda seq: RenameVolume(seq, old_name, new_name))
 
     def ensure(self) -> None:
         """Makes it where it may be made."""

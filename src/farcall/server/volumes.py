@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -63,6 +64,7 @@ class _Peer:
         self.lock = threading.Lock()  # several of its requests may be worked on at once
         self.shown: OrderedDict[tuple[str, str], tuple[Lease, frozenset[bytes]]] = OrderedDict()
         self.adding: dict[str, tuple[Lease, set[bytes]]] = {}
+        self.ephemeral: list[str] = []  # volumes that end with it
 
     def close(self) -> None:
         for lease, _ in (*self.shown.values(), *self.adding.values()):
@@ -79,6 +81,7 @@ class VolumeRequests:
         self._run = run
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="volumes")
         self._peers: dict[Session, _Peer] = {}
+        self._volumes.delete_ephemeral()  # of programs that a server before this one had
 
     # --- for the server
 
@@ -109,7 +112,13 @@ class VolumeRequests:
         """A connection is over; what it has not committed never was."""
         peer = self._peers.pop(session, None)
         if peer is not None:
-            self._threads.submit(peer.close)
+            self._threads.submit(self._forget, peer)
+
+    def _forget(self, peer: _Peer) -> None:
+        peer.close()
+        for name in peer.ephemeral:
+            with contextlib.suppress(errors.NotFoundError):
+                self._volumes.delete(name)
 
     def close(self) -> None:
         """No more requests come."""
@@ -156,7 +165,7 @@ class VolumeRequests:
         match message:
             case CreateVolume(name=name):
                 check_name(name)
-                return _encode(_report(self._volumes.create(name, allow_existing=message.allow_existing)))
+                return _encode(_report(self._create(peer, message)))
             case ListVolumes():
                 return _encode([_report(volume) for volume in self._volumes.all()])
             case DeleteVolume(name=name):
@@ -175,6 +184,13 @@ class VolumeRequests:
                 return _encode(self._add(peer, message, fds))
             case CommitVolume():
                 return _encode(_report(self._commit(peer, message, fds)))
+
+    def _create(self, peer: _Peer, message: CreateVolume) -> Volume:
+        if not message.ephemeral:
+            return self._volumes.create(message.name, allow_existing=message.allow_existing)
+        made = self._volumes.create(message.name, ephemeral=True)
+        peer.ephemeral.append(made.name)
+        return made
 
     def _version(self, peer: _Peer, message: GetVolume) -> VolumeVersion:
         check_name(message.name)
@@ -268,7 +284,8 @@ class _Part:
 
 
 def _report(volume: Volume) -> VolumeReport:
-    return VolumeReport(volume.volume_id, volume.name, volume.tree_id, volume.created_at, volume.updated_at)
+    times = volume.created_at, volume.updated_at
+    return VolumeReport(volume.volume_id, volume.name, volume.tree_id, *times, volume.is_ephemeral)
 
 
 def _shown(entry: Entry) -> VolumeEntry:

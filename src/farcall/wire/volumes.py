@@ -8,11 +8,13 @@ from farcall.wire.message import Message
 
 
 class CreateVolume(Message, tag=140):
-    """Make an empty volume, or with `allow_existing` find it. Answer: Done, body a VolumeReport."""
+    """Make an empty volume, or with `allow_existing` find it. An `ephemeral` one is deleted when this connection ends.
+    Answer: Done, body a VolumeReport."""
 
     seq: int
     name: str
     allow_existing: bool = False
+    ephemeral: bool = False
 
 
 class ListVolumes(Message, tag=141):
@@ -125,6 +127,7 @@ class VolumeReport(msgspec.Struct, frozen=True):
     version: str
     created_at: float
     updated_at: float
+    ephemeral: bool = False
 
 
 class MountedVolume(msgspec.Struct, frozen=True):
