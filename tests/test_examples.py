@@ -71,6 +71,22 @@ def test_error_is_shown_with_the_users_code(server: Farcall) -> None:
     assert "farcall logs" in completed.stderr
 
 
+def test_near_duplicates_in_two_stages_with_retries(server: Farcall, tmp_path: Path) -> None:
+    text = "Opens the file at the path that is given and returns all of its lines but the empty ones, {}."
+    for number, ending in enumerate(["stripped", "unchanged", "stripped"]):
+        (tmp_path / f"{number}.py").write_text(f'def lines():\n    """{text.format(ending)}"""\n')
+    (tmp_path / "other.py").write_text('"""Nothing that any of the others has to say is said in here again."""\n')
+    (tmp_path / "broken.py").write_text("def broken(:\n")
+    out = tmp_path / "out.jsonl"
+    command = ("run", EXAMPLES / "near_duplicates.py", "--folder", tmp_path, "--out", out, "--danger", "0.1")
+    output = server.farcall(*command).stdout
+    assert "4 docstrings in 5 files" in output
+    assert "broken.py was left out: SyntaxError" in output
+    groups = [json.loads(line)["names"] for line in out.read_text().splitlines()]
+    assert groups[0] == ["0.py:lines", "1.py:lines", "2.py:lines"]
+    assert not any("other.py:" in group for group in groups)
+
+
 def test_orders_and_the_app_s_own_tests(server: Farcall) -> None:
     assert "234.0 EUR; no rate for the orders 4" in server.farcall("run", EXAMPLES / "orders/orders.py").stdout
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "orders"]
