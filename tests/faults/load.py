@@ -7,12 +7,14 @@ The model. Every call gives its one right result, or one of these errors, and ea
 | ConnectionLostError | what is in memory; a `spawn` that is not acknowledged yet, a question | the server was killed |
 | ContainerCrashedError | inputs without budget for it, generators | a container was killed (of a generator: or lost) |
 | ResourceExhaustedError | what must be written: `spawn`, a commit; a container's start | the disk was full |
+| OSError (ENOSPC) | a function that writes | the disk was full |
 | InputCancelledError | what this load has cancelled | |
 
 A spawned call that is acknowledged has, whatever happens, one result for each input, which stays the same, and once it
 is there the input never runs again. A call that ended with `may_have_run=False` never ran.
 """
 
+import errno
 import itertools
 import math
 import random
@@ -138,7 +140,7 @@ class Load:
                 return f"{kind}: crashed"
             case errors.ContainerCrashedError() if kind == "generator" and met(since, "launcher"):
                 return f"{kind}: crashed"
-            case errors.ResourceExhaustedError() if met(since, "disk"):
+            case errors.ResourceExhaustedError() | OSError(errno=errno.ENOSPC) if met(since, "disk"):
                 return f"{kind}: no room"
             case _:
                 return None

@@ -28,3 +28,8 @@ def size(data: bytes) -> int:
 def grow(length: int, seconds: float = 0.0) -> bytes:
     time.sleep(seconds)
     return bytes(length)
+
+
+@app.function(retries=farcall.Retries(max_retries=1, initial_delay=60.0))
+def fail(word: str) -> None:
+    raise ValueError(word)

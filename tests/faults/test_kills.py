@@ -8,10 +8,13 @@ import importlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import pytest
 from farcall.launcher.process import LOCK_NAME
 from tests.conftest import Installation, leftovers, snapshot
 from tests.faults.faults import Faults
-from tests.faults.load import Load
+from tests.faults.load import Load, asked_again
 
 ROUNDS = 50
 LONG_ROUNDS = 1000
@@ -121,3 +124,38 @@ def test_a_container_that_is_killed_while_it_imports_is_replaced(faults: Faults,
         assert time.monotonic() < deadline, "no container is started"
         time.sleep(0.01)
     assert call.get(timeout=60) == 8
+
+
+def test_the_loss_of_a_launcher_spends_no_retries(faults: Faults, run_app: Callable[[str], Any]) -> None:
+    """`once` has none to spend: both its calls are run again, at once."""
+    app = run_app("mixed")
+    assert app.once.remote(2)[0] == 4  # a container is there
+    spawned = app.once.spawn(3, 3.0)
+    remote = threading.Thread(target=lambda: answers.append(app.once.remote(4, 3.0)))
+    answers: list[Any] = []
+    remote.start()
+    while app.once.get_current_stats().num_running_inputs < 2:
+        time.sleep(0.01)
+    assert faults.kill("launcher")
+    assert spawned.get(timeout=60)[0] == 9
+    remote.join(60)
+    assert [answer[0] for answer in answers] == [16]
+
+
+def test_spent_retries_stay_spent_after_a_restart(
+    faults: Faults, run_app: Callable[[str], Any], installation: Installation
+) -> None:
+    """The first of two attempts has failed, and the other is due in a minute. The next server makes it at once, and no
+    third one after another minute."""
+    call = run_app("programs").fail.spawn("it")
+    database = sqlite3.connect(f"file:{installation.root}/state/state.db?mode=ro", uri=True)
+    with closing(database):
+        deadline = time.monotonic() + 60
+        while database.execute("SELECT attempts FROM inputs").fetchall() != [(1,)]:
+            assert time.monotonic() < deadline, "the first attempt is not recorded"
+            time.sleep(0.01)
+    assert faults.kill("server")
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="it"):
+        asked_again(call.get, faults)
+    assert time.monotonic() - began < 55
