@@ -99,7 +99,7 @@ class Installation:
     def farcall(
         self,
         *arguments: str | Path,
-        timeout: float = 60,
+        timeout: float = 100,
         cwd: Path | None = None,
         check: bool = True,
         **environment: str,
@@ -122,6 +122,19 @@ class Installation:
                 pytrace=False,
             )
         return completed
+
+    def start(self, *arguments: str | Path, until: str) -> "tuple[subprocess.Popen[str], list[str]]":
+        """Starts `farcall ARGUMENTS` and reads its stderr to the line `until`: the process, and what it said."""
+        command = [sys.executable, "-m", "farcall", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        assert process.stderr is not None
+        said: list[str] = []
+        while until not in said:
+            line = process.stderr.readline()
+            assert line, f"it ended before it said {until!r}: {said}"
+            said.append(line.rstrip("\n"))
+        return process, said
 
 
 @contextmanager

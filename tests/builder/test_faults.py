@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,20 +47,9 @@ def in_progress(installation: Installation) -> list[str]:
 
 def test_a_server_killed_in_a_build(installation: Installation, write: Write, tmp_path: Path) -> None:
     first = f"cat /proc/sys/kernel/random/uuid > /first; echo {tmp_path.name}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "farcall", "python", write(first, "echo half > /half; echo waiting; sleep 300")],
-        env=installation.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    shown: list[str] = []
-    for line in process.stderr:
-        shown.append(line)
-        if line == "waiting\n":
-            break
-    assert f"{tmp_path.name}\n" in shown
+    program = write(first, "echo half > /half; echo waiting; sleep 300")
+    process, shown = installation.start("python", program, until="waiting")
+    assert tmp_path.name in shown
     os.kill(server(installation), signal.SIGKILL)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 3

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import farcall.errors
+from tests.conftest import Installation
 
 # As an installed command: no variable leads other interpreters to this farcall.
 _SOURCE = str(Path(farcall.errors.__file__).parents[1])
@@ -49,6 +50,24 @@ def cli(tmp_path: Path, shared: Path) -> Cli:
             capture_output=True,
             text=True,
             timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def on_server(server: Installation, tmp_path: Path) -> Cli:
+    """Runs `farcall ARGUMENTS` in `tmp_path` as a client of the module's server, with text on its standard input."""
+
+    def run(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "farcall", *map(str, arguments)],
+            env=server.environment,
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=100,
         )
 
     return run

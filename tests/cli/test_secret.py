@@ -4,32 +4,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Dialog
+from tests.cli.conftest import Cli, Dialog
 from tests.conftest import Installation
-
-Secret = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def secret(server: Installation, tmp_path: Path) -> Secret:
-    """Runs `farcall secret ARGUMENTS` in `tmp_path`, with text on its standard input."""
-
-    def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "farcall", "secret", *map(str, arguments)],
-            env=server.environment,
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    return run
+def secret(on_server: Cli) -> Cli:
+    """Runs `farcall secret ARGUMENTS`."""
+    return partial(on_server, "secret")
 
 
 @pytest.fixture
@@ -49,7 +36,7 @@ def values(server: Installation) -> Callable[[str], dict[str, str]]:
     return read
 
 
-def test_create_update_list_delete(secret: Secret, values: Callable[[str], dict[str, str]]) -> None:
+def test_create_update_list_delete(secret: Cli, values: Callable[[str], dict[str, str]]) -> None:
     created = secret("create", "life", "A=1", "B=x=y")
     assert (created.returncode, created.stdout) == (0, "")
     assert created.stderr.splitlines() == [
@@ -79,7 +66,7 @@ def test_create_update_list_delete(secret: Secret, values: Callable[[str], dict[
     assert "there is no secret 'life'" in missing.stderr
 
 
-def test_all_sources_of_values(secret: Secret, values: Callable[[str], dict[str, str]], tmp_path: Path) -> None:
+def test_all_sources_of_values(secret: Cli, values: Callable[[str], dict[str, str]], tmp_path: Path) -> None:
     (tmp_path / "some.env").write_text("DOTENV='a b'\n")
     (tmp_path / "some.json").write_text('{"JSON": "ü"}')
     (tmp_path / "key.pem").write_text("line one\nline two\n")
@@ -121,7 +108,7 @@ def test_all_sources_of_values(secret: Secret, values: Callable[[str], dict[str,
     ],
 )
 def test_what_is_wrong_is_said_without_values(
-    secret: Secret, arguments: list[str], stdin: str, status: int, message: str
+    secret: Cli, arguments: list[str], stdin: str, status: int, message: str
 ) -> None:
     ended = secret("create", *arguments, stdin=stdin)
     assert (ended.returncode, ended.stdout) == (status, "")

@@ -1,38 +1,22 @@
 """`farcall volume`: files go in and out, and nothing is replaced unasked."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.cli.conftest import Cli
 
 
 @pytest.fixture
-def volume(server: Installation, tmp_path: Path) -> Run:
-    """Runs `farcall volume ARGUMENTS` in `tmp_path`, with text on its standard input."""
-
-    def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "farcall", "volume", *map(str, arguments)],
-            env=server.environment,
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    return run
+def volume(on_server: Cli) -> Cli:
+    """Runs `farcall volume ARGUMENTS`."""
+    return partial(on_server, "volume")
 
 
 @pytest.fixture
-def name(volume: Run, request: pytest.FixtureRequest) -> str:
+def name(volume: Cli, request: pytest.FixtureRequest) -> str:
     """A volume's, new for each test."""
     made = volume("create", request.node.name)
     assert made.stderr.splitlines() == [
@@ -42,7 +26,7 @@ def name(volume: Run, request: pytest.FixtureRequest) -> str:
     return request.node.name
 
 
-def test_files_go_in_and_out(volume: Run, name: str, tmp_path: Path) -> None:
+def test_files_go_in_and_out(volume: Cli, name: str, tmp_path: Path) -> None:
     (tmp_path / "d/e").mkdir(parents=True)
     (tmp_path / "d/a").write_text("aa")
     (tmp_path / "d/e/b").write_text("bbb")
@@ -74,7 +58,7 @@ def test_files_go_in_and_out(volume: Run, name: str, tmp_path: Path) -> None:
     assert (tmp_path / "all/x/renamed").read_text() == "aa"
 
 
-def test_nothing_is_replaced_unasked(volume: Run, name: str, tmp_path: Path) -> None:
+def test_nothing_is_replaced_unasked(volume: Cli, name: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
     volume("put", name, "a")
     (tmp_path / "a").write_text("two")
@@ -93,7 +77,7 @@ def test_nothing_is_replaced_unasked(volume: Run, name: str, tmp_path: Path) -> 
     assert volume("get", name, "a", "-").stdout == "three"
 
 
-def test_copy_and_remove(volume: Run, name: str) -> None:
+def test_copy_and_remove(volume: Cli, name: str) -> None:
     volume("put", name, "-", "d/a", stdin="x")
     assert volume("cp", name, "d/a", "b").returncode == 0
     assert "is a directory: say recursive=True" in volume("cp", name, "d", "e").stderr
@@ -109,7 +93,7 @@ def test_copy_and_remove(volume: Run, name: str) -> None:
     assert "is no plain path" in volume("rm", name, "../b").stderr
 
 
-def test_volumes_are_listed_renamed_and_deleted(volume: Run, name: str) -> None:
+def test_volumes_are_listed_renamed_and_deleted(volume: Cli, name: str) -> None:
     assert "there is a volume" in volume("create", name).stderr
     assert "cannot name a volume" in volume("create", "a/b").stderr
     volume("rename", name, "renamed")

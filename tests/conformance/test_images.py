@@ -27,7 +27,7 @@ class Farcall(Protocol):
     def farcall(self, *arguments: str | Path, check: bool = True, timeout: float = 60, **environment: str): ...  # type: ignore[no-untyped-def]
 
 
-BUILD_SECONDS = 300  # the first build makes Debian
+BUILD_SECONDS = 500  # the first build makes Debian
 pytestmark = pytest.mark.timeout(BUILD_SECONDS)
 
 

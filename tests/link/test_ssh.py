@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,9 @@ def program(away: Away) -> Path:
     return away.program("there.py", PROGRAM)
 
 
+@pytest.mark.timeout(300)  # what is installed is fetched
 def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, program: Path) -> None:
-    first = away.near.farcall("run", program, timeout=120)
+    first = away.near.farcall("run", program, timeout=280)
     assert first.stdout.splitlines() == [
         "in a container",
         "('HERE', 3)",
@@ -239,7 +241,9 @@ def test_the_end_of_the_other_end_is_a_lost_connection(away: Away) -> None:
     assert "ConnectionLostError" in out or "connection" in out
     # Nothing of it goes on there, and the next call makes a link of its own.
     assert "249500" in away.near.farcall("run", away.near.root / "there.py").stdout
-    assert json.loads(away.near.farcall("container", "list", "--json").stdout) == []
+    deadline = time.monotonic() + 60
+    while json.loads(away.near.farcall("container", "list", "--json").stdout):
+        assert time.monotonic() < deadline
 
 
 def test_what_keeps_ssh_from_connecting_is_said_with_what_helps(box: Box, installation: Installation) -> None:
