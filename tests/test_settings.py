@@ -57,6 +57,10 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "insecure_registries": "default",
         "simulate_gpu": "default",
         "map_memory": "default",
+        "queue_inputs": "default",
+        "queue_memory": "default",
+        "app_queue_inputs": "default",
+        "app_queue_memory": "default",
         "results_kept": "default",
         "results_size": "default",
     }

@@ -32,7 +32,8 @@
       ContentError                      a file, directory or archive that cannot be taken in or handed out
         CorruptedError                  an object, tree or archive that is truncated, or not what its digest says
       RegistryError                     an image registry failed, or its answer is not what its protocol says
-      ResourceExhaustedError            a request nothing here can hold, a disk that is full, a queue that is full
+      ResourceExhaustedError            a request nothing here can hold, or a disk that is full
+        OverloadedError                 the server has more work in memory than it may, and this was turned away
       InternalError                     a defect of farcall
     InputCancellation                   (BaseException) raised inside a cancelled input
     FarcallWarning                      (UserWarning)
@@ -259,9 +260,16 @@ class RegistryError(FarcallError):
 
 
 class ResourceExhaustedError(FarcallError):
-    """A request that nothing here can hold, a full disk or a full queue; the message says what there is."""
+    """A request that nothing here can hold, or a full disk; the message says what there is."""
 
     code = "resource-exhausted"
+
+
+class OverloadedError(ResourceExhaustedError):
+    """The server has more work in memory than it may have; this input was turned away and has not run. Later it may be
+    accepted; the message says whose work there is, and the bound."""
+
+    code = "overloaded"
 
 
 class InternalError(FarcallError):

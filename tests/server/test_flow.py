@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+from farcall.server.call import Input
 from farcall.server.flow import PREFETCH_BYTES, Flow
 
 
 def inputs(*indexes: int) -> Any:
     """Inputs of one call, none of which has a result."""
-    call = SimpleNamespace(inputs={})
-    for index in indexes:
-        call.inputs[index] = SimpleNamespace(call=call, index=index)
+    call: Any = SimpleNamespace(inputs={})
+    call.inputs |= {index: Input(call, index, b"", (), 0.0) for index in indexes}
     return list(call.inputs.values())
 
 

@@ -124,6 +124,10 @@ def _status(*, as_json: bool) -> int:
         f"{count(len(report.apps), 'app')}, {count(report.containers, 'container')}, "
         f"{count(report.running, 'input')} running, {report.pending:,} waiting"
     )
+    print(
+        f"in memory: {report.queued_inputs:,} of {report.queue_inputs:,} inputs, "
+        f"{report.queued_bytes / 2**20:,.0f} of {report.queue_memory / 2**20:,.0f} MiB"
+    )
     if report.gpus:
         listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(report.gpus.items()))
         print(f"GPUs: {listed}{', simulated' if report.gpus_simulated else ''}")

@@ -34,6 +34,7 @@ class App:
         self.functions: dict[str, FunctionSpec] = {}
         self.pools: dict[tuple[str, bytes], Pool] = {}
         self.scalings: dict[tuple[str, bytes], Scaling] = {}  # of pools whose bounds were changed since
+        self.holding = server.overload.holding()
         self.recording = asyncio.Lock()
         self.recorded = False
         self.stopping = False

@@ -39,8 +39,10 @@ class Input:
         "data",
         "fault",
         "fds",
+        "file",
         "index",
         "losses",
+        "submitted_at",
         "timed_out",
         "waiting_since",
     )
@@ -56,7 +58,14 @@ class Input:
         self.timed_out = False
         self.fault: InjectFault | None = None  # what a test has it suffer when the user's code has run
         self.credit = 0  # items of a generator that its container may still send
+        self.file: int | None = None  # by which its app holds its memory file
+        self.submitted_at = now
         self.waiting_since = now
+
+    @property
+    def has_no_result(self) -> bool:
+        """Whether it is wanted, and not over."""
+        return self.call.inputs.get(self.index) is self
 
 
 class Call:

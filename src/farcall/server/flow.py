@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Flow:
         """Inputs held back."""
         return len(self._held)
 
+    def __iter__(self) -> Iterator[Input]:
+        return iter(self._held)
+
     def sent(self, count: int, size: int) -> bool:
         """Results of so many bytes are on their way to the consumer. Returns whether they have filled the window."""
         if size or self._mean:
@@ -53,7 +57,7 @@ class Flow:
         self._wanted = wanted
         if not self.is_full:
             return self.let_go()
-        found = [one for one in self._held if one.index == wanted and _has_no_result(one)]
+        found = [one for one in self._held if one.index == wanted and one.has_no_result]
         for one in found:
             self._held.remove(one)
         return found
@@ -67,10 +71,6 @@ class Flow:
 
     def let_go(self) -> list[Input]:
         """All inputs that were held back, and are no longer."""
-        found = [one for one in self._held if _has_no_result(one)]
+        found = [one for one in self._held if one.has_no_result]
         self._held.clear()
         return found
-
-
-def _has_no_result(one: Input) -> bool:
-    return one.call.inputs.get(one.index) is one

@@ -4,8 +4,9 @@ them."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from farcall import errors
@@ -77,6 +78,13 @@ class Pool:
         """New inputs, behind those that wait."""
         self.waiting.extend(inputs)
         self.dispatch()
+
+    def unstarted(self) -> Iterator[Input]:
+        """Inputs in memory only, that no container has had."""
+        held = (call.flow for call in self._held if call.flow is not None)
+        for one in itertools.chain(self.waiting, *held):
+            if one.call.session is not None and not one.attempts and not one.losses and one.has_no_result:
+                yield one
 
     def requeue(self, inputs: Iterable[Input]) -> None:
         """Inputs that come back, in front of those that wait, in their order."""
@@ -162,7 +170,11 @@ class Pool:
                 if flow.is_full and flow.hold(one):
                     self._held.add(call)
                     continue
-                if self._one_at_a_time and container.holds + len(assignments) >= flow.ahead:
+                if (
+                    flow.ahead < PREFETCH_INPUTS
+                    and self._one_at_a_time
+                    and container.holds + len(assignments) >= flow.ahead
+                ):
                     waiting.appendleft(one)
                     break
             if call.method.is_generator:
@@ -200,15 +212,28 @@ class Pool:
                 container.cancel(one, SharedPage.CANCELLED, now)
                 if terminate:
                     self.server.worker.kill(container, "its input was cancelled with terminate_containers")
-            elif not self._sweeping:
-                self._sweeping = True
-                self.server.loop.call_soon(self._sweep)  # once for all that are cancelled together
+            else:
+                self.sweep_soon()
             close_all(one.fds)
             one.fds = ()
+            if call.session is not None:
+                self._release(one)
         if call in self._held and call.flow is not None and not call.inputs:
             self._resume(call, call.flow.let_go())
         if not call.inputs and call.session is not None:
             self.server.calls.pop(call.call_id, None)
+
+    def _release(self, one: Input) -> None:
+        holding = self.app.holding
+        holding.add(-1, -len(one.data))
+        if one.file is not None:
+            holding.remove_file(one.file)
+
+    def sweep_soon(self) -> None:
+        """Some that wait have ended: once for all that end together, the others are looked for."""
+        if not self._sweeping:
+            self._sweeping = True
+            self.server.loop.call_soon(self._sweep)
 
     def _sweep(self) -> None:
         """Drops cancelled inputs from those that wait: they must not look like work."""
@@ -360,15 +385,26 @@ class Pool:
         )
 
     def deliver(self, call: Call, outputs: list[messages.Output], fds: list[int]) -> None:
+        size = 0
+        holding = self.app.holding
         for output in outputs:
             one = call.inputs.pop(output.index)
+            size += len(one.data)
             if one.fds:
                 close_all(one.fds)
+                if one.file is not None:
+                    holding.remove_file(one.file)
             if output.status in (messages.EXCEPTION, messages.PLATFORM_ERROR):
                 self.app.inputs_failed += 1
                 call.failed = True
         self.app.inputs_done += len(outputs)
-        if call.flow is not None and call.flow.sent(len(outputs), total_size(fds)) and self._one_at_a_time:
+        if call.session is not None:
+            holding.add(-len(outputs), -size)
+        if (
+            call.flow is not None
+            and call.flow.sent(len(outputs), total_size(fds) if fds else 0)
+            and self._one_at_a_time
+        ):
             # What was handed out ahead would go on filling it.
             for container in self.containers:
                 if container.state is State.READY:

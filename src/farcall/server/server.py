@@ -31,6 +31,7 @@ from farcall.server.images import ImageBuilds
 from farcall.server.inspection import Inspection
 from farcall.server.lingering import Lingering
 from farcall.server.logs import Logs
+from farcall.server.overload import Overload
 from farcall.server.pool import Pool
 from farcall.server.scaler import EXIT_GRACE
 from farcall.server.secrets import Secrets
@@ -80,6 +81,7 @@ class Server:
         self.secrets = Secrets(self.store)
         self.fleet = Fleet(of_this_machine(paths.state, gpus), self.now)
         self.logs = Logs(paths.state / "logs", self.loop)
+        self.overload = Overload(self, settings)
         self.spawned = Spawned(self)
         self.inspection = Inspection(self)
         self.execs = Execs(self)
@@ -558,6 +560,9 @@ class Server:
             len(self._sessions),
             self.worker.gpus.counts(),
             self.worker.gpus.is_simulated,
+            self.overload.whole.inputs,
+            self.overload.whole.bytes,
+            *self.overload.whole.bound,
         )
 
     async def over(self, ref: str, session: Session) -> None:

@@ -281,16 +281,23 @@ class Session:
             close_all(fds)
             raise
         inputs: list[Input] = []
-        position = 0
+        position = size = 0
         now = self.server.now()
+        holding = call.pool.app.holding
         for one in message.inputs:
             mine = fds[position : position + one.descriptors] if one.descriptors else ()
             position += one.descriptors
             new = Input(call, one.index, one.data, mine, now)
+            if mine:
+                new.file = holding.add_file(mine[0])
+            size += len(one.data)
             call.inputs[one.index] = new
             inputs.append(new)
         if position < len(fds):
             close_all(fds[position:])
+        holding.add(len(inputs), size)
+        if holding.is_over or self.server.overload.whole.is_over:
+            inputs = self.server.overload.relieve(call.pool.app, inputs)
         call.pool.submit(inputs)
 
     def _call_of(self, message: messages.Submit) -> Call:

@@ -46,6 +46,12 @@ SETTINGS = (
     Setting(
         "map_memory", str, "10%", "how large the inputs, and the results, of a map may be on their way", amounts.memory
     ),
+    Setting(
+        "queue_inputs", str, "100000", "how many inputs may be in the server's memory", amounts.count, of_server=True
+    ),
+    Setting("queue_memory", str, "25%", "how large they may be together", amounts.memory, of_server=True),
+    Setting("app_queue_inputs", str, "80000", "how many of them may be of one app", amounts.count, of_server=True),
+    Setting("app_queue_memory", str, "20%", "how large those of one app may be", amounts.memory, of_server=True),
     Setting("results_kept", str, "7d", "how long results of spawned calls are kept", amounts.seconds, of_server=True),
     Setting("results_size", str, "10GiB", "how large all kept results may be together", amounts.size, of_server=True),
 )
@@ -122,6 +128,24 @@ class Settings:
     def map_memory(self) -> int:
         """Bytes."""
         return amounts.memory(cast(str, self.values["map_memory"].value))
+
+    @property
+    def queue_inputs(self) -> int:
+        return amounts.count(cast(str, self.values["queue_inputs"].value))
+
+    @property
+    def queue_memory(self) -> int:
+        """Bytes."""
+        return amounts.memory(cast(str, self.values["queue_memory"].value))
+
+    @property
+    def app_queue_inputs(self) -> int:
+        return amounts.count(cast(str, self.values["app_queue_inputs"].value))
+
+    @property
+    def app_queue_memory(self) -> int:
+        """Bytes."""
+        return amounts.memory(cast(str, self.values["app_queue_memory"].value))
 
     @property
     def results_kept(self) -> float:

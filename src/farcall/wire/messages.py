@@ -434,6 +434,10 @@ class StatusReport(msgspec.Struct):
     connections: int
     gpus: dict[str, int] = {}  # how many there are of each type
     gpus_simulated: bool = False
+    queued_inputs: int = 0  # of .remote and .map, in memory and without a result
+    queued_bytes: int = 0
+    queue_inputs: int = 0  # the most there may be
+    queue_memory: int = 0
 
 
 # --- server to runner ------------------------------------------------------------------------------------------------
