@@ -1,4 +1,8 @@
-"""Adding many files: read, hashed and written by a few threads, whose system calls and hashing run side by side."""
+"""Adding many files: large ones by a few threads, whose reading, hashing and writing run side by side.
+
+Small ones are for one of these threads: between system calls of a few microseconds, two would wait for the interpreter
+longer than they gain.
+"""
 
 import errno
 import hashlib
@@ -8,21 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from farcall.content.disk import disk_error, finish_file
-from farcall.content.files import ATTEMPTS, changing, copy_file, has_changed, hash_file, open_file
+from farcall.content.files import ATTEMPTS, OPEN_FLAGS, changing, copy_file, has_changed, hash_file, open_file
 from farcall.content.lease import OBJECT_MODE, Lease
 from farcall.content.threads import side_by_side
 from farcall.content.tree import Entry
 from farcall.errors import NotFoundError
 
 SMALL_FILE_BYTES = 128 * 1024  # up to this a file is read in one go, and written only if its content is new
-CHUNK_FILES = 32  # small files that a thread takes at a time: they are written into the lease together
+CHUNK_FILES = 128  # small files that are read together, and then written into the lease together
 
 
 class FileToAdd(NamedTuple):
     """A regular file, and what the object's own inode takes from it if its content is new (see `object_inode`)."""
 
     path: bytes
-    size: int  # as last seen: only for sharing out the work
+    seen: os.stat_result | None  # when it was found
     inode: Callable[[os.stat_result], tuple[int, int]]
 
 
@@ -57,10 +61,20 @@ def add_files(lease: Lease, files: Sequence[FileToAdd], *, move: bool = False) -
     what is no regular file (any more) and what `disk_error` says, for the first file that fails.
     """
     found: list[Added | None] = [None] * len(files)
-    large = [[place] for place, file in enumerate(files) if file.size > SMALL_FILE_BYTES]
-    small = [place for place, file in enumerate(files) if file.size <= SMALL_FILE_BYTES]
-    chunks = large + [small[start : start + CHUNK_FILES] for start in range(0, len(small), CHUNK_FILES)]
-    side_by_side(lambda chunk: _add_chunk(lease, [(place, files[place]) for place in chunk], move, found), chunks)
+    small: list[int] = []
+    large: list[list[int]] = []
+    for place, file in enumerate(files):
+        if file.seen is not None and file.seen.st_size > SMALL_FILE_BYTES:
+            large.append([place])
+        else:
+            small.append(place)
+
+    def add(places: list[int]) -> None:
+        for start in range(0, len(places), CHUNK_FILES):
+            chunk = [(place, files[place]) for place in places[start : start + CHUNK_FILES]]
+            _add_chunk(lease, chunk, move, found)
+
+    side_by_side(add, [small, *large])
     return found
 
 
@@ -68,6 +82,12 @@ def _add_chunk(lease: Lease, files: list[tuple[int, FileToAdd]], move: bool, fou
     """Add files and put what was added into `found`. Small ones are looked for all together."""
     read: dict[bytes, tuple[FileToAdd, os.stat_result, bytes]] = {}
     for place, file in files:
+        if not move and (one := _read_at_once(file)) is not None:
+            status, data = one
+            digest = hashlib.sha256(data).digest()
+            read[digest] = file, status, data
+            found[place] = Added(digest, status)
+            continue
         try:
             fd, before = open_file(file.path)
         except NotFoundError:
@@ -95,6 +115,23 @@ def _add_chunk(lease: Lease, files: list[tuple[int, FileToAdd]], move: bool, fou
     for digest in lease.keep_objects({digest: len(data) for digest, (_, _, data) in read.items()}):
         file, status, data = read[digest]
         lease.write_object(digest, data, *file.inode(status))
+
+
+def _read_at_once(file: FileToAdd) -> tuple[os.stat_result, bytes] | None:
+    """The status and bytes of a small file that is as it was when it was found; None where it takes a closer look."""
+    seen = file.seen
+    if seen is None or not 0 < seen.st_size <= SMALL_FILE_BYTES:
+        return None
+    try:
+        fd = os.open(file.path, OPEN_FLAGS)
+        try:
+            data = os.pread(fd, seen.st_size + 1, 0)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return None if len(data) != after.st_size or has_changed(seen, after) else (after, data)
 
 
 def _read(file: FileToAdd, fd: int, before: os.stat_result) -> bytes | None:

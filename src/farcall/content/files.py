@@ -12,6 +12,8 @@ from farcall.errors import ContentError
 
 CHUNK_BYTES = 1024 * 1024
 ATTEMPTS = 4  # at a file that changes while it is read
+# O_NONBLOCK: what was a file when its directory was listed may have become a FIFO, and would block.
+OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -20,8 +22,7 @@ def open_file(path: str | bytes) -> tuple[int, os.stat_result]:
     """A descriptor to read a regular file by, and its status; a symlink is not followed. ContentError and as
     `disk_error`."""
     try:
-        # O_NONBLOCK: what was a file when its directory was listed may have become a FIFO, and would block.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, OPEN_FLAGS)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise _no_file(path) from None
@@ -54,7 +55,7 @@ def changing(path: str | bytes) -> ContentError:
 def hash_file(fd: int, size: int) -> bytes:
     """SHA-256 of the first `size` bytes of an open file, holes included, which cost no reading. OSError."""
     hasher = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, size)))
     for start, end, is_data in _extents(fd, size):
         if not is_data:
             hash_zeros(hasher, end - start)

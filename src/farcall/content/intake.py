@@ -21,7 +21,7 @@ class _Inode:
     """A regular file to be added, under all the names it was found with."""
 
     full: bytes
-    size: int
+    seen: os.stat_result
     names: list[tuple[bytes, Attributes]] = field(default_factory=list[tuple[bytes, Attributes]])
 
 
@@ -69,7 +69,7 @@ class Intake:
 
     def finish(self) -> list[Entry]:
         """Add the files; all entries, in no order. Raises what `add_files` raises."""
-        files = [FileToAdd(inode.full, inode.size, self._object_inode) for inode in self._inodes]
+        files = [FileToAdd(inode.full, inode.seen, self._object_inode) for inode in self._inodes]
         for inode, added in zip(self._inodes, add_files(self._lease, files, move=self._move), strict=True):
             if added is not None:
                 for path, xattrs in inode.names:
@@ -83,11 +83,11 @@ class Intake:
     def _inode(self, found: Found) -> _Inode:
         status = found.status
         if status.st_nlink == 1:
-            self._inodes.append(made := _Inode(found.full, status.st_size))
+            self._inodes.append(made := _Inode(found.full, status))
             return made
         made = self._linked.get((status.st_dev, status.st_ino))
         if made is None:
-            made = self._linked[status.st_dev, status.st_ino] = _Inode(found.full, status.st_size)
+            made = self._linked[status.st_dev, status.st_ino] = _Inode(found.full, status)
             self._inodes.append(made)
         return made
 

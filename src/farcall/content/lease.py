@@ -198,7 +198,7 @@ class Lease:
         def inode(_: os.stat_result) -> tuple[int, int]:
             return mode, mtime_ns
 
-        [added] = add_files(self, [FileToAdd(os.fsencode(path), 0, inode)], move=move)
+        [added] = add_files(self, [FileToAdd(os.fsencode(path), None, inode)], move=move)
         if added is None:
             raise NotFoundError(f"{printable(path)} does not exist")
         return added.digest, added.status.st_size
@@ -281,6 +281,8 @@ class Lease:
 
 
 def _is_whole(path: str, size: int) -> bool:
+    if not os.access(path, os.F_OK):  # most are new, and this raises nothing
+        return False
     try:
         return os.stat(path).st_size == size
     except FileNotFoundError:
