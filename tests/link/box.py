@@ -82,12 +82,22 @@ class Box:
     def cut(self) -> None:
         """Ends all connections; new ones fail until `mend`."""
         (self.root / "cut").touch()
-        for word in (self.root / "connections").read_text().split():
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> list[int]:
+        """From now on nothing comes on the connections there are. Returns sshd's processes, which the test must end."""
+        return self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        found: list[int] = []
+        for pid in map(int, (self.root / "connections").read_text().split()):
             try:
-                if b"sshd" in Path(f"/proc/{word}/cmdline").read_bytes():
-                    os.kill(int(word), signal.SIGKILL)
+                if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, number)
+                    found.append(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
+        return found
 
     def mend(self) -> None:
         """Connections can be made again."""

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -195,7 +197,9 @@ def main():
 """
 
 
-def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away) -> None:
+@contextmanager
+def in_the_middle_of_a_map(away: Away) -> Iterator[subprocess.Popen[str]]:
+    """A program that has taken a third of a map's results. Behind the block it goes on, and must come to its end."""
     program = away.program("cut.py", CUT)
     running = subprocess.Popen(
         [sys.executable, "-m", "farcall", "run", "-q", program],
@@ -208,24 +212,41 @@ def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away) -> None:
     assert running.stdin is not None
     assert running.stdout is not None
     assert running.stdout.readline() == "cut now\n"
-    before = away.box.connections()
-    away.box.cut()
-    running.stdin.write("\n")
-    running.stdin.flush()
-    log = away.near.root / "state" / "link.log"
-    while "not connected again" not in log.read_text().rpartition("was cut")[2]:
-        assert running.poll() is None
-    away.box.mend()
-    out, err = running.communicate(timeout=60)
+    yield running
+    out, err = running.communicate("\n", timeout=120)
     assert (running.returncode, out) == (0, "8997000 [0, 2, 4, 6, 8]\n"), err
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(20, marks=pytest.mark.long)])
+def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away, seconds: float) -> None:
+    before = away.box.connections()
+    with in_the_middle_of_a_map(away) as running:
+        away.box.cut()
+        log = away.near.root / "state" / "link.log"
+        while "not connected again" not in log.read_text().rpartition("was cut")[2]:
+            assert running.poll() is None
+        time.sleep(seconds)
+        away.box.mend()
     assert away.box.connections() > before + 1
 
 
-def test_the_end_of_the_other_end_is_a_lost_connection(away: Away) -> None:
+@pytest.mark.long
+def test_a_connection_on_which_nothing_comes_is_made_anew(away: Away) -> None:
+    before = away.box.connections()
+    with in_the_middle_of_a_map(away):
+        frozen = away.box.freeze()
+    try:
+        assert away.box.connections() > before
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_the_end_of_the_other_end_is_a_lost_connection(away: Away, program: Path) -> None:
     flag = away.near.root / "never"
-    program = away.program("lost.py", CUT.replace("def main():", f"def main():\n    wait.remote({str(flag)!r})"))
+    lost = away.program("lost.py", CUT.replace("def main():", f"def main():\n    wait.remote({str(flag)!r})"))
     running = subprocess.Popen(
-        [sys.executable, "-m", "farcall", "run", program],
+        [sys.executable, "-m", "farcall", "run", lost],
         env=away.near.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -240,7 +261,7 @@ def test_the_end_of_the_other_end_is_a_lost_connection(away: Away) -> None:
     assert running.returncode == 3, out
     assert "ConnectionLostError" in out or "connection" in out
     # Nothing of it goes on there, and the next call makes a link of its own.
-    assert "249500" in away.near.farcall("run", away.near.root / "there.py").stdout
+    assert "249500" in away.near.farcall("run", program).stdout
     deadline = time.monotonic() + 60
     while json.loads(away.near.farcall("container", "list", "--json").stdout):
         assert time.monotonic() < deadline
