@@ -17,6 +17,8 @@ from tests.conftest import Installation
 from tests.link.box import Box
 from tests.link.conftest import Away
 
+pytestmark = pytest.mark.timeout(600)  # the first one installs farcall, from a package index
+
 PROGRAM = """
 import os
 from pathlib import Path
@@ -74,9 +76,8 @@ def program(away: Away) -> Path:
     return away.program("there.py", PROGRAM)
 
 
-@pytest.mark.timeout(300)  # what is installed is fetched
 def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, program: Path) -> None:
-    first = away.near.farcall("run", program, timeout=280)
+    first = away.near.farcall("run", program, timeout=400)
     assert first.stdout.splitlines() == [
         "in a container",
         "('HERE', 3)",
@@ -92,6 +93,20 @@ def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, pr
     assert "installing" not in again.stderr
     # No server was started on this machine.
     assert not (away.near.root / "state" / "server.sock").exists()
+
+
+def test_two_commands_at_once_make_one_link(away: Away, program: Path) -> None:
+    away.near.farcall("server", "stop", "--force")
+    before = away.box.connections()
+    command = [sys.executable, "-m", "farcall", "run", program]
+    running = [
+        subprocess.Popen(
+            command, env=away.near.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    assert all("249500" in each.communicate(timeout=400)[0] for each in running)
+    assert away.box.connections() == before + 1
 
 
 def test_an_edit_is_seen_there(away: Away, program: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 
@@ -26,6 +27,7 @@ LOST_SECONDS = 90.0  # without a connection, after which the clients are told; t
 SILENT_SECONDS = 12.0  # after which a connection that says nothing is taken for cut
 _PING_SECONDS = 4.0
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 
 
 def main(announce: int, url: str, path: str, command: str) -> None:
@@ -35,18 +37,30 @@ def main(announce: int, url: str, path: str, command: str) -> None:
     try:
         address = Address.parse(url)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            flock(lock, LOCK_EX)  # another one is connecting, or ending: what it did is looked at by whoever started us
+        if not _is_first(lock, path):
             _say(announce, "conflict")
             return
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # of one that was killed
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         asyncio.run(_Near(ssh.Command(address, command), path, announce).serve())
     except errors.FarcallError as error:
         _say(announce, f"{error.code} {error}")
         sys.exit(3)
+
+
+def _is_first(lock: int, path: str) -> bool:
+    """Whether this process is the link from now on. False where another one listens: one that is still connecting is
+    waited for, and one that fails or ends gives way."""
+    while True:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+            return True
+        except BlockingIOError:
+            if os.path.exists(path):
+                return False
+        time.sleep(_LOOK_SECONDS)
 
 
 def _say(announce: int, word: str) -> None:
@@ -68,8 +82,6 @@ class _Near:
     async def serve(self) -> None:
         attached = await self._connect("new")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
         listener.bind(self._path)
         os.chmod(self._path, 0o600)
         listener.listen(128)
