@@ -153,9 +153,10 @@ class Spawned:
         self._server.spawn(self._record(call, packed))
 
     async def _record(self, call: Call, outputs: list[tuple[int, int, bytes]]) -> None:
+        recorded = frozenset[int]()
         while True:
             try:
-                await self._store.record_outputs(call.call_id, outputs)
+                recorded = frozenset(await self._store.record_outputs(call.call_id, outputs))
                 break
             except errors.ResourceExhaustedError as error:
                 if len(outputs) > 1:
@@ -174,8 +175,9 @@ class Spawned:
         for index, _, _ in outputs:
             backlog.release(call.call_id, index)
         self._refill(backlog)
+        known = {index: (status, payload) for index, status, payload in outputs if index in recorded}
         for index, _, _ in outputs:
-            await self._tell(call.call_id, index)
+            await self._tell(call.call_id, index, known.get(index))
 
     def _forget_if_over(self, call: Call) -> None:
         if not call.inputs and self._server.calls.get(call.call_id) is call:
@@ -193,11 +195,15 @@ class Spawned:
         except errors.FarcallError as error:
             self._server.log.error("an attempt of %s was not recorded: %s", one.call.call_id, error)
 
-    async def _tell(self, call_id: str, index: int) -> None:
+    async def _tell(self, call_id: str, index: int, recorded: tuple[int, bytes] | None = None) -> None:
+        """Answers who waits for a result; with status and payload where they have just been recorded."""
         for session, seq, timer in self._waiting.pop((call_id, index), []):
             if timer is not None:
                 timer.cancel()
-            await self._answer(session, seq, call_id, index)
+            if recorded is not None and not session.app_id:
+                _send_output(session, seq, call_id, index, *recorded)
+            else:
+                await self._answer(session, seq, call_id, index)
 
     # --- asking
 
@@ -254,10 +260,7 @@ class Spawned:
                 return False
             session.send(messages.Pending(seq))
             return True
-        data, fds, container_id = stored.unpack(output.payload)
-        session.send(
-            messages.Outputs(call_id, [messages.Output(index, output.status, data, len(fds), container_id)], seq), fds
-        )
+        _send_output(session, seq, call_id, index, output.status, output.payload)
         return True
 
     async def _check(self, session: Session, call_id: str) -> None:
@@ -315,6 +318,12 @@ class Spawned:
                 self._waiting[key] = left
             else:
                 del self._waiting[key]
+
+
+def _send_output(session: Session, seq: int, call_id: str, index: int, status: int, payload: bytes) -> None:
+    """Answers a GetOutput."""
+    data, fds, container_id = stored.unpack(payload)
+    session.send(messages.Outputs(call_id, [messages.Output(index, status, data, len(fds), container_id)], seq), fds)
 
 
 def _pack(call: Call, output: messages.Output, fds: tuple[int, ...]) -> tuple[int, int, bytes]:
