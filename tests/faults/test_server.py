@@ -181,9 +181,9 @@ def test_an_idle_server_of_another_version_is_replaced(installation: Installatio
         [
             sys.executable,
             "-c",
-            "from farcall.sdk import embedded\n"
-            "older = 'import farcall.version as v; v.__version__ = \"0.0.0\"\\nfrom farcall.server.main'\n"
-            "embedded._PROGRAM = embedded._PROGRAM.replace('from farcall.server.main', older)\n"
+            "from farcall.sdk import embedded, starting\n"
+            "older = 'import farcall.version as v; v.__version__ = \"0.0.0\"\\nfrom {module}'\n"
+            "starting._PROGRAM = starting._PROGRAM.replace('from {module}', older)\n"
             "embedded.start_server()\n",
         ],
         env=installation.environment,
