@@ -55,7 +55,7 @@ from farcall.spec.container import ContainerSpec, Interpreter
 _MAX_FDS = 250
 _MAX_EXEC = 60 * 1024  # bytes of a command with its environment: pid 1 takes 64 KiB
 _MAX_MEASURED = 1000  # containers a message
-_START_SECONDS = 15.0  # for a new launcher to listen, a sweep of a killed one included
+_START_SECONDS = 60.0  # for a new launcher to listen, a sweep of a killed one and a busy machine included
 _GREETING_SECONDS = 5.0  # for one that listens to answer; one that does not hangs
 _RETRY_SECONDS = 0.005
 _RESTART_SECONDS = 0.5

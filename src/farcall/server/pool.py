@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PREFETCH_SECONDS = 0.02  # of work that a container is handed ahead
 PREFETCH_INPUTS = 256
 STUCK_SECONDS = 0.05  # an input that runs longer than this gives the inputs handed out behind it to idle containers
-NO_ROOM_SECONDS = 1.0  # until a container is started again after the disk had no room for one
+PAUSE_SECONDS = 1.0  # until a container is started again after the machine could not make one
 RETRY_LINES = 3  # of log in a second, for each pool
 
 
@@ -551,13 +551,13 @@ class Pool:
                 f"the container of {self.function.name} {end.describe()} while importing {self.function.source.module}"
                 f"; see `farcall logs {container.container_id}`"
             )
-        # Nothing acknowledged is lost for want of room.
-        no_room = isinstance(error, errors.ResourceExhaustedError)
-        if no_room:
-            self.scaler.pause(NO_ROOM_SECONDS, f"no container could be made: {error}")
+        # Nothing acknowledged is lost because the disk is full, or no launcher comes up.
+        passing = isinstance(error, errors.ResourceExhaustedError | errors.ConnectionError)
+        if passing:
+            self.scaler.pause(PAUSE_SECONDS, f"no container could be made: {error}")
         if not any(other.state is State.READY for other in self.containers):
             data = failures.encode(error, container_id=container.container_id)
-            self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id, spawned=not no_room)
+            self._fail_waiting(messages.PLATFORM_ERROR, data, container.container_id, spawned=not passing)
 
     # --- over time
 
