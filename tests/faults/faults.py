@@ -1,16 +1,19 @@
 """What the kills and the soak do to farcall, and the record of it, by which errors are judged."""
 
 import contextlib
+import math
 import os
 import select
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import descendants
 
-DEATH = 30.0  # seconds that a killed process may take to be gone
+DEATH = 60.0  # seconds that a killed process may take to be gone
+AFTERMATH = 30.0  # seconds after a disk was full in which something that was begun before may still fail for it
 
 
 class Faults:
@@ -28,12 +31,16 @@ class Faults:
         self._filler = None if disk is None else disk / "filler"
         self._begun: Counter[str] = Counter()
         self._over: Counter[str] = Counter()
+        self._freed_at = -math.inf
 
     # --- what has been done
 
     def now(self) -> Counter[str]:
         """To be passed to `met` later."""
-        return self._over.copy()
+        over = self._over.copy()
+        if time.monotonic() - self._freed_at < AFTERMATH:
+            over["disk"] -= 1
+        return over
 
     def met(self, since: Counter[str], *hit: str) -> bool:
         """Whether one that hits any of these has gone on at any time since that `now`."""
@@ -110,3 +117,4 @@ class Faults:
         if self._filler.exists():
             self._filler.unlink()
             self._over["disk"] = self._begun["disk"]
+            self._freed_at = time.monotonic()

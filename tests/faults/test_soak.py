@@ -22,10 +22,10 @@ from tests.faults.load import PATIENCE, Load, asked_again, every_kind
 DISK_MEBIBYTES = 256
 SECONDS = 40.0
 LONG_SECONDS = 600.0
-OVERTIME = 240.0  # seconds in which a slow machine may make up for what it has not got round to
 TARGETS = ("runner", "init", "server", "launcher")
-FULL = 0.1  # of what happens is that the disk is full, with more of it meanwhile
-AUDIT_SECONDS = 15.0
+CALM = 0.15  # of what happens is that nothing does, until all has recovered
+FULL = 0.1  # of it that the disk is full, with more of it meanwhile
+AUDIT_SECONDS = 10.0
 
 
 class Soak:
@@ -50,36 +50,37 @@ class Soak:
         self._account(load, runs)
 
     def _disturb(self, load: Load, rng: random.Random, seconds: float) -> list[tuple[set[int], Counter[int]]]:
-        """Does its worst. Returns what was settled now and then, and how often each number had run by then."""
+        """Does its worst. Returns what was settled now and then, and how often each number had run some time later."""
         began = audited = time.monotonic()
+        settled: set[int] = set()
         runs: list[tuple[set[int], Counter[int]]] = []
-        fulls = 0
-        while not load.wrong:
-            elapsed = time.monotonic() - began
-            if elapsed > seconds and fulls and self._has_seen_all(load):
-                break
-            assert elapsed < seconds + OVERTIME, f"not everything has happened even once: {load}"
-            if rng.random() < FULL or (not fulls and elapsed > seconds / 2):
-                fulls += 1
-                self.faults.fill()
-                load.note("the disk is full")
-                for _ in range(rng.randint(1, 4)):
-                    self._kill(load, rng, within=rng.uniform(0.1, 1.0))
-                self.faults.free()
-                load.note("there is room on the disk")
+        left = [self._fill, *(lambda load, rng, target=one: self._kill(load, rng, target) for one in TARGETS)]
+        while not load.wrong and (left or time.monotonic() - began < seconds):
+            chosen = rng.random()
+            if left:
+                left.pop(rng.randrange(len(left)))(load, rng)
+            elif chosen < CALM:
+                load.go_round()
+            elif chosen < CALM + FULL:
+                self._fill(load, rng)
             else:
-                self._kill(load, rng)
+                self._kill(load, rng, rng.choice(TARGETS))
             if time.monotonic() - audited > AUDIT_SECONDS:
-                audited = time.monotonic()
-                settled = set(load.settled)
                 runs.append((settled, self._runs()))
+                settled, audited = set(load.settled), time.monotonic()
+        load.go_round()
         return runs
 
-    def _has_seen_all(self, load: Load) -> bool:
-        return all(load.outcomes[kind] for kind in every_kind()) and all(self.faults.kills[one] for one in TARGETS)
+    def _fill(self, load: Load, rng: random.Random) -> None:
+        """The disk is full, and more happens."""
+        self.faults.fill()
+        load.note("the disk is full")
+        for _ in range(rng.randint(1, 4)):
+            self._kill(load, rng, rng.choice(TARGETS), within=rng.uniform(0.1, 1.0))
+        self.faults.free()
+        load.note("there is room on the disk")
 
-    def _kill(self, load: Load, rng: random.Random, within: float = PATIENCE) -> None:
-        target = rng.choice(TARGETS)
+    def _kill(self, load: Load, rng: random.Random, target: str, within: float = PATIENCE) -> None:
         if self.faults.kill(target):
             load.note(f"killed a {target}")
         load.go_on(rng.randint(1, 30), within)  # the next one comes at some point of the recovery from this one
