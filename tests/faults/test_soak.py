@@ -115,7 +115,6 @@ def soak(installation: Installation, small_disk: Callable[..., Path], run_app: C
     return Soak(installation, small_disk, run_app)
 
 
-@pytest.mark.long
 @pytest.mark.root("mounts a small disk")
 @pytest.mark.timeout(900)
 def test_every_acknowledged_call_is_accounted_for(soak: Soak, rng: random.Random) -> None:
