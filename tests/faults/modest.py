@@ -1,6 +1,7 @@
 """A program that asks for little, again and again, and then for a bit more at once."""
 
 import asyncio
+import time
 
 import farcall
 
@@ -8,12 +9,14 @@ app = farcall.App("modest")
 
 
 @app.function(max_containers=2)
-def double(x: int) -> int:
+def double(x: int, seconds: float = 0.0) -> int:
+    time.sleep(seconds)
     return 2 * x
 
 
 async def together(count: int) -> list[int]:
-    return await asyncio.gather(*(double.remote.aio(x) for x in range(count)))
+    """Nearly all of them wait for each other."""
+    return await asyncio.gather(*(double.remote.aio(x, 0.01) for x in range(count)))
 
 
 if __name__ == "__main__":
