@@ -30,7 +30,7 @@ ROWS = (
         bars=(Bar(500 + 3 * 1e3 * ROUND_TRIP),),
     ),
     Row(
-        "warm call",
+        "warm call, ssh",
         "ms",
         f"f.remote(1) {_LINE}",
         measurement="warm call",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from bench import calls, images, scale
+from bench import calls, elsewhere, images, scale
 from farcall import errors
 from farcall.settings.values import SETTINGS
 
@@ -58,7 +58,7 @@ def test_every_setting_is_documented() -> None:
 def test_every_promise_names_the_row_that_measures_it() -> None:
     specification = (REPOSITORY / "docs/specification.md").read_text()
     promised = re.findall(r"^\|.*\| `([^`]+)` \|$", specification, re.MULTILINE)
-    assert promised == [row.name for row in (*calls.ROWS, *images.ROWS, *scale.ROWS) if row.bars]
+    assert promised == [row.name for row in (*calls.ROWS, *images.ROWS, *scale.ROWS, *elsewhere.ROWS) if row.bars]
 
 
 def test_every_error_a_user_can_meet_is_in_the_tree() -> None:

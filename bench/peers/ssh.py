@@ -78,7 +78,7 @@ class Elsewhere:
         """One call after the other."""
         with app.run():
             timed(lambda: echo.remote(1), 10)
-            yield Result("warm call", NAME, 1e3 * median(timed(lambda: echo.remote(1), CALLS)), CALLS)
+            yield Result("warm call, ssh", NAME, 1e3 * median(timed(lambda: echo.remote(1), CALLS)), CALLS)
 
     def large(self) -> Iterator[Result]:
         """100 MB to the other machine, by a call and by scp, in turn."""

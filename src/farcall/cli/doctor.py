@@ -18,7 +18,8 @@ def run(options: argparse.Namespace) -> int:
         from farcall.errors import UnimplementedError
 
         raise UnimplementedError(
-            f"farcall makes containers on Linux only, and this is {sys.platform}; `farcall run --local FILE` works here"
+            f"farcall makes containers on Linux only, and this is {sys.platform}; `farcall run --local FILE` works "
+            "here, and `farcall run --server ssh://user@host FILE` on a Linux machine"
         )
     from farcall import doctor
 

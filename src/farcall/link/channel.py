@@ -13,6 +13,7 @@ import msgspec
 from farcall.errors import ProtocolError
 from farcall.link.packets import CHUNK, Kind
 from farcall.wire import descriptors
+from farcall.wire.memory import new_memory
 from farcall.wire.transport import Transport
 
 WINDOW = 8 << 20  # bytes that one end may send on a channel before the other has passed them on
@@ -107,7 +108,7 @@ class Channel:
                 os.lseek(fd, 0, os.SEEK_SET)
             self._transport.send(msgspec.Raw(body), fds)
         elif kind is Kind.FILE:
-            self._incoming.append(os.memfd_create("farcall", os.MFD_CLOEXEC))
+            self._incoming.append(new_memory())
         elif self._incoming:
             _write(self._incoming[-1], body)
         else:

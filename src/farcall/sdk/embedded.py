@@ -22,7 +22,8 @@ def check_system() -> None:
     if sys.platform != "linux":
         raise errors.UnimplementedError(
             f"farcall makes containers on Linux only, and this is {sys.platform}: use `farcall run --local FILE` to "
-            "run every function in this process, or a server on a Linux machine"
+            "run every function in this process, or `farcall run --server ssh://user@host FILE` to run them on a Linux "
+            "machine"
         )
 
 

@@ -17,12 +17,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from farcall.errors import ResourceExhaustedError
 from farcall.sdk import pages
+from farcall.wire.memory import new_memory
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -335,17 +335,10 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def _create() -> int:
-    memfd_create: Callable[[str, int], int] | None = getattr(os, "memfd_create", None)
-    if memfd_create is None:  # not Linux: `farcall run --local`, or a server elsewhere
-        import tempfile
-
-        descriptor, path = tempfile.mkstemp(prefix="farcall-value-")
-        os.unlink(path)
-        return descriptor
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    sealing = getattr(os, "MFD_ALLOW_SEALING", 0)
     try:
-        return memfd_create("farcall-value", flags | _MFD_NOEXEC_SEAL)
+        return new_memory("farcall-value", sealing | _MFD_NOEXEC_SEAL)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return memfd_create("farcall-value", flags)
+        return new_memory("farcall-value", sealing)

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from farcall.errors import InvalidError, NotFoundError
 from farcall.sdk.volume_transfer import Upload, open_regular
+from farcall.wire.memory import new_memory
 from farcall.wire.volumes import VolumeEntry
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class VolumeUpload:
                 raise NotFoundError(f"put_file: {path} {found}")
             self._take(place, _File(path, mode))
             return
-        fd = os.memfd_create("farcall", os.MFD_CLOEXEC)
+        fd = new_memory()
         with open(fd, "wb", closefd=False) as memory:
             shutil.copyfileobj(local_file, memory)
         self._take(place, _File(fd, 0o644 if mode is None else mode))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from farcall.wire.frames import MAX_DESCRIPTORS
 
 # Plain numbers: arithmetic with the socket module's enums takes a microsecond each.
-CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+CLOSE_ON_EXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # Linux
 TRUNCATED = int(socket.MSG_CTRUNC)
 
 ANCILLARY_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)

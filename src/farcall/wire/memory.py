@@ -38,9 +38,21 @@ def total_size(fds: Iterable[int]) -> int:
     return sum(os.fstat(fd).st_size for fd in fds)
 
 
+def new_memory(name: str = "farcall", flags: int = 0) -> int:
+    """A descriptor of an empty anonymous file. `name` and `flags` are those of memfd_create; other systems, which are
+    clients of a server elsewhere, have a file on disk without a name instead."""
+    if not hasattr(os, "memfd_create"):
+        import tempfile
+
+        fd, path = tempfile.mkstemp(prefix="farcall-")
+        os.unlink(path)
+        return fd
+    return os.memfd_create(name, os.MFD_CLOEXEC | flags)
+
+
 def to_memory(data: bytes | memoryview) -> int:
     """A descriptor of an anonymous file that holds `data`."""
-    fd = os.memfd_create("farcall", os.MFD_CLOEXEC)
+    fd = new_memory()
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
