@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from farcall.spec.container import TreeMount
 
-_THREADS = 4  # that wait for the disk
+_THREADS = 8  # that wait for the disk
 _MOST_BYTES = 32 * 1024 * 1024  # of an image's names, and of folders, that are read ahead
 
 
