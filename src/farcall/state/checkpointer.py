@@ -28,6 +28,7 @@ class Checkpointer:
         self._written = 0  # bytes since the last copy began, about
         self._wake = threading.Event()
         self._copied = threading.Event()
+        self._finished = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="farcall-state-checkpointer", daemon=True)
         self._thread.start()
@@ -44,11 +45,13 @@ class Checkpointer:
         if self._copied.is_set():
             self._copied.clear()
             _copy(connection)
+            self._finished.set()
 
     def close(self) -> None:
         """Ends the thread. Blocks. Idempotent."""
         self._closing = True
         self._wake.set()
+        self._finished.set()
         self._thread.join()
 
     def _work(self) -> None:
@@ -58,8 +61,14 @@ class Checkpointer:
                 self._wake.clear()
                 if self._closing:
                     return
+                self._finished.clear()
                 _copy(connection)
                 self._copied.set()
+                if self._closing:  # `close` may have come before the clear
+                    return
+                # The writer's turn meets no other copy: only one can be made at a time, and the log would grow for as
+                # long as a disk is slower than what is written.
+                self._finished.wait()
 
 
 def _copy(connection: sqlite3.Connection) -> None:
