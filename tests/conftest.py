@@ -70,6 +70,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
     """A source of randomness that is the same for the same seed and test, whichever other tests run."""
+    print(f"--seed={seed} has the same random choices again")  # which pytest shows of a test that fails
     return random.Random(f"{seed}:{request.node.nodeid}")
 
 
