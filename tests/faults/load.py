@@ -15,8 +15,10 @@ is there the input never runs again. A call that ended with `may_have_run=False`
 """
 
 import errno
+import importlib
 import itertools
 import math
+import pkgutil
 import random
 import threading
 import time
@@ -27,6 +29,10 @@ from typing import Any
 
 import pytest
 
+import farcall.sdk
+import farcall.settings
+import farcall.spec
+import farcall.wire
 from farcall import errors
 from tests.faults.faults import Faults
 
@@ -51,6 +57,14 @@ class WrongError(AssertionError):
     """What the model does not allow."""
 
 
+def import_client() -> None:
+    """Imports all that a program's calls import when they need it. pytest rewrites these modules as they are imported,
+    and CPython 3.11 cannot parse in two threads at once (SystemError: AST constructor recursion depth mismatch)."""
+    for package in (farcall.settings, farcall.spec, farcall.wire, farcall.sdk):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
 class Load:
     """Calls without pause, one thread for each of `kinds`, until it is told to finish."""
 
@@ -68,6 +82,7 @@ class Load:
         self._faults = faults
         self._numbers = itertools.count(NUMBERS, NUMBERS)
         self._stop = threading.Event()
+        import_client()
         self._threads = [
             threading.Thread(target=self._loop, args=(kind, random.Random(rng.random())), name=kind) for kind in kinds
         ]
