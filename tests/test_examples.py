@@ -81,7 +81,8 @@ def test_near_duplicates_in_two_stages_with_retries(server: Farcall, tmp_path: P
     command = ("run", EXAMPLES / "near_duplicates.py", "--folder", tmp_path, "--out", out, "--danger", "0.1")
     output = server.farcall(*command).stdout
     assert "4 docstrings in 5 files" in output
-    assert "broken.py was left out: SyntaxError" in output
+    assert output.count(" was left out: ") == 1
+    assert "broken.py was left out: " in output  # for what its last attempt failed of, which chance decides, too
     groups = [json.loads(line)["names"] for line in out.read_text().splitlines()]
     assert groups[0] == ["0.py:lines", "1.py:lines", "2.py:lines"]
     assert not any("other.py:" in group for group in groups)

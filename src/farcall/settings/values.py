@@ -56,8 +56,8 @@ SETTINGS = (
     Setting("results_size", str, "10GiB", "how large all kept results may be together", amounts.size, of_server=True),
 )
 
-# Variables that are no settings: they say where the settings and all else are.
-_OTHER_VARIABLES = frozenset({"FARCALL_STATE_DIR"})
+# Variables that are no settings: they say where the settings and all else are, or, in a container, whose it is.
+_OTHER_VARIABLES = frozenset({"FARCALL_STATE_DIR", "FARCALL_CONTAINER_ID", "FARCALL_APP_ID", "FARCALL_SERVER_ID"})
 
 
 class Value(NamedTuple):
