@@ -55,6 +55,43 @@ def waiting(scheduler: Scheduler, request: Request, app: str = "new", count: int
     return demand
 
 
+def template(scheduler: Scheduler, memory: int, worker: str = "here") -> Placement | None:
+    """What containers are forked from."""
+    return scheduler.keep(scheduler.demand("", "farcall", "template", Request(0, memory)), worker, 0.0)
+
+
+def test_templates_hold_memory_and_are_the_first_to_go() -> None:
+    scheduler = cluster(here=HERE)
+    [idle] = place(scheduler, Request(125, 4 * GIB), app="idle")
+    kept = template(scheduler, 100)
+    assert kept is not None
+    # There would be room for it without the template.
+    waiting(scheduler, Request(125, 4 * GIB))
+    decisions = scheduler.schedule(1.0)
+    assert (decisions.place, decisions.evict) == ([], [kept])
+    scheduler.release(kept)
+    [placed] = scheduler.schedule(2.0).place
+    assert placed.request.memory == 4 * GIB
+    assert not idle.is_leaving
+
+
+def test_a_template_stays_where_it_is_not_in_the_way() -> None:
+    scheduler = cluster(here=HERE)
+    place(scheduler, Request(125, 6 * GIB), app="idle")
+    kept = template(scheduler, 100)
+    assert kept is not None
+    waiting(scheduler, Request(2000, 4 * GIB))
+    decisions = scheduler.schedule(1.0)
+    assert [placement.demand.app.app_id for placement in decisions.evict] == ["idle"]
+    assert not kept.is_leaving
+
+
+def test_a_template_for_which_there_is_no_room_is_not_kept() -> None:
+    scheduler = cluster(here=HERE)
+    place(scheduler, Request(125, 8 * GIB), busy=True)
+    assert template(scheduler, 1) is None
+
+
 # --- where
 
 

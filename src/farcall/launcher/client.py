@@ -24,6 +24,7 @@ from farcall.launcher.messages import (
     MAX_DATAGRAM,
     AckExit,
     Done,
+    EndTemplate,
     Exec,
     ExecEnded,
     ExecStarted,
@@ -44,6 +45,7 @@ from farcall.launcher.messages import (
     SignalExec,
     Start,
     Started,
+    TemplateState,
     TreePrepared,
     Usage,
 )
@@ -109,6 +111,7 @@ class LauncherClient:
         """Takes over a connected, non-blocking socket. Use `connect`."""
         self.on_exit: Callable[[Exited], None] = _ignore_exit
         self.on_exec_end: Callable[[ExecEnded], None] = _ignore_exec_end
+        self.on_template: Callable[[TemplateState], None] = lambda state: None
         self.on_lost: Callable[[], None] = _ignore_loss
         self.launcher_pid = 0
         self._channel = channel
@@ -173,6 +176,11 @@ class LauncherClient:
     async def prepare(self, interpreter: Interpreter) -> None:
         """Warm the base template of an interpreter. Raises ContainerStartError when it can have none."""
         await self._ask(Prepare(self._seq(), interpreter), Done)
+
+    def end_template(self, key: str) -> None:
+        """End a base template, whose memory is wanted; `on_template` tells when it has ended."""
+        if not self._closed:
+            self._send(EndTemplate(key), [])
 
     async def prepare_tree(self, store: str, lease: str, tree_id: str) -> TreePrepared:
         """Make a tree of the content store ready to be mounted, which the lease keeps. Raises what
@@ -391,6 +399,8 @@ class LauncherClient:
                 self.acknowledge(reply.container_id)
             case ExecEnded():
                 self.on_exec_end(reply)
+            case TemplateState():
+                self.on_template(reply)
             case Failed(seq=0):
                 error = from_code(reply.code, reply.message)
                 if not self._hello.done():

@@ -1,7 +1,8 @@
 """What worker and launcher say to each other: one message per SEQPACKET datagram, msgpack, tagged by type name.
 
 The worker asks, the launcher answers each request with exactly one reply that carries the request's `seq`;
-`Exited` comes unasked. File descriptors ride on the datagram that names them (SCM_RIGHTS), in the documented order.
+`Exited`, `ExecEnded` and `TemplateState` come unasked. File descriptors ride on the datagram that names them
+(SCM_RIGHTS), in the documented order.
 """
 
 import msgspec
@@ -23,6 +24,12 @@ class Prepare(msgspec.Struct, tag=True):
 
     seq: int
     interpreter: Interpreter
+
+
+class EndTemplate(msgspec.Struct, tag=True):
+    """Memory is short: end this base template, and make no other for a while. Has no reply; TemplateState follows."""
+
+    key: str
 
 
 class PrepareTree(msgspec.Struct, tag=True):
@@ -173,6 +180,13 @@ class Failed(msgspec.Struct, tag=True):
     message: str
 
 
+class TemplateState(msgspec.Struct, tag=True):
+    """A base template is there and takes so many MiB of memory; 0: it has ended. Comes unasked, and after Hello."""
+
+    key: str
+    memory: int
+
+
 class Exited(msgspec.Struct, tag=True):
     """A container is gone, and everything it had with it. Exactly one of `exit_code` and `signal` is set.
 
@@ -200,6 +214,30 @@ class Listed(msgspec.Struct, tag=True):
 
 
 Request = (
-    Hello | Prepare | PrepareTree | Start | Reattach | Signal | Exec | SignalExec | Measure | List | AckExit | Shutdown
+    Hello
+    | Prepare
+    | EndTemplate
+    | PrepareTree
+    | Start
+    | Reattach
+    | Signal
+    | Exec
+    | SignalExec
+    | Measure
+    | List
+    | AckExit
+    | Shutdown
 )
-Reply = Hello | Done | TreePrepared | Started | Failed | Exited | Listed | ExecStarted | ExecEnded | Measured
+Reply = (
+    Hello
+    | Done
+    | TreePrepared
+    | Started
+    | Failed
+    | Exited
+    | TemplateState
+    | Listed
+    | ExecStarted
+    | ExecEnded
+    | Measured
+)

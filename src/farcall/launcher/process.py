@@ -23,6 +23,7 @@ from farcall.launcher.loop import Loop
 from farcall.launcher.messages import (
     AckExit,
     Done,
+    EndTemplate,
     Exec,
     Exited,
     Failed,
@@ -40,6 +41,7 @@ from farcall.launcher.messages import (
     SignalExec,
     Start,
     Started,
+    TemplateState,
     Usage,
 )
 from farcall.launcher.network import NetworkPool
@@ -100,7 +102,9 @@ class Launcher:
         self._shutdown_seq: int | None = None
         self._ended = False
         self._loop = Loop()
-        self._templates = Templates(self._loop, self._state, self._template_forked, self._template_lost)
+        self._templates = Templates(
+            self._loop, self._state, self._template_forked, self._template_lost, self._template_memory
+        )
         self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
         self._link = WorkerLink(self._loop, self._state, self._handle, self._worker_came)
         self._execs = ExecRequests(self._link)
@@ -179,10 +183,13 @@ class Launcher:
         match request:
             case Hello():
                 self._link.reply(Hello(PROTOCOL_VERSION, os.getpid()))
+                self._templates.tell()
             case Start():
                 self._start(request.seq, request.spec, fds)
             case Prepare():
                 self._prepare(request)
+            case EndTemplate():
+                self._templates.end(request.key)
             case PrepareTree() if self._place.refusal:
                 self._link.reply(Failed(request.seq, "container-start", self._place.refusal))
             case PrepareTree():
@@ -347,6 +354,9 @@ class Launcher:
 
     def _template_forked(self, template: Template) -> None:
         self._starting_in[template].popleft().let_go()
+
+    def _template_memory(self, key: str, memory: int) -> None:
+        self._link.reply(TemplateState(key, memory))
 
     def _template_lost(self, lost: Template) -> None:
         for container in self._starting_in.pop(lost, ()):

@@ -16,6 +16,7 @@ from farcall.spec.container import Interpreter
 IDLE_SECONDS = float(os.environ.get("FARCALL_TEMPLATE_IDLE", "600"))
 # A template that could not be made is not tried again at every start.
 _RETRY_SECONDS = 60.0
+_MEMORY_UNKNOWN = 32  # MiB; about what one takes
 _BOOT_SECONDS = (
     20.0  # importing the runner takes a tenth of a second; what the interpreter itself imports may take long
 )
@@ -38,13 +39,20 @@ class Templates:
     """All templates of one launcher."""
 
     def __init__(
-        self, loop: Loop, scratch: Path, on_forked: Callable[[Template], None], on_lost: Callable[[Template], None]
+        self,
+        loop: Loop,
+        scratch: Path,
+        on_forked: Callable[[Template], None],
+        on_lost: Callable[[Template], None],
+        on_memory: Callable[[str, int], None],
     ) -> None:
-        """`on_forked` is called for each request a template has carried out, in order; `on_lost` when one has ended."""
+        """`on_forked` is called for each request a template has carried out, in order; `on_lost` when one has ended;
+        `on_memory` with key and MiB when one is ready, and with 0 when it no longer is."""
         self._loop = loop
         self._home = str(scratch / "no-home")
         self._on_forked = on_forked
         self._on_lost = on_lost
+        self._on_memory = on_memory
         self._live: dict[str, Template] = {}
         self._failures: dict[str, tuple[float, str]] = {}
 
@@ -80,6 +88,18 @@ class Templates:
             elif not template.ready and now - template.started > _BOOT_SECONDS:
                 why = f"the interpreter was not ready in {_BOOT_SECONDS:.0f} s"
                 self._drop(template, self._fail(template.key, why))
+
+    def end(self, key: str) -> None:
+        """End a template because memory is short. Until it is tried again containers start by exec."""
+        template = self._live.get(key)
+        if template is not None:
+            self._drop(template, self._fail(key, "ended: memory is short"))
+
+    def tell(self) -> None:
+        """Call `on_memory` for those that are ready."""
+        for template in self._live.values():
+            if template.ready:
+                self._on_memory(template.key, _memory(template.pid))
 
     def close(self) -> None:
         """End all."""
@@ -129,6 +149,7 @@ class Templates:
                 self._drop(template, self._fail(template.key, why))
             elif message.startswith(READY):
                 template.ready = True
+                self._on_memory(template.key, _memory(template.pid))
                 waiting, template.waiting = template.waiting, []
                 for tell in waiting:
                     tell(None)
@@ -162,4 +183,16 @@ class Templates:
         os.waitpid(template.pid, 0)
         for tell in template.waiting:
             tell(why)
+        if template.ready:
+            self._on_memory(template.key, 0)
         self._on_lost(template)
+
+
+def _memory(pid: int) -> int:
+    """MiB, rounded up, of what a process has in memory that is its own, or its part of what it shares."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            kib = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return _MEMORY_UNKNOWN
+    return -(-kib // 1024)

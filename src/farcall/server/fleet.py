@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from farcall.server.resources import Capacity, Request
 from farcall.server.scheduler import Scheduler
@@ -33,6 +33,14 @@ class Fleet:
         self.scheduler.check(pool.function.name, request)
         return self.scheduler.demand(pool.app.app_id, pool.app.name, pool.function.name, request, scaler)
 
+    def keep(self, app: str, name: str, request: Request, owner: Owner) -> Placement | None:
+        """Takes room for what is there already and the first to be evicted; None where there is none."""
+        demand = self.scheduler.demand("", app, name, request, owner)
+        placement = self.scheduler.keep(demand, HERE, self._now())
+        if placement is None:
+            self.scheduler.forget(demand)
+        return placement
+
     def want(self, demand: Demand, target: Target, live: int, floor: int) -> None:
         """A pool has `live` containers and is to have those of its target."""
         if self.scheduler.want(demand, target.start - live, target.for_inputs - live, floor, self._now()):
@@ -48,10 +56,20 @@ class Fleet:
         for placement in decisions.place:
             _scaler(placement).start(placement)
         for placement in decisions.evict:
-            _scaler(placement).evict(placement)
+            _owner(placement).evict(placement)
         for placement in decisions.retire:
             _scaler(placement).retire(placement)
 
 
+class Owner(Protocol):
+    """Whose placements may be evicted."""
+
+    def evict(self, placement: Placement) -> None: ...
+
+
 def _scaler(placement: Placement) -> Scaler:
+    return placement.demand.owner
+
+
+def _owner(placement: Placement) -> Owner:
     return placement.demand.owner

@@ -3,7 +3,8 @@ what to do; it has no clock and does no I/O.
 
 Pools say how many containers they want (`want`). `schedule` places those for which there is room, in turn between
 apps, the one with the smallest share of the machines first. For inputs that wait, room is made: containers that are
-idle, and above their pool's floor, are evicted, the one that is idle longest first. Where none are idle, and a pool has
+idle, and above their pool's floor, are evicted, the one that is idle longest first, and before them the templates that
+containers are forked from (`keep`). Where none are idle, and a pool has
 waited for `PATIENCE_SECONDS`, containers of whoever has more are retired: they finish what they run and take nothing
 further. A pool that has had none at all for `STARVED_SECONDS` gets room from anybody who has had a container for as
 long: what does not fit beside each other then takes turns. Room that is being made is claimed, so that nobody else gets
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from farcall.errors import ResourceExhaustedError
 from farcall.server.demand import AppUsage, Demand, Placement
 from farcall.server.reasons import impossible, why
-from farcall.server.resources import Amounts, Capacity, GpuChoice, Request
+from farcall.server.resources import NO_GPU, Amounts, Capacity, GpuChoice, Request
 from farcall.server.room import Claim, Index, WorkerRoom
 
 PATIENCE_SECONDS = 5.0
@@ -135,6 +136,21 @@ class Scheduler:
     def why(self, demand: Demand) -> str:
         """Why the pool has not got what it wants, for people."""
         return why(self._index, list(self._workers.values()), demand)
+
+    def keep(self, demand: Demand, worker_id: str, now: float) -> Placement | None:
+        """Takes room for what is on a worker already and never busy: it is the first to be evicted. None where there is
+        no room for it."""
+        worker = self._workers[worker_id]
+        if demand.request.memory > worker.offered()[1]:
+            return None
+        placement = Placement(demand, worker, NO_GPU, worker.take(demand.request, NO_GPU), now)
+        placement.is_made = placement.is_ready = True
+        worker.placements[placement] = None
+        self._stays(placement, 1)
+        self._idle[placement] = None
+        self._idle.move_to_end(placement, last=False)
+        self._index.refresh(worker)
+        return placement
 
     # --- what becomes of containers
 

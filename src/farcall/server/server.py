@@ -37,6 +37,7 @@ from farcall.server.scaler import EXIT_GRACE
 from farcall.server.secrets import Secrets
 from farcall.server.session import Session, process_exists
 from farcall.server.spawned import Spawned
+from farcall.server.templates import Templates
 from farcall.server.testing import Testing
 from farcall.server.uploads import Uploads
 from farcall.server.volumes import VolumeRequests
@@ -98,6 +99,7 @@ class Server:
         self.worker.find_volumes = self.volumes.mounted
         self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
         self.worker.on_tick = self.tick
+        self.worker.on_template = Templates(self.fleet, self.worker.end_template).changed
         self.apps: dict[str, App] = {}
         self.functions: dict[str, App] = {}
         self.calls: dict[str, Call] = {}

@@ -20,7 +20,7 @@ import msgspec
 from farcall import errors, mounts
 from farcall.content.lease import Lease
 from farcall.launcher.client import ContainerFds, LauncherClient
-from farcall.launcher.messages import Exited, Usage
+from farcall.launcher.messages import Exited, TemplateState, Usage
 from farcall.spec.container import ContainerSpec, Interpreter, Limits, MountMode, TreeMount
 from farcall.spec.function import FunctionSpec, TreeRef
 from farcall.version import __version__
@@ -76,6 +76,8 @@ class Worker:
         self.find_volumes: Callable[[FunctionSpec], Awaitable[tuple[MountedVolume, ...]]] = _no_volumes
         self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
         self.on_tick: Callable[[], None] = lambda: None
+        self.on_template: Callable[[str, int], None] = lambda key, memory: None  # that has come (MiB), or gone (0)
+        self._templates: set[str] = set()
 
     @property
     def containers(self) -> list[Container]:
@@ -100,6 +102,7 @@ class Worker:
                 launcher.on_exit = self._exited
                 launcher.on_exec_end = self._execs.ended
                 launcher.on_lost = self._launcher_lost
+                launcher.on_template = self._template_state
                 try:
                     left, _ = await launcher.list()
                 except errors.ConnectionError:
@@ -124,6 +127,7 @@ class Worker:
                 # Also where there is none any more: the next one sweeps up what the last one left.
                 launcher = await self._connected()
                 launcher.on_lost = lambda: None
+                launcher.on_template = lambda state: None
                 await launcher.shutdown()
                 return
             except errors.ConnectionError:
@@ -397,6 +401,17 @@ class Worker:
         elif container.state is not State.GONE:
             container.kill_at = self.clock.now() + LOST_SECONDS
 
+    def end_template(self, key: str) -> None:
+        """Ends a base template, whose memory is wanted; `on_template` tells when it has ended."""
+        if self._launcher is not None:
+            self._launcher.end_template(key)
+
+    def _template_state(self, state: TemplateState) -> None:
+        if bool(state.memory) == (state.key in self._templates):
+            return  # told again
+        (self._templates.add if state.memory else self._templates.discard)(state.key)
+        self.on_template(state.key, state.memory)
+
     def _launcher_lost(self) -> None:
         """The launcher died, and its containers with it or soon after it."""
         self._launcher = None
@@ -411,6 +426,8 @@ class Worker:
                 self._gone(container)
             else:
                 self._loop.call_later(LOST_SECONDS, container.transport.close)
+        for key in list(self._templates):
+            self._template_state(TemplateState(key, 0))
 
     def _gone(self, container: Container) -> None:
         if self._containers.pop(container.container_id, None) is None:
