@@ -196,7 +196,7 @@ def test_spawn_and_get() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=call.object_id):
         call.get(timeout=0.2)
-    assert time.monotonic() - began >= 0.2
+    assert time.monotonic() - began > 0.19  # the server counts milliseconds
     door.open.remote()
     assert call.get() == "waited"
     assert call.get(timeout=0) == "waited"

@@ -191,7 +191,7 @@ def test_a_batch_waits_for_more_and_not_for_ever() -> None:
     concurrency_app.batch.remote(0, 0)
     began = time.monotonic()
     assert concurrency_app.batch.remote(1, 1)[:2] == (2, [1])
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began > 0.29  # the server counts milliseconds
 
 
 def test_batches_of_async_functions_and_methods() -> None:

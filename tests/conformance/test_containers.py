@@ -173,7 +173,7 @@ def test_one_input_at_a_time(eventually: Callable[..., None]) -> None:
     identity = containers_app.one_container.remote(0)
     began = time.monotonic()
     assert set(containers_app.one_container.map([0.5, 0.5])) == {identity}
-    assert time.monotonic() - began >= 1.0
+    assert time.monotonic() - began > 0.99  # the server counts milliseconds
 
 
 def test_max_containers() -> None:

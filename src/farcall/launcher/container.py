@@ -125,6 +125,9 @@ class Container:
                     self.pid, self.pidfd = pid, fds.pop()
                     self.mark("born")
                 case Running(timeline=timeline, notes=notes):
+                    # It was born before it did anything, however long the word of that has waited to be read.
+                    if "born" in self.timeline:
+                        timeline["born"] = min((self.timeline["born"], *timeline.values()))
                     self.timeline |= timeline
                     self.notes += notes
                     self.started = True
