@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.conftest import descendants
 
 DEATH = 60.0  # seconds that a killed process may take to be gone
+NOTICED = 5.0  # seconds after a server's death until every thread of a program knows of it
 AFTERMATH = 30.0  # seconds after a disk was full in which something that was begun before may still fail for it
 
 
@@ -32,6 +33,7 @@ class Faults:
         self._begun: Counter[str] = Counter()
         self._over: Counter[str] = Counter()
         self._freed_at = -math.inf
+        self._died_at = -math.inf
 
     # --- what has been done
 
@@ -45,6 +47,10 @@ class Faults:
     def met(self, since: Counter[str], *hit: str) -> bool:
         """Whether one that hits any of these has gone on at any time since that `now`."""
         return any(self._begun[one] > since[one] for one in hit)
+
+    def just_died(self) -> bool:
+        """Whether a server was killed so lately that something may have been sent to it without looking."""
+        return time.monotonic() - self._died_at < NOTICED
 
     # --- kills
 
@@ -64,6 +70,8 @@ class Faults:
                 gone, _, _ = select.select([one], [], [], DEATH)
                 assert gone, f"{target} killed, and not all is gone after {DEATH:g} s"
             self._over[hit] += 1
+        if hit == "server":
+            self._died_at = time.monotonic()
         self.kills[target] += 1
         return True
 

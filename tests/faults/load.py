@@ -160,6 +160,8 @@ class Load:
         match error:
             case errors.ConnectionLostError() if met(since, "server"):
                 return f"{kind}: lost"
+            case errors.ConnectionLostError(may_have_run=False) if self._faults.just_died():
+                return f"{kind}: lost"  # not sent: another thread was about to read the end of the connection
             case errors.ContainerCrashedError() if kind in WITHOUT_BUDGET and met(since, "container"):
                 return f"{kind}: crashed"
             case errors.ContainerCrashedError() if kind == "generator" and met(since, "launcher"):
