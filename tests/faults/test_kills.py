@@ -25,7 +25,7 @@ from tests.conftest import Installation, leftovers, snapshot
 from tests.faults.faults import Faults
 from tests.faults.load import Load, asked_again
 
-ROUNDS = 20
+ROUNDS = 50
 LONG_ROUNDS = 1000
 TARGETS = ("runner", "server", "launcher")
 
