@@ -5,10 +5,8 @@ needed.
 """
 
 import os
-import shlex
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,18 +113,8 @@ class Box:
                 continue
         return found
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command there."""
-        command = [*shlex.split(self.ssh), "box", shlex.join(words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-
 
 def _user() -> str:
     import pwd
 
     return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def python_without_farcall() -> str:
-    """A folder in which `python3` is this interpreter's base, without anything installed."""
-    return os.path.dirname(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
