@@ -18,6 +18,7 @@ test: .venv/dev
 test-long: .venv/dev
 	$(PYTEST) --timeout=3600 $(ARGS)
 	$(PYTEST) --timeout=1800 --over ssh tests/conformance
+	$(PYTEST) --timeout=1800 --over workers tests/conformance
 
 check: .venv/dev
 	@scripts/check

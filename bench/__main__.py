@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import burst, calls, elsewhere, images, report, scale, timeline
+from bench import burst, calls, coldstart, elsewhere, images, report, scale, timeline
 from bench.measure import ROOT, run_rounds
 
 RESULTS = ROOT / "bench" / "results"
@@ -36,8 +36,12 @@ def main() -> int:
     options.add_argument("--plot", type=Path, default=RESULTS / "timeline.png", metavar="PATH")
     options = names.add_parser("burst", help="load, containers and latency over a burst, as a picture")
     options.add_argument("--plot", type=Path, default=RESULTS / "burst.png", metavar="PATH")
+    options = names.add_parser(
+        "coldstart", help="the first start on a machine that has nothing of an image, as a picture"
+    )
+    options.add_argument("--plot", type=Path, default=RESULTS / "coldstart.png", metavar="PATH")
     given = parser.parse_args()
-    pictures = {"timeline": timeline, "burst": burst}
+    pictures = {"timeline": timeline, "burst": burst, "coldstart": coldstart}
     if given.benchmark in pictures:
         pictures[given.benchmark].main(given.plot)
         return 0

@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -29,7 +31,9 @@ SETTLE_SECONDS = 30.0  # how long after its stop a server's last processes and m
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--over", choices=("ssh",), help="conformance: the server is on another machine, reached so")
+    parser.addoption(
+        "--over", choices=("ssh", "workers"), help="conformance: over ssh, or on workers that have joined over TLS"
+    )
     parser.addoption("--seed", type=int, default=None, help="seed of every random choice the tests make")
 
 
@@ -45,6 +49,20 @@ def pytest_configure(config: pytest.Config) -> None:
     # them whoever their parent was, and finds nobody else's.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.order import LongestFirst
+
+    return LongestFirst(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        from tests.order import place
+
+        items.sort(key=lambda item: place(item.nodeid))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -139,9 +157,10 @@ class Installation:
 
 
 @contextmanager
-def running_server(root: Path, shared: Path) -> Iterator[Installation]:
+def running_server(root: Path, shared: Path, **environment: str) -> Iterator[Installation]:
     """A server started as a user starts it, in directories of its own. When it has stopped, nothing may stay behind."""
     installation = Installation.under(root, shared)
+    installation.environment |= environment
     before = snapshot(root)
     installation.farcall("server", "start")
     try:
@@ -215,8 +234,10 @@ class Snapshot:
 def descendants(besides: frozenset[int] = frozenset()) -> dict[int, str]:
     """The live processes below this one: pid to command line. Zombies do not count: they hold nothing.
 
-    Those in `besides` are left out with all below them: another test's server may start what it needs at any time.
+    Those in `besides` are left out with all below them: another test's server may start what it needs at any time. So
+    is the process by which this one's `multiprocessing` keeps its books: it comes with the first use, and stays.
     """
+    books: int | None = resource_tracker._resource_tracker._pid
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -224,7 +245,7 @@ def descendants(besides: frozenset[int] = frozenset()) -> dict[int, str]:
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             except OSError:
                 continue
-            if state != "Z":
+            if state != "Z" and int(entry.name) != books:
                 parents[int(entry.name)] = int(parent)
     found: dict[int, str] = {}
     for pid in parents:
@@ -236,6 +257,21 @@ def descendants(besides: frozenset[int] = frozenset()) -> dict[int, str]:
                 found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
                 continue
+    return found
+
+
+def open_descriptors() -> set[tuple[str, str]]:
+    """The open descriptors of this process, and what each of them is.
+
+    Compare what is open afterwards with what was open before, never how many they are: other tests of this process may
+    have left something that is closed at any time.
+    """
+    found: set[tuple[str, str]] = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+        except OSError:
+            continue  # that of the listing itself, or closed just now
     return found
 
 
@@ -251,7 +287,12 @@ def snapshot(root: Path) -> Snapshot:
             for directory, _, _ in os.walk("/sys/fs/cgroup")
             if f"farcall-{cgroup_name(root / 'state' / 'launcher')}" in directory
         ),
-        interfaces=frozenset(os.listdir("/sys/class/net")),
+        interfaces=frozenset(
+            name
+            for name in os.listdir("/sys/class/net")
+            # Lines to workers that the tests of another process have laid are that one's.
+            if not name.startswith("fw") or name.startswith(f"fw{os.getpid() % 100000}.")
+        ),
     )
 
 

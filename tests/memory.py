@@ -21,6 +21,12 @@ def peak(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
+def on_each_machine() -> list[tuple[int, ...]]:
+    """This process and its server, by the machine they are on: what is on its way has a copy on each."""
+    here, server = os.getpid(), server_pid()
+    return [(here,), (server,)] if client.server_url() else [(here, server)]
+
+
 def memory_files(*pids: int) -> int:
     """Bytes of the memory files that processes hold descriptors of, each counted once."""
     sizes: dict[int, int] = {}

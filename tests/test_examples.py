@@ -5,12 +5,44 @@ import re
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from tests.cluster.machines import workers_of
+from tests.conftest import Installation, leftovers, short_directory, snapshot
+from tests.link.conftest import make_box
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture
+def laptop(shared: Path) -> Iterator[Installation]:
+    """A machine with two profiles: `box`, which ssh reaches, and `cluster`, the same with two workers and none of its
+    own. Nothing may stay behind on any of them."""
+    with short_directory() as root:
+        before = snapshot(root)
+        machine = Installation.under(root / "laptop", shared)
+        box = make_box(root / "box")
+        head = make_box(root / "head", "head", FARCALL_LISTEN="0.0.0.0:0", FARCALL_OWN_WORKER="false")
+        names = root / "ssh_config"
+        names.write_text(f"Include {box.root}/ssh_config\nInclude {head.root}/ssh_config\n")
+        machine.environment["FARCALL_SSH"] = f"ssh -F {names}"
+        machine.farcall("profile", "add", "box", "ssh://box")
+        machine.farcall("profile", "add", "cluster", "ssh://head")
+        cluster = Installation(machine.root, machine.environment | {"FARCALL_PROFILE": "cluster"})
+        try:
+            cluster.farcall("server", "start", timeout=600)
+            log = Path(head.environment["FARCALL_STATE_DIR"], "server.log")
+            with workers_of(cluster, log, root, shared):
+                yield machine
+        finally:
+            for profile in ((), ("--profile", "box"), ("--profile", "cluster")):
+                machine.farcall("server", "stop", "--force", *profile, timeout=600)
+        if left := leftovers(root, before):
+            pytest.fail("stayed behind on one of the machines:\n  " + "\n  ".join(left), pytrace=False)
 
 
 class Farcall(Protocol):
@@ -134,3 +166,25 @@ def test_text_is_found_by_what_it_means(server: Farcall, tmp_path: Path) -> None
     scores = [float(line.split()[0]) for line in lines]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_same_program_here_there_and_on_two_workers(laptop: Installation, tmp_path: Path) -> None:
+    """Its source is unchanged: only the profile says where its functions run."""
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text("container " * number + "of a few words")
+    words = ("run", EXAMPLES / "word_count.py", "--folder", tmp_path, "--top", "3")
+    pictures: set[bytes] = set()
+    counted: set[str] = set()
+    for profile in ((), ("--profile", "box"), ("--profile", "cluster")):
+        picture = tmp_path / "picture.png"
+        laptop.farcall("run", *profile, EXAMPLES / "render.py", "--width", "100", "--out", picture, timeout=900)
+        pictures.add(picture.read_bytes())
+        picture.unlink()
+        counted.add(laptop.farcall(words[0], *profile, *words[1:], timeout=900).stdout)
+    assert len(pictures) == 1
+    assert len(counted) == 1
+    listed = json.loads(laptop.farcall("worker", "list", "--json", "--profile", "cluster").stdout)
+    assert {"w1", "w2"} <= {worker["name"] for worker in listed}
+    assert laptop.farcall("worker", "list", "--profile", "box").stdout.count("\n") <= 2

@@ -55,16 +55,31 @@ def test_each_place_goes_before_the_next(tmp_path: Path, environ: dict[str, str]
         "traceback": "environment FARCALL_TRACEBACK",
         "registry": "default",
         "insecure_registries": "default",
+        "object_store": "default",
+        "object_store_endpoint": "default",
         "simulate_gpu": "default",
         "map_memory": "default",
         "queue_inputs": "default",
         "queue_memory": "default",
         "app_queue_inputs": "default",
         "app_queue_memory": "default",
+        "listen": "default",
+        "own_worker": "default",
+        "worker_lease": "default",
+        "peer_listen": "default",
         "results_kept": "default",
         "results_size": "default",
     }
     assert (found.profile, found.runtime, found.compat, found.quiet) == ("box", "process", True, False)
+
+
+def test_an_object_store_is_told_to_the_server(tmp_path: Path, environ: dict[str, str]) -> None:
+    found = settings.load({}, tmp_path, environ)
+    assert (found.object_store, found.object_store_endpoint, found.of_server()) == ("", "", {})
+    set_to = {"FARCALL_OBJECT_STORE": "s3://bucket/prefix", "FARCALL_OBJECT_STORE_ENDPOINT": "http://box:9000"}
+    found = settings.load({}, tmp_path, environ | set_to)
+    assert (found.object_store, found.object_store_endpoint) == ("s3://bucket/prefix", "http://box:9000")
+    assert found.of_server() == set_to
 
 
 def test_registries(tmp_path: Path, environ: dict[str, str]) -> None:

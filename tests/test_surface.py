@@ -11,7 +11,7 @@ import pytest
 import farcall
 import farcall.sdk
 
-LATE = ["asyncio", "pickle", "cloudpickle", "msgspec", "uvloop", "sqlite3", "subprocess", "socket", "httpx"]
+LATE = ["asyncio", "pickle", "cloudpickle", "msgspec", "uvloop", "sqlite3", "subprocess", "socket", "httpx", "obstore"]
 
 
 def sdk_names() -> dict[str, str]:

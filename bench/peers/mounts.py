@@ -7,6 +7,7 @@ copy. Containers are those of the launcher. What is built is left for the next r
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import mmap
 import os
@@ -30,6 +31,7 @@ from farcall.content.lease import Lease
 from farcall.launcher import image_root, namespaces, syscalls
 from farcall.launcher.area import make_layer
 from farcall.launcher.stage import Stage
+from farcall.runner import imports as imports_of_runner
 from farcall.spec.container import Bind, ContainerSpec, Limits, MountMode, TreeMount
 from farcall.spec.image import Apt, Copy, DebianBase, ImageSpec, Pip, Step
 
@@ -43,6 +45,8 @@ _LIBRARY = "libtorch_cpu.so"
 # In a container: when its first line ran, and how long an import takes.
 _FIRST_LINE = "import time; print(time.monotonic())"
 _IMPORT = "import time; begin = time.monotonic(); import {}; print(time.monotonic() - begin)"
+# What a runner does at the end of a function's first container.
+_IMPORTED = inspect.getsource(imports_of_runner) + "\nprint(*imported_files(), sep=chr(0))"
 
 
 class Forms(NamedTuple):
@@ -92,8 +96,8 @@ class Images:
     def _prepare(self, tree: str, mode: MountMode) -> TreeMount:
         return mounts.prepare(self._lease, tree, mode)
 
-    def run(self, root: TreeMount, program: str, binds: tuple[Bind, ...] = ()) -> float:
-        """Runs a Python program in a container; the number that it prints."""
+    def run(self, root: TreeMount, program: str, binds: tuple[Bind, ...] = (), imports: str = "") -> str:
+        """Runs a Python program in a container; what it prints."""
         said: list[str] = []
         spec = ContainerSpec(
             container_id=f"ta-{os.urandom(10).hex()}",
@@ -102,11 +106,12 @@ class Images:
             binds=binds,
             root=root,
             command=("/usr/bin/env", "python3", "-I", "-c", program),
+            imports=imports,
         )
         exited, _ = self.workshop.run(self.workshop.worker.run(spec, said.append))
         if exited.exit_code != 0:
             raise RuntimeError(f"the container ended with status {exited.exit_code}: {''.join(said)[-500:]}")
-        return float("".join(said))
+        return "".join(said).strip()
 
 
 def mount(images: Images) -> Iterator[Result]:
@@ -143,7 +148,7 @@ def starts(images: Images) -> Iterator[Result]:
     for number in range(STARTS + 2):
         for name, root in roots.items():
             begin = time.monotonic()
-            first_line = images.run(root, _FIRST_LINE)
+            first_line = float(images.run(root, _FIRST_LINE))
             if number >= 2:
                 taken[name].append(first_line - begin)
     for name, values in taken.items():
@@ -152,16 +157,19 @@ def starts(images: Images) -> Iterator[Result]:
 
 
 def imports(images: Images, module: str, *, cold: bool) -> Iterator[Result]:
-    """An import in a container; and in one of the same image, whose /usr is that of a plain tree on the disk."""
+    """An import in a container that is not its function's first; and in one of the same image, whose /usr is that of a
+    plain tree on the disk."""
     forms = images.first()
     root = forms.roots[EROFS]
     contenders = {EROFS: (), PLAIN: (Bind(str(forms.plain / "usr"), "/usr"),)}
+    imported = images.scratch / f"imports-{module}"
+    imported.write_text(images.run(root, f"import {module}\n{_IMPORTED}"))
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range((COLD_IMPORTS if cold else WARM_IMPORTS) + 1):
         for name in contenders if number % 2 else reversed(contenders):
             if cold:
                 _drop_caches()
-            value = images.run(root, _IMPORT.format(module), contenders[name])
+            value = float(images.run(root, _IMPORT.format(module), contenders[name], str(imported)))
             if number:
                 taken[name].append(value)
     for name, values in taken.items():

@@ -12,6 +12,7 @@ import pytest
 
 from farcall.builder.builder import Builder
 from farcall.builder.containers import StepContainers
+from farcall.builder.elsewhere import Elsewhere
 from farcall.builder.images import Image
 from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.content.ingest import ingest_directory
@@ -46,7 +47,8 @@ T = TypeVar("T")
 class Workshop:
     """A builder on a store and a launcher of its own, with synchronous calls."""
 
-    def __init__(self, root: Path, programs: Path) -> None:
+    def __init__(self, root: Path, programs: Path, object_store: str = "") -> None:
+        self.object_store = object_store
         self.store = Store(root / "content")
         self.programs = programs
         self.root = root
@@ -60,7 +62,9 @@ class Workshop:
 
     def another(self) -> Builder:
         """A further builder on the same store, as another server would have."""
-        return Builder(self.store, StepContainers(self.worker, self.root / "cache"), self.root / "cache")
+        elsewhere = Elsewhere(self.store, self.object_store, "")
+        cache = self.root / "cache"
+        return Builder(self.store, StepContainers(self.worker, cache), cache, elsewhere=elsewhere)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the builder's loop."""

@@ -7,8 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from farcall.builder.progress import count_steps
 from farcall.errors import ImageBuildError, InvalidError, NotFoundError
-from farcall.spec.image import BuiltBase, Configure, Copy, ImageSpec, InlineFile, Run, RunMount, ScratchBase
+from farcall.spec.image import (
+    BuiltBase,
+    Configure,
+    Copy,
+    ImageSpec,
+    InlineFile,
+    RegistryBase,
+    Run,
+    RunMount,
+    ScratchBase,
+)
 from tests.builder.conftest import Workshop
 
 Context = Callable[[dict[str, str]], str]
@@ -173,6 +184,14 @@ def test_copy_owner_mode_and_names(workshop: Workshop, context: Context) -> None
         workshop.build(Copy(target="/", sources=("a.text",), tree=tree))
     with pytest.raises(ImageBuildError, match="there is no user 'nobody'"):
         workshop.build(Copy(target="/", sources=("a.txt",), tree=tree, owner="nobody"))
+
+
+def test_steps_are_counted_before_they_come(workshop: Workshop) -> None:
+    stage = ImageSpec(ScratchBase(), (Run("a"), Configure("user", ("b",))))
+    copies = Copy("/", (".",), stage=stage), Copy("/", (".",), image=RegistryBase("c")), Copy("/", (".",), tree="d")
+    assert count_steps(ImageSpec(RegistryBase("e", add_python="3.12"), copies)) == 2 + 3 + 2 + 1
+    workshop.build(Copy("/b/", (".",), stage=workshop.spec(Run("true"))))
+    assert {event.steps for event in workshop.events} == {max(event.step for event in workshop.events)}
 
 
 def test_stages(workshop: Workshop) -> None:

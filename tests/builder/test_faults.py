@@ -1,8 +1,11 @@
 """Builds whose server is killed, or whose disk fills up: finished steps stay, and nothing else does."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +62,45 @@ def test_a_server_killed_in_a_build(installation: Installation, write: Write, tm
     assert f"RUN {first}"[:40] not in again.stderr
     assert "\n/first\n" in again.stderr
     assert "half: No such file" in again.stderr
+    assert in_progress(installation) == []
+
+
+def chrooted(installation: Installation) -> list[int]:
+    """The processes of a Debian that is being made, in it."""
+    found: list[int] = []
+    for pid in descendants():
+        with contextlib.suppress(OSError):
+            root = os.readlink(f"/proc/{pid}/root")
+            if root.startswith(str(installation.root)) and "mmdebstrap." in root:
+                found.append(pid)
+    return found
+
+
+@pytest.mark.long
+def test_a_bootstrap_that_is_killed(installation: Installation) -> None:
+    program = installation.root / "program.py"
+    program.write_text("import farcall\nif __name__ == '__main__':\n    farcall.Image.debian_slim().build()\n")
+    installation.environment["XDG_DATA_HOME"] = str(installation.root / "data")  # where nothing is built yet
+    process = subprocess.Popen(
+        [sys.executable, "-m", "farcall", "python", program],
+        env=installation.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (inside := chrooted(installation)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    makers = [pid for pid, command in descendants().items() if "mmdebstrap" in command]
+    assert makers
+    for pid in (*makers, *inside):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _, shown = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "mmdebstrap ended" in shown
+    assert str(installation.root) not in Path("/proc/self/mounts").read_text()
     assert in_progress(installation) == []
 
 

@@ -1,5 +1,6 @@
 """Builds on images from a registry, and on imported ones: what they are is pulled by a job, and run."""
 
+import functools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from farcall.builder import builder
 from farcall.builder.oci.archive import import_archive
 from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.export import export_archive
 from farcall.builder.oci.reference import python_slim
+from farcall.builder.oci.registry import reachable
 from farcall.errors import AuthError, NotFoundError
 from farcall.spec.image import (
     BuiltBase,
@@ -27,6 +30,12 @@ from tests.builder.conftest import Workshop
 from tests.builder.oci.servers import Answer, Server, docker_registry
 
 CONFIG = ImageConfig(env={"PATH": "/bin", "GREETING": "hello"}, workdir="/work", user="")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry on a busy machine is one that can be reached all the same."""
+    monkeypatch.setattr(builder, "_reachable", functools.partial(reachable, seconds=30.0))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +110,7 @@ def test_debian_slim_is_the_registry_s_where_that_can_be_reached(workshop: Works
     ("answer", "why"),
     [
         (Answer(404), "is not in the registry"),
-        (Answer(429, headers={"Retry-After": "0"}), "429"),
+        pytest.param(Answer(429, headers={"Retry-After": "0"}), "429", marks=pytest.mark.long),  # as slow as the next
         (Answer(500, headers={"Retry-After": "0"}), "500"),
         (Answer(401, headers={"WWW-Authenticate": 'Basic realm="tests"'}), "401"),
     ],

@@ -1,6 +1,7 @@
 """`farcall image` as a user sees it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_list_says_what_images_are(installation: Installation, image: str) -> No
         *(image, "5.0", "kB", "just", "now", "first:latest,", "second:tag")
     ]
     (found,) = json.loads(installation.farcall("image", "list", "--json").stdout)
-    assert found.pop("used") > 0
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("used_at"))
     assert found == {"id": image, "names": ["first:latest", "second:tag"], "python": None, "bytes": 5000}
 
 

@@ -162,7 +162,7 @@ FUNCTION_KEYS = {
 }
 CONTAINER_KEYS = {
     *("container_id", "app_id", "app", "function", "state", "created_at", "running", "queued", "done"),
-    *("cpu_seconds", "memory_bytes", "processes"),
+    *("cpu_seconds", "memory_bytes", "processes", "worker"),
 }
 CALL_KEYS = {
     *("call_id", "kind", "app_id", "app", "function", "state", "created_at", "finished_at"),
@@ -219,6 +219,9 @@ def test_apps_that_stopped_and_names_that_are_wrong(server: Installation, watche
         assert wrong.returncode == 1
         assert "no app 'wached'" in wrong.stderr
         assert "did you mean 'watched'?" in wrong.stderr
+    wrong = server.farcall("app", "status", "quite another", check=False)
+    assert re.search("there are: .*short, watched$", wrong.stderr.strip())
+    assert "ap-" not in wrong.stderr
 
 
 # --- containers
@@ -469,7 +472,7 @@ def test_calls_in_memory_are_shown_and_can_be_cancelled(server: Installation, wa
 def test_top(server: Installation, watched: Watched) -> None:
     overview = watched.json("top")
     assert set(overview) == {
-        *("state", "version", "uptime_seconds", "cores", "memory_bytes", "memory_available_bytes", "apps"),
+        *("state", "version", "uptime_seconds", "cores", "memory_bytes", "memory_available_bytes", "apps", "workers"),
     }
     assert overview["cores"] == os.cpu_count()
     (app,) = [one for one in overview["apps"] if one["app_id"] == watched.app_id]

@@ -192,6 +192,12 @@ def test_what_cannot_be_run_ends_with_2(cli: Cli, hello: Path, words: list[str],
     assert done.stdout == ""
 
 
+def test_an_option_that_a_command_within_a_command_has_not(cli: Cli) -> None:
+    wrong = cli("worker", "join", "--token", "x")
+    assert wrong.returncode == 2
+    assert "farcall worker join: not understood: --token x; did you mean '--token-file'?" in wrong.stderr
+
+
 def test_an_error_in_the_program_shows_its_own_lines(cli: Cli, hello: Path) -> None:
     done = cli("run", "--local", f"{hello}::fail")
     assert done.returncode == 1

@@ -80,9 +80,9 @@ def test_nothing_is_replaced_unasked(volume: Cli, name: str, tmp_path: Path) -> 
 def test_copy_and_remove(volume: Cli, name: str) -> None:
     volume("put", name, "-", "d/a", stdin="x")
     assert volume("cp", name, "d/a", "b").returncode == 0
-    assert "is a directory: say recursive=True" in volume("cp", name, "d", "e").stderr
+    assert "is a directory: say recursive=True (-r)" in volume("cp", name, "d", "e").stderr
     assert volume("cp", "-r", name, "d", "e").returncode == 0
-    assert "is a directory: say recursive=True" in volume("rm", name, "d").stderr
+    assert "is a directory: say recursive=True (-r)" in volume("rm", name, "d").stderr
     assert volume("rm", "-r", name, "d").returncode == 0
     assert [one["path"] for one in json.loads(volume("ls", name, "-r", "--json").stdout)] == ["b", "e", "e/a"]
     for arguments in (("rm", name, "d"), ("ls", name, "d"), ("get", name, "d")):

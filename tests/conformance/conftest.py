@@ -14,6 +14,7 @@ import pytest
 
 from farcall.sdk import client as clients
 from farcall.wire import messages
+from tests.cluster.machines import cluster
 from tests.conftest import running_server, short_directory
 from tests.link.conftest import server_over_ssh
 
@@ -26,11 +27,16 @@ sys.path.insert(0, str(PROGRAMS))
 
 @pytest.fixture(scope="session")
 def session_server(request: pytest.FixtureRequest, shared: Path) -> "Iterator[Installation]":
-    """A running server, shared by all modules: on this machine, or, with `--over ssh`, on one that ssh reaches."""
+    """A running server, shared by all modules: on this machine; with `--over ssh`, on one that ssh reaches; with
+    `--over workers`, here, and all containers on two workers that have joined it."""
     with short_directory() as root:
-        if request.config.getoption("--over") is None:
+        over = request.config.getoption("--over")
+        if over is None:
             with running_server(root, shared) as installation:
                 yield installation
+        elif over == "workers":
+            with cluster(root, shared) as made:
+                yield made.server
         else:
             with server_over_ssh(root, shared) as away:
                 away.near.farcall("server", "start", timeout=300)

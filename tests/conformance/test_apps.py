@@ -411,19 +411,22 @@ def test_a_package_mounts_its_top_level_package(execute: Any, package: Path, how
 
 
 def test_local_directories(program: Program, execute: Any, tmp_path: Path) -> None:
-    """add_local_dir mounts a directory, to be read and not to be written."""
+    """add_local_dir mounts a directory, without what is ignored, to be read and not to be written."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "words.txt").write_text("some words")
+    (folder / "words.tmp").write_text("half of them")
     path = program(f"""
+        import os
+
         import farcall
 
-        image = farcall.Image.host().add_local_dir({str(folder)!r}, "/data")
+        image = farcall.Image.host().add_local_dir({str(folder)!r}, "/data", ignore=["*.tmp"])
         app = farcall.App("dirs", image=image)
 
         @app.function()
         def read():
-            return open("/data/words.txt").read()
+            return os.listdir("/data"), open("/data/words.txt").read()
 
         @app.function()
         def write():
@@ -437,7 +440,7 @@ def test_local_directories(program: Program, execute: Any, tmp_path: Path) -> No
                 except OSError as error:
                     print(type(error).__name__, error.errno)
     """)
-    assert execute(path).stdout == "some words\nOSError 30\n"
+    assert execute(path).stdout == "(['words.txt'], 'some words')\nOSError 30\n"
     assert (folder / "words.txt").read_text() == "some words"
 
 

@@ -1,7 +1,6 @@
 """Backpressure: a slow consumer of a map slows its producer, by the number of values and by their size."""
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 from backpressure_app import app  # noqa: F401 - the fixture runs it
 
 from farcall.sdk import client
-from tests.memory import MIB, memory_files, server_pid
+from tests.memory import MIB, memory_files, on_each_machine, server_pid
 
 WINDOW = 16  # MiB
 AHEAD = 16  # MiB that may be under way when the window is full: what a container was handed, or a chunk
@@ -31,7 +30,7 @@ def test_results_that_are_not_taken_hold_the_producer_back(ordered: bool) -> Non
     assert len(next(results)) == MIB
     # Were the others not held back, they would be run before this.
     assert maker.count.remote() - before < WINDOW + AHEAD
-    assert memory_files(os.getpid(), server_pid()) < (WINDOW + AHEAD) * MIB
+    assert all(memory_files(*pids) < (WINDOW + AHEAD) * MIB for pids in on_each_machine())
     for _ in range(40):
         next(results)
     assert maker.count.remote() - before < 41 + WINDOW + AHEAD
@@ -95,7 +94,7 @@ def test_large_inputs_wait_in_the_program() -> None:
         for _ in range(50):  # nothing that takes time brings more
             assert not gate.ping.remote()
         assert made <= WINDOW + AHEAD
-        assert memory_files(os.getpid(), server_pid()) <= (WINDOW + AHEAD) * MIB
+        assert all(memory_files(*pids) <= (WINDOW + AHEAD) * MIB for pids in on_each_machine())
     finally:
         gate.open.remote()
         consumer.join()

@@ -88,13 +88,14 @@ def test_an_input_may_call_its_own_container() -> None:
 
 def test_a_blocked_loop_holds_up_nobody_else() -> None:
     """Inputs handed to a container whose loop is blocked by one of its inputs go to another one."""
-    first = concurrency_app.hold_up.remote(0)
-    blocking = concurrency_app.hold_up.spawn(8)
+    first = concurrency_app.hold_up.remote()
+    blocking = concurrency_app.hold_up.spawn("blocked loop")
     until_it_says(blocking.object_id)
-    assert concurrency_app.hold_up.remote(0) != first
+    assert concurrency_app.hold_up.remote() != first
     with pytest.raises(TimeoutError):
         blocking.get(timeout=0)
-    assert blocking.get() == first
+    concurrency_app.Door(name="blocked loop").open.remote()
+    assert blocking.get(timeout=20) == first
 
 
 # --- stopping
@@ -133,8 +134,10 @@ def test_a_cancelled_input_that_ends_in_time_costs_no_container() -> None:
     gone, other = threads.hold.spawn(), threads.hold.spawn()
     for call in (gone, other):
         until_it_says(call.object_id)
-    threads.let_go_in.remote(1.0)  # a container that waits for the end of one takes no other
+    door = concurrency_app.Door(name="threads")
+    threads.let_go_behind.remote(door.name)  # a container that waits for the end of one takes no other
     gone.cancel()
+    door.open.remote()
     assert cancelled(gone)
     assert other.get(timeout=20) == before
     assert threads.identity.remote() == before
@@ -144,14 +147,14 @@ def test_timeouts_are_each_input_s_own() -> None:
     """`timeout` counts from the start of each input. A task that runs too long is cancelled; for a thread the container
     is replaced, and those beside it run again."""
     identity = concurrency_app.timed_tasks.remote(0)
-    late, early = concurrency_app.timed_tasks.spawn(30), concurrency_app.timed_tasks.spawn(0.1)
+    late, early = concurrency_app.timed_tasks.spawn(30), concurrency_app.timed_tasks.spawn(0)
     with pytest.raises(errors.FunctionTimeoutError, match="timed_tasks ran longer than its timeout of 1 s"):
         late.get(timeout=20)
     assert early.get(timeout=20) == identity
     assert concurrency_app.timed_tasks.remote(0) == identity
 
     identity = concurrency_app.timed_threads.remote(0)
-    late, early = concurrency_app.timed_threads.spawn(30), concurrency_app.timed_threads.spawn(0.1)
+    late, early = concurrency_app.timed_threads.spawn(30), concurrency_app.timed_threads.spawn(0)
     with pytest.raises(errors.FunctionTimeoutError, match="timed_threads ran longer than its timeout of 1 s"):
         late.get(timeout=20)
     assert early.get(timeout=20)
@@ -244,12 +247,13 @@ def test_cancelling_inputs_of_a_batch() -> None:
     slow = concurrency_app.SlowBatches()
     nothing = [0, 0, 0]
     list(slow.run.map(nothing))
-    one, two, three = (slow.run.spawn(seconds) for seconds in (1.0, 0.9, 0.8))
+    one, two, three = (slow.run.spawn(item) for item in ("batch", 1, 2))
     until_it_says(one.object_id)
     two.cancel()
     assert cancelled(two)
+    concurrency_app.Door(name="batch").open.remote()
     assert one.get(timeout=20) == three.get(timeout=20) == [nothing]
-    assert list(slow.run.map(nothing)) == [[[1.0, 0.9, 0.8]]] * 3
+    assert list(slow.run.map(nothing)) == [[["batch", 1, 2]]] * 3
 
     running = [slow.run.spawn(seconds) for seconds in (60, 61, 62)]
     until_it_says(running[0].object_id)

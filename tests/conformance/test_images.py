@@ -77,6 +77,25 @@ def test_debian_and_python_packages(run: Callable[..., str]) -> None:
     assert output == "Hello, world! 1.17.0 /usr/local/lib/python3.11/dist-packages/six.py\n"
 
 
+def test_imports_are_noted_for_the_next_container(installation: Farcall, tmp_path: Path) -> None:
+    """It is made with a list of the files that the first container's modules came from."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import farcall\nimage = {SLIM}\napp = farcall.App('imports', image=image)\n"
+        "@app.function()\ndef late():\n    import wave\n    print(wave.__spec__.origin, wave.__spec__.cached)\n"
+        "@app.local_entrypoint()\ndef main():\n    late.remote()\n"
+    )
+    first = installation.farcall("run", program, timeout=BUILD_SECONDS).stdout
+    store = Path(installation.environment["XDG_DATA_HOME"], "farcall/content/local")
+    if not os.listdir(store / "erofs"):
+        pytest.skip("needs EROFS mounts: other roots have nothing to gain by it")
+    wanted = set(first.encode().split())
+    noted = [file.read_bytes().split(b"\0") for file in (store / "imports").glob("*/*")]
+    [mine] = [paths for paths in noted if wanted <= set(paths)]
+    assert not any(b"/farcall/" in path for path in mine)
+    assert installation.farcall("run", program, timeout=BUILD_SECONDS).stdout == first
+
+
 def test_another_python(installation: Farcall, tmp_path: Path) -> None:
     minors = ("3.12", "3.13", "3.14")
     found = next((python for minor in minors if (python := pythons.find(minor, os.environ)) is not None), None)

@@ -41,7 +41,6 @@ def test_one_container_for_each_input_up_at_once_and_down_after_the_window(event
     """Scales on inputs in flight and waiting: up at once, in proportion; down after the scaledown window."""
     identities, ended = zip(*meet.map([8] * 8), strict=True)
     assert len(set(identities)) == 8
-    assert runners(meet) == 8
     eventually(lambda: runners(meet) == 0)
     assert time.monotonic() - max(ended) >= 1.9
 

@@ -67,7 +67,7 @@ def test_with_batching() -> None:
     """.with_batching: as if @batched decorated it, for functions and for classes of one method."""
     assert variants_app.double.remote(4) == 8
     assert list(variants_app.double.with_batching(max_batch_size=3, wait_ms=50).map(range(7))) == list(range(0, 14, 2))
-    batched = variants_app.Single.with_batching(max_batch_size=3, wait_ms=200)  # type: ignore[attr-defined]
+    batched = variants_app.Single.with_batching(max_batch_size=3, wait_ms=20_000)  # type: ignore[attr-defined]
     assert list(batched().run.map(range(3))) == [(0, 3), (1, 3), (2, 3)]
 
 

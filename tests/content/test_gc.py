@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from farcall.content import Lease, Store, Tree
+from farcall.content import Lease, Store, Tree, imports
 from farcall.content.gc import BATCH, collect
 from farcall.content.roots import KEEP_DOWNLOADS
 from farcall.errors import CorruptedError
@@ -125,6 +125,7 @@ def test_what_mounts_made_goes_with_its_tree(store: Store) -> None:
     variants = {tree.id: store.root / "variants" / f"v-{tree.id}" for tree in (kept, lost)}
     for tree in (kept, lost):
         (store.root / "erofs" / tree.id).write_bytes(b"image")
+        imports.write(store, tree.id, "function", ["/usr/lib/one.py"])
         root = store.root / "farms" / tree.id / "root"
         root.mkdir(parents=True)
         variants[tree.id].write_bytes(b"copy")
@@ -133,7 +134,7 @@ def test_what_mounts_made_goes_with_its_tree(store: Store) -> None:
         root.chmod(0o555)
     result = collect(store)
     assert (result.trees, result.objects, result.stuck) == (1, 2, 0)
-    for kind in ("trees", "erofs", "farms"):
+    for kind in ("trees", "erofs", "farms", "imports"):
         assert os.listdir(store.root / kind) == [kept.id]
     assert list((store.root / "variants").iterdir()) == [variants[kept.id]]
 

@@ -226,3 +226,25 @@ def test_a_full_disk_leaves_the_version_that_is_there(tmp_path: Path) -> None:
             assert [store.read(one.digest) for one in store.tree(volumes.get("v").tree_id)][1:] == [b"two"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_what_versions_leave_behind_is_counted_until_it_is_collected(store: Store) -> None:
+    volumes = Volumes(store)
+    volumes.create("v")
+    assert store.dead.get() == 0
+    with store.lease("test") as lease:
+        digest = lease.add_bytes(b"x" * 100_000)
+        one = Entry(b"one", stat.S_IFREG | 0o644, size=100_000, digest=digest)
+        volumes.commit("v", Changes((one,)), lease, [digest])
+        small = store.dead.get()
+        assert 0 < small < 100_000, "the manifest of the empty version"
+        volumes.commit("v", changes(file("two")), lease, ())
+        assert store.dead.get() < 100_000, "what the next version has is not dead"
+        volumes.commit("v", changes(removed=("one",)), lease, ())
+        assert 100_000 < store.dead.get() < 150_000
+    collect(store)
+    assert Store(store.root).dead.get() == 0
+    volumes.delete("v")
+    assert 0 < store.dead.get() < 100_000
+    (store.root / "dead").write_text("no number")
+    assert store.dead.get() == 0

@@ -84,7 +84,7 @@ class Faults:
                 yield process
 
     def _find(self, target: str) -> list[int]:
-        """The pids of what is to be killed, among the processes below this one."""
+        """The pids of what is to be killed, among the processes below this one; what has been there longest first."""
         if target == "server":
             from farcall.sdk import client
 
@@ -103,7 +103,8 @@ class Faults:
                     found.append(pid)
             elif len(inner) > 1 and inner[-1] == {"init": "1", "runner": "2"}[target]:
                 found.append(pid)
-        return found
+        # What a launcher forks looks like it; and pids begin anew some time.
+        return sorted(found, key=lambda pid: (_started(pid), _parent(pid) in found))
 
     # --- the disk
 
@@ -126,3 +127,22 @@ class Faults:
             self._filler.unlink()
             self._over["disk"] = self._begun["disk"]
             self._freed_at = time.monotonic()
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _started(pid: int) -> float:
+    """When a process began, in ticks of the kernel's clock."""
+    found = _stat(pid)
+    return float(found[19]) if found else math.inf
+
+
+def _parent(pid: int) -> int:
+    found = _stat(pid)
+    return int(found[1]) if found else 0

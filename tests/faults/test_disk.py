@@ -90,7 +90,7 @@ def test_a_result_waits_until_there_is_room_for_it(programs: Any, faults: Faults
     faults.fill(but=2**20)
     call = programs.grow.spawn(4 * 2**20)
     with pytest.raises(TimeoutError):
-        call.get(timeout=3)
+        call.get(timeout=1)
     faults.free()
     assert call.get(timeout=30) == bytes(4 * 2**20)
 
@@ -107,7 +107,7 @@ def test_spawned_inputs_wait_where_there_is_no_room_for_a_container(
         programs.plain.remote(1)
     call = programs.plain.spawn(2)
     with pytest.raises(TimeoutError):
-        call.get(timeout=3)
+        call.get(timeout=1)
     faults.free()
     assert call.get(timeout=30) == 3
     assert programs.plain.remote(1) == 2

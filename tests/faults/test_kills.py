@@ -108,7 +108,7 @@ def test_a_killed_client_leaves_nothing_running(installation: Installation, tmp_
     assert process.stdout.readline() == "spawned\n"
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "0 apps, 0 containers" not in (status := installation.farcall("server", "status").stdout):
         assert time.monotonic() < deadline, status
         time.sleep(0.05)
@@ -130,15 +130,19 @@ def test_the_loss_of_a_launcher_spends_no_retries(faults: Faults, run_app: Calla
     """`once` has none to spend: both its calls are run again, at once."""
     app = run_app("mixed")
     assert app.once.remote(2)[0] == 4  # a container is there
-    spawned = app.once.spawn(3, 3.0)
-    remote = threading.Thread(target=lambda: answers.append(app.once.remote(4, 3.0)))
-    answers: list[Any] = []
-    remote.start()
-    while app.once.get_current_stats().num_running_inputs < 2:
-        time.sleep(0.01)
+    while True:
+        spawned, answers = app.once.spawn(3, 3.0), list[Any]()
+        remote = threading.Thread(target=lambda mine=answers: mine.append(app.once.remote(4, 3.0)))
+        remote.start()
+        while (running := app.once.get_current_stats().num_running_inputs) < 2 and not answers:
+            time.sleep(0.01)
+        if running == 2:
+            break
+        remote.join()  # on a busy machine the one was over when the other began: once more
+        spawned.get(timeout=60)
     assert faults.kill("launcher")
     assert spawned.get(timeout=60)[0] == 9
-    remote.join(60)
+    remote.join()
     assert [answer[0] for answer in answers] == [16]
 
 

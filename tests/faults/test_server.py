@@ -1,6 +1,7 @@
 """The embedded server in bad company: rivals, leftovers of dead ones, other versions, peers that say nothing."""
 
 import itertools
+import json
 import os
 import signal
 import socket
@@ -96,7 +97,7 @@ def server_pid(installation: Installation) -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
@@ -176,7 +177,14 @@ def test_a_server_that_dies_while_it_starts_is_an_error_that_shows_its_log(insta
     later.end()
 
 
+def bound(installation: Installation) -> int:
+    """A setting of the server."""
+    return json.loads(installation.farcall("server", "status", "--json").stdout)["queue_inputs"]
+
+
 def test_an_idle_server_of_another_version_is_replaced(installation: Installation) -> None:
+    given = {"FARCALL_QUEUE_INPUTS": "77", "FARCALL_APP_QUEUE_INPUTS": "77"}
+    given["FARCALL_SERVER_FLAGS"] = ",".join(given)  # as `farcall server start --queue-inputs 77` does
     subprocess.run(
         [
             sys.executable,
@@ -186,7 +194,7 @@ def test_an_idle_server_of_another_version_is_replaced(installation: Installatio
             "starting._PROGRAM = starting._PROGRAM.replace('from {module}', older)\n"
             "embedded.start_server()\n",
         ],
-        env=installation.environment,
+        env=installation.environment | given,
         check=True,
     )
     before = server_pid(installation)
@@ -195,6 +203,15 @@ def test_an_idle_server_of_another_version_is_replaced(installation: Installatio
     wait_until(lambda: is_gone(before), "the older server goes on")
     assert "0.0.0" not in installation.farcall("server", "status").stdout
     program.end()
+    # What that server was given on its command line holds for the one in its place, also after a crash; not after its
+    # end in good order.
+    assert bound(installation) == 77
+    os.kill(server_pid(installation), signal.SIGKILL)
+    installation.farcall("app", "list", "--all")  # which needs a server
+    assert bound(installation) == 77
+    installation.farcall("server", "stop")
+    installation.farcall("app", "list", "--all")
+    assert bound(installation) == 100_000
 
 
 def test_a_client_of_another_version_is_refused_by_a_busy_server(installation: Installation) -> None:
@@ -230,5 +247,5 @@ def test_a_peer_that_says_nothing_keeps_no_server_alive(installation: Installati
         program = Program(installation)
         assert program.read() == "42"
         program.end()
-        silent.settimeout(20)
+        silent.settimeout(60)
         assert silent.recv(1) == b""

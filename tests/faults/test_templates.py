@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farcall.server.capacity import of_this_machine
 from farcall.worker import gpus
+from farcall.worker.offer import of_this_machine
 from tests.memory import server_pid
 
 PATIENCE = 60.0

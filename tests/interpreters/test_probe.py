@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from farcall.interpreters import Details, details, probe
+from farcall.interpreters.probe import details_of_tag
 
 MakeVenv = Callable[[str], Path]
 
@@ -31,6 +32,13 @@ def test_a_venv_needs_itself_and_its_base(make_venv: MakeVenv) -> None:
     assert covers(found, folder)
     assert covers(found, os.path.realpath(sys.executable))
     assert covers(found, os.path.realpath(os.__file__))
+
+
+def test_what_extension_modules_are_called_follows_from_the_tag(make_venv: MakeVenv) -> None:
+    found = details(python(make_venv("venv")))
+    known = details_of_tag(found.executable, found.version, found.tag)
+    assert (known.soabi, known.tag) == (found.soabi, found.tag)
+    assert details_of_tag("python", "3.13.1", "cp313t-linux_aarch64-musl").soabi == "cpython-313t-aarch64-linux-musl"
 
 
 def test_no_path_lies_inside_another(make_venv: MakeVenv) -> None:

@@ -12,7 +12,8 @@ import pytest
 from farcall.spec.container import Interpreter
 
 sys.path.insert(0, str(Path(__file__).parent))
-import image_harness  # noqa: F401 - the tests find these two by name
+import image_harness  # noqa: F401 - the tests find these by name
+import lazy_harness  # noqa: F401
 import other_user  # noqa: F401
 from launcher_harness import Rig, make_runner, this_interpreter
 

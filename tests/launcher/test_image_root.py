@@ -182,6 +182,11 @@ def test_mounts_within_mounts(rig: Rig, image: Path, tmp_path: Path) -> None:
         trees=(TreeMount("directory", str(outer), target="/code"),),
     )
     assert seen == "outer inner "
+    with pytest.raises(Exception, match="at /usr: that is a folder in the container, and what is mounted is a file"):
+        output(rig, image, "true", container_id="ta-y", binds=(Bind(str(outer / "file"), "/usr"),))
+    with pytest.raises(Exception, match="at /file: that is a file in the container, and what is mounted is a folder"):
+        binds = (Bind(str(outer / "file"), "/file"), Bind(str(inner), "/file"))
+        output(rig, image, "true", container_id="ta-z", binds=binds)
 
 
 def test_symlinks_of_the_image_lead_nowhere_outside(rig: Rig, image: Path, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def connect(address: str, port: int = PORT) -> str:
     """ "hello", or the name of the error that connecting gave."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as client:
-        client.settimeout(5)
+        client.settimeout(20)
         try:
             scope = (0, socket.if_nametoindex("eth0")) if address.startswith("fe80") else ()
             client.connect((address, port, *scope))
@@ -273,7 +273,7 @@ def connect(address: str, port: int = PORT) -> str:
 def resolve(nameserver: str) -> str:
     question = b"\x12\x34\1\0\0\1\0\0\0\0\0\0" + b"\7example\3com\0" + b"\0\1\0\1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(20)
         client.sendto(question, (nameserver, DNS_PORT))
         return socket.inet_ntoa(client.recv(512)[-4:])
 

@@ -15,11 +15,11 @@ SSHD = "/usr/sbin/sshd"
 
 @dataclass
 class Box:
-    """`url` is its address; `ssh` the command that reaches it, for the setting of that name."""
+    """`name` is its host's; `url` its address; `ssh` the command that reaches it, for the setting of that name."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict[str, str])
-    url: str = "ssh://box"
+    name: str = "box"
     line: str = "exec"  # how a command is run at the other end of the line
 
     def __post_init__(self) -> None:
@@ -44,6 +44,10 @@ class Box:
         self.trust()
 
     @property
+    def url(self) -> str:
+        return f"ssh://{self.name}"
+
+    @property
     def ssh(self) -> str:
         return f"ssh -F {self.root}/ssh_config"
 
@@ -63,14 +67,14 @@ class Box:
         )
         proxy.chmod(0o700)
         (self.root / "ssh_config").write_text(
-            f"Host box\n  User {_user()}\n  ProxyCommand {proxy}\n  IdentityFile {self.keys}/{key}\n"
+            f"Host {self.name}\n  User {_user()}\n  ProxyCommand {proxy}\n  IdentityFile {self.keys}/{key}\n"
             f"  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {self.root}/known\n"
             "  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n"
         )
 
     def trust(self, key: str = "host") -> None:
         """The client knows that host key, as after a first connection by hand."""
-        (self.root / "known").write_text(f"box {(self.keys / f'{key}.pub').read_text()}")
+        (self.root / "known").write_text(f"{self.name} {(self.keys / f'{key}.pub').read_text()}")
 
     def connections(self) -> int:
         """How many have been made, or tried."""

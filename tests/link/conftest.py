@@ -12,10 +12,10 @@ from tests.conftest import Installation, leftovers, short_directory, snapshot
 from tests.link.box import SSHD, Box
 
 
-def make_box(root: Path) -> Box:
+def make_box(root: Path, name: str = "box", **environment: str) -> Box:
     if not os.path.exists(SSHD) or shutil.which("ssh") is None:
         pytest.skip("needs ssh and sshd (Debian: openssh-client, openssh-server)")
-    return Box(root)
+    return Box(root, environment, name)
 
 
 @pytest.fixture
@@ -48,9 +48,11 @@ def server_over_ssh(root: Path, shared: Path) -> Iterator[Away]:
     try:
         yield Away(box, near)
     finally:
-        near.farcall("server", "stop", "--force")
+        said = near.farcall("server", "stop", "--force").stderr
         if left := leftovers(root, before):
-            pytest.fail("stayed behind after `farcall server stop`:\n  " + "\n  ".join(left), pytrace=False)
+            logs = [path.read_text() for path in sorted(root.rglob("link.log"))]
+            lines = [f"stayed behind after `farcall server stop`, which said {said!r}:", *left, *logs]
+            pytest.fail("\n".join(lines), pytrace=False)
 
 
 @pytest.fixture(scope="module")

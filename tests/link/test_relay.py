@@ -1,6 +1,7 @@
 """Two ends of a link in one process, with real sockets: messages, descriptors, cuts, slow readers."""
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -8,13 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 
-from farcall.link.channel import WINDOW
+from farcall.link.channel import WINDOW, Connect, over_socket
 from farcall.link.relay import Relay
 from farcall.link.stream import LIMIT, PipeStream
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import from_memory, to_memory
 from farcall.wire.transport import Transport
+from tests.conftest import open_descriptors
 
 Received = list[tuple[int, list[bytes]]]
 
@@ -55,15 +58,15 @@ class Link:
         self._writers: list[asyncio.StreamWriter] = []
         self.cuts = 0
 
-    def _dial(self) -> socket.socket:
+    def _dial(self) -> Connect:
         ours, theirs = socket.socketpair()
         self.servers.append(Peer(ours))
         self.dialled.set()
-        return theirs
+        return over_socket(theirs)
 
     def client(self) -> Peer:
         ours, theirs = socket.socketpair()
-        self.near.open(theirs)
+        self.near.open(over_socket(theirs))
         self.clients.append(Peer(ours))
         return self.clients[-1]
 
@@ -106,9 +109,11 @@ def run(test: Callable[[Link], Awaitable[None]]) -> None:
         async with linked() as link:
             await test(link)
 
-    before = len(os.listdir("/proc/self/fd"))
+    gc.collect()  # what earlier tests have left to it may be descriptors, too
+    before = open_descriptors()
     asyncio.run(main())
-    assert len(os.listdir("/proc/self/fd")) == before
+    gc.collect()
+    assert open_descriptors() <= before
 
 
 async def server_of(link: Link, count: int = 1) -> Peer:
@@ -132,6 +137,24 @@ def test_messages_and_files_arrive_both_ways() -> None:
         assert client.received == [(-message, files[::-1]) for message, files in sent]
         client.transport.close()
         await asyncio.wait_for(server.closed.wait(), 60)
+
+    run(test)
+
+
+def test_what_was_said_before_a_close_is_waited_for_over_cuts() -> None:
+    async def test(link: Link) -> None:
+        await asyncio.wait_for(link.near.deliver_closed(), 60)  # nothing is to be waited for
+        client = link.client()
+        server = await server_of(link)
+        client.send(1, [b"x" * (3 * WINDOW)])
+        client.transport.close(after_flush=True)
+        delivering = asyncio.ensure_future(link.near.deliver_closed())
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            link.cut()
+        await asyncio.wait_for(delivering, 60)
+        await server.has(1)
+        assert link.near.channels == 0
 
     run(test)
 
@@ -193,6 +216,20 @@ def test_a_client_that_does_not_read_holds_back_its_server_and_nobody_else() -> 
         # The rest waits where it was sent from: the far end has not even read it.
         assert slow_server.transport.buffered > WINDOW
         assert slow.received == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("together", [1, 10])
+def test_a_client_that_only_reads_is_sent_more_than_the_window(together: int) -> None:
+    async def test(link: Link) -> None:
+        client = link.client()
+        server = await server_of(link)
+        payload = msgspec.Raw(msgspec.msgpack.encode(bytes(60_000)))
+        for count in range(together, 3 * WINDOW // 60_000, together):
+            for _ in range(together):
+                server.transport.send(payload)
+            await client.has(count)
 
     run(test)
 

@@ -77,6 +77,16 @@ def program(away: Away) -> Path:
 
 
 def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, program: Path) -> None:
+    def is_stopped() -> bool:
+        status = away.near.farcall("server", "status", "--json", check=False)
+        return status.returncode == 3 and json.loads(status.stdout) == {"state": "stopped"}
+
+    assert is_stopped() and not away.box.processes()
+    installed = away.box.home / "data" / "farcall" / "remote"
+    for age, name in enumerate(("last", "runs", "old", "older")):
+        (installed / name).mkdir(parents=True)
+        os.utime(installed / name, (1e9 - age, 1e9 - age))
+    running = subprocess.Popen([f"{installed}/runs/bin/python", "100"], executable=shutil.which("sleep"))
     first = away.near.farcall("run", program, timeout=400)
     assert first.stdout.splitlines() == [
         "in a container",
@@ -91,8 +101,15 @@ def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, pr
     again = away.near.farcall("run", program)
     assert again.stdout == first.stdout
     assert "installing" not in again.stderr
+    # Of what was installed there before, the last one stays, and what runs.
+    running.kill()
+    running.wait()
+    [_] = set(os.listdir(installed)) - {"last", "runs"}
     # No server was started on this machine.
     assert not (away.near.root / "state" / "server.sock").exists()
+    # To ask what the other one does starts none there.
+    away.near.farcall("server", "stop", "--force")
+    assert is_stopped() and is_stopped()
 
 
 def test_two_commands_at_once_make_one_link(away: Away, program: Path) -> None:
@@ -107,6 +124,21 @@ def test_two_commands_at_once_make_one_link(away: Away, program: Path) -> None:
     ]
     assert all("249500" in each.communicate(timeout=400)[0] for each in running)
     assert away.box.connections() == before + 1
+
+
+def test_links_of_several_installations_end_with_the_server(away: Away, program: Path) -> None:
+    away.near.farcall("run", program, timeout=400)
+    other = (
+        "from farcall.interpreters import private\n"
+        "private.source = lambda: 'another installation'\n"
+        "from farcall.sdk import client\n"
+        "client.connect_or_start()\n"
+    )
+    subprocess.run([sys.executable, "-c", other], env=away.near.environment, check=True, timeout=100)
+    sockets = [path.with_suffix("") for path in (away.near.root / "state").glob("l-*.lock")]
+    assert sum(path.exists() for path in sockets) == 2
+    away.near.farcall("server", "stop", "--force")
+    assert not any(path.exists() for path in sockets)
 
 
 def test_an_edit_is_seen_there(away: Away, program: Path) -> None:
@@ -217,7 +249,7 @@ def in_the_middle_of_a_map(away: Away) -> Iterator[subprocess.Popen[str]]:
     """A program that has taken a third of a map's results. Behind the block it goes on, and must come to its end."""
     program = away.program("cut.py", CUT)
     running = subprocess.Popen(
-        [sys.executable, "-m", "farcall", "run", "-q", program],
+        [sys.executable, "-m", "farcall", "run", program],
         env=away.near.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -232,6 +264,15 @@ def in_the_middle_of_a_map(away: Away) -> Iterator[subprocess.Popen[str]]:
     assert (running.returncode, out) == (0, "8997000 [0, 2, 4, 6, 8]\n"), err
 
 
+def said(running: subprocess.Popen[str], what: str) -> None:
+    """Its user was told this of the connection, or is now."""
+    assert running.stderr is not None
+    line = "..."
+    while line and not (line.startswith("the connection to ") and line.endswith(f" {what}\n")):
+        line = running.stderr.readline()
+    assert line, f"it ended without a word: {what}"
+
+
 @pytest.mark.parametrize("seconds", [0, pytest.param(20, marks=pytest.mark.long)])
 def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away, seconds: float) -> None:
     before = away.box.connections()
@@ -241,7 +282,9 @@ def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away, seconds: float) 
         while "not connected again" not in log.read_text().rpartition("was cut")[2]:
             assert running.poll() is None
         time.sleep(seconds)
+        said(running, "is lost, reconnecting ...")
         away.box.mend()
+        said(running, "is back")
     assert away.box.connections() > before + 1
 
 

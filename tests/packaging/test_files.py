@@ -63,6 +63,7 @@ def test_metadata(distributions: Built) -> None:
         "cryptography",
         "httpx",
         "msgspec",
+        "obstore",
         "uv",
         "uvloop",
         "watchfiles",

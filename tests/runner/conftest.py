@@ -270,9 +270,12 @@ class Worker:
         return self.status
 
     def stop(self, grace: float = 5.0) -> int:
-        """Ends the runner in the usual way; its wait status."""
+        """Ends the runner in the usual way; its wait status. What was written past Python has been read then."""
         self.send(messages.Stop(grace))
-        return self.wait_exit()
+        status = self.wait_exit()
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
 
     def close(self) -> None:
         if self.status is None:

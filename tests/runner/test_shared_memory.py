@@ -11,6 +11,13 @@ from .conftest import PATIENCE, Worker
 LARGE = 2 * 1024 * 1024
 
 PROGRAM = "def f(size):\n    return b'x' * size\n"
+# The same, and says for how long files are kept from then on.
+KEEPING = """
+from farcall.sdk import shared_memory
+{0}def f(size, seconds):
+    shared_memory.KEEP_SECONDS = seconds
+    return b'x' * size
+"""
 
 
 def files(worker: Worker) -> set[int]:
@@ -26,18 +33,20 @@ def files(worker: Worker) -> set[int]:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_results_take_turns_in_one_file_until_the_runner_is_idle(worker: Worker, asynchronous: bool) -> None:
-    worker.load(f"async {PROGRAM}" if asynchronous else PROGRAM, asynchronous=asynchronous)
+    worker.load(KEEPING.format("async " if asynchronous else ""), asynchronous=asynchronous)
     inherited = files(worker)
-    assert worker.call(LARGE) == worker.call(LARGE) == b"x" * LARGE
+    long = 5.0 if asynchronous else 600.0  # a loop's timer that is set stays
+    assert worker.call(LARGE, long) == worker.call(LARGE, long) == b"x" * LARGE
     held = files(worker)
     assert len(held - inherited) == 1
-    assert worker.call(LARGE) == b"x" * LARGE
+    assert worker.call(LARGE, long) == b"x" * LARGE
     assert files(worker) == held
+    assert worker.call(LARGE, 0.1) == b"x" * LARGE
     deadline = time.monotonic() + PATIENCE
     while files(worker) > inherited:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert worker.call(LARGE) == b"x" * LARGE
+    assert worker.call(LARGE, 0.1) == b"x" * LARGE
 
 
 def test_a_result_that_is_not_taken_keeps_its_content(worker: Worker) -> None:

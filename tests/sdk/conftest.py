@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from farcall.sdk import exceptions_codec, shared_memory, values
+from tests.conftest import open_descriptors
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,10 @@ def peer() -> Iterator[Callable[[str, Any], Any]]:
 def no_leaks() -> Iterator[None]:
     """The test leaves no descriptor behind."""
     shared_memory.release_kept()
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     yield
     import gc
 
     gc.collect()
     shared_memory.release_kept()
-    assert len(os.listdir("/proc/self/fd")) <= len(before)
+    assert open_descriptors() <= before

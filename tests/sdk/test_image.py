@@ -444,6 +444,27 @@ def test_whose_ignore_file_counts(tmp_path: Path) -> None:
     assert copied(ignore=~farcall.FilePatternMatcher("a")) == ["a"]
 
 
+def test_what_a_dockerfile_copies_and_is_not_there(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "requirements.txt").write_text("six\n")
+    (project / "log").write_text("x")
+    (project / ".dockerignore").write_text("log\n")
+
+    def wrong(lines: str) -> str:
+        (project / "Dockerfile").write_text(f"FROM scratch\n{lines}\n")
+        with pytest.raises(InvalidError) as caught:
+            Worked(Image.from_dockerfile(project / "Dockerfile", context_dir=project))
+        return str(caught.value)
+
+    message = wrong("COPY requirements.txt requirments.txt /")
+    assert "Dockerfile: COPY requirments.txt: there is no " in message
+    assert message.endswith(f"{project}/requirments.txt; did you mean requirements.txt?")
+    assert wrong("COPY log /").endswith("log is ignored (.dockerignore, ignore=)")
+    assert "there is no" in wrong("FROM scratch AS a\nCOPY absent /\nFROM scratch\nCOPY --from=a / /")
+    (project / "Dockerfile").write_text("FROM scratch AS unused\nCOPY absent /\nFROM scratch\nCOPY requ*.txt $X /\n")
+    Worked(Image.from_dockerfile(project / "Dockerfile", context_dir=project))
+
+
 def test_lines_of_a_dockerfile(tmp_path: Path) -> None:
     (tmp_path / "project/a").write_text("a")
     (tmp_path / "other").write_text("b")

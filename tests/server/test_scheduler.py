@@ -511,3 +511,20 @@ def test_nobody_starves(seed: int, workers: int, apps: int) -> None:
             simulation.pool(f"app{app}", request, inputs, Scaling(max_containers=rng.choice([None, 2])))
     simulation.run(20 + 2 * STARVED_SECONDS * len(simulation.pools))
     assert {pool.name: pool.first_at for pool in simulation.pools if pool.first_at is None} == {}
+
+
+def test_a_worker_that_would_not_have_a_pool_is_asked_again_once_it_may() -> None:
+    scheduler = cluster(one=machine(), other=machine())
+    demand = waiting(scheduler, SMALL)
+    assert scheduler.bar(demand, "one"), "there is another"
+    [placed] = scheduler.schedule(0.0).place
+    assert placed.worker_id == "other"
+    scheduler.release(placed)
+    scheduler.want(demand, 1, 1, 0, 0.0)
+    assert not scheduler.bar(demand, "other")
+    assert not scheduler.schedule(0.0).place
+    scheduler.unbar(demand, "one")
+    scheduler.unbar(demand, "gone")
+    [placed] = scheduler.schedule(0.0).place
+    assert placed.worker_id == "one"
+    assert scheduler.has("one") and not scheduler.has("gone")

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from farcall.errors import ContainerCrashedError, FarcallError, StartupTimeoutError
+from farcall.launcher.messages import Exited
 from farcall.spec.function import Batching, Concurrency, FunctionSpec, Source
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
-from farcall.worker.container import CANCEL_GRACE, Assignment, Container, State
+from farcall.worker.container import CANCEL_GRACE, Assignment, Container, End, State
+from tests.conftest import open_descriptors
 
 
 class Transport:
@@ -113,9 +116,9 @@ def test_large_inputs_travel_in_as_many_frames_as_they_need(container: Container
 
 def test_descriptors_are_duplicated_for_the_wire(container: Container) -> None:
     mine = os.memfd_create("value")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     container.hand([Assignment("a", "fc-1", "", 0, b"x", (mine,))], 0.0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() <= before
     os.close(mine)  # still there: it was not given away
 
 
@@ -325,3 +328,23 @@ def test_the_raw_output_of_a_batch_is_its_first_input_s(batched: Container) -> N
     running = batched.running()
     assert running is not None
     assert running.token == "a"
+
+
+# --- ends
+
+
+def ended(
+    signal: int | None = 9, error: FarcallError | None = None, out_of_memory: bool = False, disk_exceeded: bool = False
+) -> End:
+    exited = Exited("ta-1", None if signal else 1, signal, out_of_memory, 0, 0, True, disk_exceeded)
+    return End(exited, "", False, error)
+
+
+def test_who_was_killed_by_somebody() -> None:
+    """Not one that we have ended ourselves, for it was not ready in time: the next would take as long."""
+    assert ended().killed
+    assert not ended(None).killed
+    assert not ended(out_of_memory=True).killed
+    assert not ended(disk_exceeded=True).killed
+    assert not ended(error=StartupTimeoutError("not ready within 1 s")).killed
+    assert End(None, "", False, ContainerCrashedError("killed while it was made")).killed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from farcall.worker import pipes
 from farcall.worker.pipes import LINE_LIMIT, OutputPipe
+from tests.conftest import open_descriptors
 
 
 def read(write: Callable[[int], None]) -> list[str]:
@@ -15,7 +16,7 @@ def read(write: Callable[[int], None]) -> list[str]:
         texts: list[str] = []
         ended = asyncio.Event()
         ours, theirs = os.pipe()
-        before = len(os.listdir("/proc/self/fd"))
+        mine = {(str(fd), os.readlink(f"/proc/self/fd/{fd}")) for fd in (ours, theirs)}
         OutputPipe(ours, texts.append, ended.set)
 
         def work() -> None:
@@ -25,8 +26,8 @@ def read(write: Callable[[int], None]) -> list[str]:
                 os.close(theirs)
 
         await asyncio.get_running_loop().run_in_executor(None, work)
-        await asyncio.wait_for(ended.wait(), 10)
-        assert len(os.listdir("/proc/self/fd")) <= before - 2 + 1
+        await asyncio.wait_for(ended.wait(), 60)
+        assert not mine & open_descriptors()
         return texts
 
     return asyncio.run(main())

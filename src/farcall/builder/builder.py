@@ -16,28 +16,31 @@ import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from farcall import errors
 from farcall.builder import commands, debian, titles
+from farcall.builder.build import Build, NotBroughtError
 from farcall.builder.containers import StepContainers
 from farcall.builder.copying import select
-from farcall.builder.images import PYTHONS, STEPS, Image, Images, Python, image_id
+from farcall.builder.elsewhere import Elsewhere
+from farcall.builder.finisher import Finisher
+from farcall.builder.images import PYTHONS, STEPS, Image, Images
 from farcall.builder.job import run_job
+from farcall.builder.keys import DEFAULT_PATH, key_of, python_key_of, variables_of, without_variables
 from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.builder.oci.reference import python_slim
 from farcall.builder.progress import Progress, count_steps
-from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State, Tidy
+from farcall.builder.requests import AddedPython, AddPython, Bootstrap, CopyTree, Fetch, Pull, State
 from farcall.builder.shared import Say, SharedWork
 from farcall.builder.sources import PackageSources, package_sources
+from farcall.builder.tidier import Tidier
 from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.interpreters import private
-from farcall.interpreters.probe import details_of, program, report_in
 from farcall.spec.container import TreeMount
-from farcall.spec.expansion import expand, expand_text
+from farcall.spec.expansion import expand
 from farcall.spec.image import (
     Apt,
     Base,
@@ -61,50 +64,35 @@ from farcall.spec.image import (
 )
 from farcall.wire.messages import BuildEvent
 
-_FORMAT = b"1"  # of keys: another one, and nothing that was done before counts any more
 # A registry that says this of an image that can be made without it is none.
 _NO_HELP = (errors.NotFoundError, errors.AuthError, errors.RegistryError, errors.ConnectionError, errors.TimeoutError)
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class Build:
-    """One image being built for one program."""
-
-    def __init__(
-        self, lease: Lease, secrets: Mapping[str, str], force: bool, progress: Progress, access: Access
-    ) -> None:
-        self.lease = lease
-        self.secrets = secrets
-        self.force = force
-        self.progress = progress
-        self.access = access
-        self.stages: dict[bytes, State] = {}
-
-    def values(self, names: Mapping[str, str]) -> dict[str, str]:
-        """The values of secrets by the variables they go into. Raises InvalidError for a handle that has none."""
-        missing = [name for name, handle in names.items() if handle not in self.secrets]
-        if missing:
-            raise errors.InvalidError(f"no value came along for the secret variables {', '.join(missing)}")
-        return {name: self.secrets[handle] for name, handle in names.items()}
 
 
 class Builder:
     """Builds images, and knows those that are built. All methods belong to one event loop."""
 
     def __init__(
-        self, store: Store, containers: StepContainers, cache: Path, environ: Mapping[str, str] | None = None
+        self,
+        store: Store,
+        containers: StepContainers,
+        cache: Path,
+        environ: Mapping[str, str] | None = None,
+        elsewhere: Elsewhere | None = None,
+        *,
+        mounts: bool = True,
     ) -> None:
+        """`mounts` says that containers of the images run on this machine: then they are made ready for that."""
         self.images = Images(store)
+        self.elsewhere = elsewhere or Elsewhere(store, "", "")
+        self.tidier = Tidier(store, containers.where)
+        self._finisher = Finisher(store, self.images, containers, self.elsewhere, self.tidier, mounts)
         self._store = store
         self._containers = containers
         self._cache = cache
         self._environ = os.environ if environ is None else environ
         self._steps: SharedWork[State] = SharedWork()
-        self._finishes: SharedWork[Image] = SharedWork()
         self._selections: dict[bytes, str] = {}
         self._known: dict[bytes, str] = {}  # what was asked for, and the image it came to
-        self._compiling: dict[str, asyncio.Future[None]] = {}
-        self._compiler = asyncio.Lock()  # one at a time: it has all the time there is
         self._log = logging.getLogger("farcall.builder")
 
     @property
@@ -130,43 +118,32 @@ class Builder:
         if not force and (image := self._find_known(asked)) is not None:
             return image
         with self._store.lease("build") as lease:
-            build = Build(lease, secrets, force, progress, access)
-            state = await self._build(spec, build)
-            image = await self._finish(state, build)
+            build = Build(lease, secrets, force, progress, access, alone=not self.elsewhere.is_anywhere)
+            try:
+                image = await self._finisher.finish(await self._build(spec, build), build)
+            except NotBroughtError as error:
+                self._log.warning("what was built elsewhere is built here: %s", error)
+                progress.restart()
+                build = Build(lease, secrets, force, progress, access, alone=True)
+                image = await self._finisher.finish(await self._build(spec, build), build)
         if not any(getattr(part, "force", False) for part in (spec.base, *spec.steps)):
             self._known[asked] = image.image_id
-        if image.python is not None and not image.compiled and image.image_id not in self._compiling:
-            self._compiling[image.image_id] = asyncio.ensure_future(self._compile(image, image.python))
+        self._finisher.compile(image)
+        if not self._finisher.is_compiling(image):
+            self.elsewhere.push()
         return image
 
     async def settle(self) -> None:
         """Returns when nothing goes on in the background any more."""
-        while self._compiling:
-            await asyncio.wait(self._compiling.values())
+        await self._finisher.settle()
+        await self.tidier.settle()
+        await self.elsewhere.settle()
 
     async def close(self) -> None:
         """Ends what goes on in the background."""
-        for task in list(self._compiling.values()):
-            task.cancel()
-        await asyncio.gather(*self._compiling.values(), return_exceptions=True)
-
-    async def _compile(self, image: Image, python: Python) -> None:
-        """Compiles what is installed in an image, for the containers that start when that is done. The image can be
-        used meanwhile: its containers compile what they import, as they would anywhere."""
-        try:
-            async with self._compiler:
-                with self._store.lease("compile") as lease:
-                    lease.keep_tree(image.tree)
-                    state = State(image.tree, image.config, python.executable)
-                    command = commands.compile_bytecode(python.executable, python.sys_path)
-                    root = await self._containers.run(lease, state, command, lambda line: None)
-                    await self._containers.prepare(lease, root)
-                    self.images.put(msgspec.structs.replace(image, root=root, compiled=True))
-                    await run_job(Tidy(*self._where(lease)), int)
-        except errors.FarcallError as error:
-            self._log.warning("the bytecode of image %s was not compiled: %s", image.image_id, error)
-        finally:
-            del self._compiling[image.image_id]
+        await self.elsewhere.close()
+        await self._finisher.close()
+        await self.tidier.close()
 
     def _find_known(self, asked: bytes) -> Image | None:
         found = self._known.get(asked)
@@ -209,7 +186,7 @@ class Builder:
                     request = Pull(*self._where(lease), base.reference, credentials, *build.access)
                     return await run_job(request, State, say)
 
-                key = _key(identity(msgspec.structs.replace(base, add_python="")))
+                key = key_of(identity(msgspec.structs.replace(base, add_python="")))
                 state = await self._once(titles.of_base(base), key, pull, build, force)
                 return await self._with_python(state, base.add_python, "", build, force)
             case DebianBase():
@@ -218,12 +195,12 @@ class Builder:
     async def _debian(self, base: DebianBase, build: Build, force: bool) -> State:
         """Debian slim: a registry's where one can be reached, else made here, from this machine's own mirror."""
         recipe = repr((debian.RECIPE, debian.SUITE, debian.PACKAGES, os.uname().machine))
-        made_here = _key(b"debian", recipe.encode())
+        made_here = key_of(b"debian", recipe.encode())
         reference = python_slim(base.python)
-        from_registry = _key(identity(RegistryBase(reference)))
-        if not force and self._recorded(from_registry, build) is not None:
+        from_registry = key_of(identity(RegistryBase(reference)))
+        if not force and await self._recorded(from_registry, build) is not None:
             return await self._base(RegistryBase(reference), build, force)
-        is_new = force or self._recorded(made_here, build) is None
+        is_new = force or await self._recorded(made_here, build) is None
         refused: errors.FarcallError | None = None
         if is_new and await asyncio.to_thread(_reachable, reference, build.access):
             try:
@@ -236,8 +213,10 @@ class Builder:
             if refused is not None:
                 say(f"Debian is made here instead: {refused}\n")
             tree = await run_job(Bootstrap(*self._where(lease)), str, say)
-            return State(tree, ImageConfig(env={"PATH": _DEFAULT_PATH}), "/usr/bin/python3")
+            return State(tree, ImageConfig(env={"PATH": DEFAULT_PATH}), "/usr/bin/python3")
 
+        if base.python != debian.PYTHON:
+            build.progress.more()
         state = await self._once(titles.of_base(base), made_here, bootstrap, build, force)
         if base.python == debian.PYTHON:
             return state
@@ -252,13 +231,14 @@ class Builder:
             request = AddPython(*self._where(lease), state.tree, version, own, str(self._cache / "python"))
             added = await run_job(request, AddedPython, say)
             folder = posixpath.dirname(added.executable)
-            path = state.config.env.get("PATH", _DEFAULT_PATH)
+            path = state.config.env.get("PATH", DEFAULT_PATH)
             config = msgspec.structs.replace(state.config, env=state.config.env | {"PATH": f"{folder}:{path}"})
             before = State(added.tree, config, added.executable)
             command = commands.check_python(added.executable)
             return msgspec.structs.replace(before, tree=await self._containers.run(lease, before, command, say))
 
-        return await self._once(f"Python {version}", _key(b"python", version.encode(), state), add, build, force)
+        key = key_of(b"python", version.encode(), state)
+        return await self._once(f"Python {version}", key, add, build, force, state.tree)
 
     # --- steps
 
@@ -306,12 +286,13 @@ class Builder:
             after = State(await self._containers.run(lease, state, made, say), state.config)
             if not isinstance(step, Pip):
                 return after  # commands may bring another Python, or take one away
-            known = self._store.record(PYTHONS, _python_key(state))
+            known = self._store.record(PYTHONS, python_key_of(state))
             if known is not None:
-                self._store.put_record(PYTHONS, _python_key(after), data=known.data)
+                self._store.put_record(PYTHONS, python_key_of(after), data=known.data)
             return msgspec.structs.replace(after, python=state.python)
 
-        return await self._once(titles.of_step(step), _key(state, identity(step), *content), work, build, force)
+        key = key_of(state, identity(step), *content)
+        return await self._once(titles.of_step(step), key, work, build, force, state.tree)
 
     async def _pip(self, state: State, step: Pip, build: Build, force: bool) -> State:
         state = await self._with_known_python(state, build)
@@ -332,12 +313,12 @@ class Builder:
             tree = await run_job(CopyTree(*self._where(lease), state.tree, step.tree, copied, "/"), str, say)
             before = msgspec.structs.replace(state, tree=tree)
             tree = await self._containers.run(lease, before, made, say)
-            path = f"{commands.PROJECT}/.venv/bin:{state.config.env.get('PATH', _DEFAULT_PATH)}"
+            path = f"{commands.PROJECT}/.venv/bin:{state.config.env.get('PATH', DEFAULT_PATH)}"
             env = state.config.env | {"PATH": path, "VIRTUAL_ENV": f"{commands.PROJECT}/.venv"}
             return State(tree, msgspec.structs.replace(state.config, env=env), f"{commands.PROJECT}/.venv/bin/python")
 
-        key = _key(state, identity(step), step.tree.encode())
-        return await self._once(titles.of_step(step), key, work, build, force)
+        key = key_of(state, identity(step), step.tree.encode())
+        return await self._once(titles.of_step(step), key, work, build, force, state.tree)
 
     async def _copy(self, state: State, step: Copy, build: Build, force: bool) -> State:
         source, keep_owner = "", step.stage is not None or step.image is not None
@@ -348,16 +329,17 @@ class Builder:
         elif step.tree:
             source = step.tree
             build.lease.keep_tree(source)
-        step = _expanded_copy(step, state.config)
-        content = await asyncio.to_thread(self._selected, source, step) if source else ""
+        step = without_variables(step, state.config)
+        content = await self._selected(source, step, build) if source else ""
         workdir = state.config.workdir
 
         async def work(lease: Lease, say: Say) -> State:
             request = CopyTree(*self._where(lease), state.tree, source, step, workdir, keep_owner)
             return State(await run_job(request, str, say), state.config, state.python)
 
-        key = _key(state, identity(step), content.encode())
-        return await self._once(titles.of_step(step), key, work, build, force)
+        key = key_of(state, identity(step), content.encode())
+        needs = (state.tree, source) if source else (state.tree,)
+        return await self._once(titles.of_step(step), key, work, build, force, *needs)
 
     async def _stage(self, spec: ImageSpec, build: Build) -> State:
         """A stage of a Dockerfile: built once, however often it is copied from."""
@@ -366,18 +348,20 @@ class Builder:
             build.stages[name] = await self._build(spec, build)
         return build.stages[name]
 
-    def _selected(self, source: str, step: Copy) -> str:
+    async def _selected(self, source: str, step: Copy, build: Build) -> str:
         """Stands for the content that a COPY takes from the tree `source`: other files in it do not count."""
         name = msgspec.msgpack.encode([source, step.sources, step.parents])
         found = self._selections.get(name)
         if found is None:
-            selection = select(self._store.tree(source), step.sources, parents=step.parents)
+            with build.fetching():
+                tree = await self.elsewhere.tree(source)
+            selection = await asyncio.to_thread(select, tree, step.sources, parents=step.parents)
             found = self._selections[name] = f"{selection.tree.id} {selection.single!r}"
         return found
 
     async def _download(self, state: State, step: Download, build: Build, force: bool) -> State:
         if step.expand:
-            variables = _variables(state.config)
+            variables = variables_of(state.config)
             changed = {name: expand(getattr(step, name), variables, step.expand) for name in ("url", "target", "owner")}
             step = msgspec.structs.replace(step, **changed, expand="")
         made = step
@@ -386,11 +370,11 @@ class Builder:
             request = Fetch(*self._where(lease), state.tree, made, state.config.workdir)
             return State(await run_job(request, str, say), state.config, state.python)
 
-        return await self._once(titles.of_step(step), _key(state, identity(step)), work, build, force)
+        return await self._once(titles.of_step(step), key_of(state, identity(step)), work, build, force, state.tree)
 
     async def _call(self, state: State, step: Call, build: Build, force: bool) -> State:
         state = await self._with_known_python(state, build)
-        image = await self._finish(state, build)
+        image = await self._finisher.finish(state, build)
         if image.python is None:
             raise errors.ImageBuildError(
                 f"the image has no Python to run {step.function.name} with", step=titles.of_step(step)
@@ -412,11 +396,18 @@ class Builder:
     # --- what steps are made of
 
     async def _once(
-        self, title: str, key: str, work: Callable[[Lease, Say], Awaitable[State]], build: Build, force: bool
+        self,
+        title: str,
+        key: str,
+        work: Callable[[Lease, Say], Awaitable[State]],
+        build: Build,
+        force: bool,
+        *needs: str,
     ) -> State:
-        """The state after a step, done now unless it was done before or is being done for another build."""
+        """The state after a step, done now unless it was done before, here or elsewhere, or is being done for another
+        build. The work is done when the trees that it needs are here."""
         step = build.progress.step(title, key)
-        if not force and (known := self._recorded(key, build)) is not None:
+        if not force and (known := await self._recorded(key, build)) is not None:
             step.cached()
             return known
         if key in self._steps:
@@ -426,6 +417,8 @@ class Builder:
         async def record(say: Say) -> State:
             # A lease of its own: the build that began the work may leave it to others.
             with self._store.lease("step") as lease:
+                with build.fetching():
+                    await self.elsewhere.bring(lease, needs, say)
                 state = await work(lease, say)
                 self._store.put_record(
                     STEPS, key, trees=(state.tree,), data={"title": title, **msgspec.to_builtins(state)}
@@ -443,15 +436,27 @@ class Builder:
         step.done()
         return state
 
-    def _recorded(self, key: str, build: Build) -> State | None:
+    async def _recorded(self, key: str, build: Build) -> State | None:
+        """The state after a step that was done before. Where that was elsewhere, its tree need not be here:
+        `elsewhere` brings it, if it is needed."""
         record = self._store.record(STEPS, key)
         if record is None:
-            return None
+            found = None if build.alone else await self.elsewhere.record(STEPS, key, State)
+            if found is None:
+                return None
+            # Without its tree, which may never be needed here.
+            self._store.put_record(STEPS, key, data=found.data)
+            record = msgspec.structs.replace(found, trees=())
+        state = msgspec.convert(record.data, State)
         try:
-            build.lease.keep_tree(record.trees[0])
+            build.lease.keep_tree(state.tree)
         except errors.NotFoundError:
-            return None  # collected just now
-        return msgspec.convert(record.data, State)
+            return None if record.trees or build.alone else state  # collected just now, or never brought here
+        if build.alone and self._store.missing(state.tree):
+            return None
+        if not record.trees:
+            self._store.put_record(STEPS, key, trees=(state.tree,), data=record.data)
+        return state
 
     def _where(self, lease: Lease) -> tuple[str, str, int]:
         return self._containers.where(lease)
@@ -459,82 +464,9 @@ class Builder:
     def _sources(self) -> PackageSources:
         return package_sources(self._environ)
 
-    # --- the image's Python
-
     async def _with_known_python(self, state: State, build: Build) -> State:
-        python = await self._python(build.lease, state)
+        python = await self._finisher.python(build.lease, state, build)
         return state if python is None else msgspec.structs.replace(state, python=python.executable)
-
-    async def _python(self, lease: Lease, state: State) -> Python | None:
-        """The Python that the image's PATH leads to, asked once for each tree; None where there is none we can use."""
-        key = _python_key(state)
-        record = self._store.record(PYTHONS, key)
-        if record is None:
-            found = await self._ask_python(lease, state)
-            data: dict[str, Any] = {} if found is None else msgspec.to_builtins(found)
-            self._store.put_record(PYTHONS, key, data=data)
-            return found
-        return msgspec.convert(record.data, Python) if record.data else None
-
-    async def _ask_python(self, lease: Lease, state: State) -> Python | None:
-        for name in ("python3", "python"):
-            lines: list[str] = []
-            command = commands.StepCommand((name, "-c", program()), name)
-            try:
-                await self._containers.run(lease, state, command, lines.append, keep=False)
-            except errors.ImageBuildError:
-                continue
-            report = report_in("".join(lines))
-            if report is None or report["implementation"] != "cpython":
-                continue
-            version = tuple(int(part) for part in report["version"].split("."))
-            if version < (3, 11):
-                continue
-            found = details_of(report)
-            return Python(found.executable, found.version, found.tag, found.soabi, found.prefix, found.sys_path)
-        return None
-
-    async def _finish(self, state: State, build: Build) -> Image:
-        """The image of a state, ready to start containers from: its Python known, the runner's files for it made, its
-        file system prepared for mounting."""
-        name = image_id(state.tree, state.config)
-        return await self._finishes.do(name, lambda say: self._finished(name, state), lambda line: None)
-
-    async def _finished(self, name: str, state: State) -> Image:
-        with self._store.lease("image") as lease:
-            lease.keep_tree(state.tree)
-            image = self.images.find(name)
-            if image is None or not image.probed:
-                image = Image(name, state.tree, state.tree, state.config, await self._python(lease, state))
-                await self._containers.prepare(lease, state.tree)
-                self.images.put(image)
-            if image.python is not None and private.existing(image.python.details()) is None:
-                await self._make_runner(lease, image, state)
-            return image
-
-    async def _make_runner(self, lease: Lease, image: Image, state: State) -> None:
-        """farcall's own files for the image's Python, compiled by it."""
-        assert image.python is not None
-        details = image.python.details()
-        work = await asyncio.to_thread(private.assemble, details)
-        try:
-            command = commands.compile_runner(details.executable, str(work))
-            await self._containers.run(lease, state, command, lambda line: None, keep=False)
-        finally:
-            await asyncio.to_thread(private.publish, work, details)
-
-
-def _key(*parts: bytes | State) -> str:
-    hasher = hashlib.sha256(_FORMAT)
-    for part in parts:
-        data = part if isinstance(part, bytes) else msgspec.msgpack.encode(part, order="sorted")
-        hasher.update(len(data).to_bytes(8, "big") + data)
-    return hasher.hexdigest()
-
-
-def _python_key(state: State) -> str:
-    """Which Python an image has depends on its files and its PATH."""
-    return _key(state.tree.encode(), state.config.env.get("PATH", _DEFAULT_PATH).encode())
 
 
 def _reachable(reference: str, access: Access) -> bool:
@@ -542,30 +474,3 @@ def _reachable(reference: str, access: Access) -> bool:
     from farcall.builder.oci.registry import reachable
 
     return reachable(reference, access)
-
-
-def _variables(config: ImageConfig) -> dict[str, str]:
-    return config.args | config.env
-
-
-def _expanded_copy(step: Copy, config: ImageConfig) -> Copy:
-    """A COPY without variables in it."""
-    variables = _variables(config)
-    files = tuple(
-        msgspec.structs.replace(file, text=expand_text(file.text, variables), expand=False) if file.expand else file
-        for file in step.files
-    )
-    if not step.expand:
-        return msgspec.structs.replace(step, files=files)
-
-    def word(text: str) -> str:
-        return expand(text, variables, step.expand)
-
-    return msgspec.structs.replace(
-        step,
-        files=files,
-        sources=tuple(word(source) for source in step.sources),
-        target=word(step.target),
-        owner=word(step.owner),
-        expand="",
-    )

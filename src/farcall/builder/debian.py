@@ -99,7 +99,7 @@ def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None], scra
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(scratch)},
-        preexec_fn=_keep_owners if one_id else None,
+        preexec_fn=_keep_owners if one_id else _mount_apart if os.geteuid() == 0 else None,
     )
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     with process:
@@ -123,9 +123,15 @@ def bootstrap(take: Callable[[IO[bytes]], str], say: Callable[[str], None], scra
 
 
 def _keep_owners() -> None:
-    """In the process that becomes mmdebstrap: all files are root's, and its mounts end with it."""
-    syscalls.unshare(syscalls.NEWNS)
+    """In the process that becomes mmdebstrap, as `_mount_apart`: all files are root's, too."""
+    _mount_apart()
     seccomp.install(seccomp.owners_kept(syscalls.machine()))
+
+
+def _mount_apart() -> None:
+    """In the process that becomes mmdebstrap: its mounts end with it, however it ends."""
+    syscalls.unshare(syscalls.NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[str]:

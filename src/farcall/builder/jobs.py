@@ -29,6 +29,8 @@ CLAMPED_NS = 1_577_836_800 * 10**9
 
 CONTENT_SHARE = 0.2  # of the disk: images beyond it, the least recently used first, make room after a build
 
+_BACKGROUND = 10  # of 19: what nobody waits for gets the processors that are left
+
 Say = Callable[[str], None]
 
 
@@ -86,6 +88,10 @@ def _carry_out(request: requests.Request, lease: Lease, say: Say) -> Any:
             return _copy(lease, request)
         case requests.Fetch():
             return _fetch(lease, request, say)
+        case requests.FetchTrees():
+            return _fetch_trees(lease, request, say)
+        case requests.Push():
+            return _push(lease, request, say)
         case requests.Remove():
             return _remove(request)
         case requests.Tidy():
@@ -117,6 +123,30 @@ def _pull(lease: Lease, request: requests.Pull, say: Say) -> State:
     credentials = request.credentials or None
     pulled = pull(lease, request.reference, credentials=credentials, access=access, progress=progress)
     return State(pulled.tree_id, pulled.config)
+
+
+def _fetch_trees(lease: Lease, request: requests.FetchTrees, say: Say) -> None:
+    from farcall.content.tiers import Fetcher
+    from farcall.content.tiers.places import open_place
+
+    there = 0
+
+    def progress(size: int) -> None:
+        nonlocal there
+        there += size
+        say(f"{PROGRESS}{there / 2**20:.0f} MiB")
+
+    fetcher = Fetcher(lease.store, [open_place(request.place, request.endpoint)])
+    for tree_id in request.trees:
+        fetcher.fetch_tree(lease, tree_id, progress)
+
+
+def _push(lease: Lease, request: requests.Push, say: Say) -> int:
+    from farcall.builder.pushing import push
+    from farcall.content.tiers.places import open_place
+
+    os.nice(_BACKGROUND)
+    return push(lease.store, open_place(request.place, request.endpoint), say)
 
 
 def _add_python(lease: Lease, request: requests.AddPython, say: Say) -> AddedPython:

@@ -16,11 +16,14 @@ PROGRESS = "\r"  # in front of a line that the next such line overwrites
 
 
 def count_steps(spec: ImageSpec) -> int:
-    """The base, and all steps that do something; those of the stages that are copied from as well."""
-    steps = 1
+    """The base, a Python that is added to it, and all steps that do something; those of the stages and images that are
+    copied from as well."""
+    steps = 1 + bool(getattr(spec.base, "add_python", ""))
     for step in spec.steps:
         if isinstance(step, Copy) and step.stage is not None:
             steps += count_steps(step.stage)
+        elif isinstance(step, Copy) and step.image is not None:
+            steps += 1
         steps += not isinstance(step, Configure)
     return steps
 
@@ -29,7 +32,7 @@ class Progress:
     """The steps of one build, numbered as they come. `send` is given events whose `seq` is 0."""
 
     def __init__(self, steps: int, send: Callable[[BuildEvent], None]) -> None:
-        self._steps = steps
+        self._described = self._steps = steps
         self._send = send
         self._number = 0
 
@@ -37,6 +40,14 @@ class Progress:
         """The next step."""
         self._number += 1
         return StepProgress(self._number, max(self._steps, self._number), title, key, self._send)
+
+    def more(self) -> None:
+        """There is one step more than the description says."""
+        self._steps += 1
+
+    def restart(self) -> None:
+        """The build begins anew."""
+        self._number, self._steps = 0, self._described
 
     def again(self) -> None:
         """The next step takes the place of the last, which has failed."""

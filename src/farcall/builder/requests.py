@@ -73,6 +73,21 @@ class Fetch(_Request, frozen=True, tag=True):
     workdir: str
 
 
+class FetchTrees(_Request, frozen=True, tag=True):
+    """Fetch trees from the tier at `place`. Result: nothing."""
+
+    place: str
+    endpoint: str
+    trees: tuple[str, ...]
+
+
+class Push(_Request, frozen=True, tag=True):
+    """Put what was built into the tier at `place`, for other machines. Result: how many records were put there."""
+
+    place: str
+    endpoint: str
+
+
 class Remove(_Request, frozen=True, tag=True):
     """Remove a folder with all that is in it, whoever it belongs to. Result: whether nothing is left."""
 
@@ -100,7 +115,7 @@ class AddedPython(msgspec.Struct, frozen=True):
     version: str
 
 
-Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | Remove | Tidy
+Request = Bootstrap | Pull | AddPython | Commit | CopyTree | Fetch | FetchTrees | Push | Remove | Tidy
 
 
 class Said(msgspec.Struct, tag=True):

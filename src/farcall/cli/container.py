@@ -71,8 +71,10 @@ def _list(app_reference: str | None, *, as_json: bool) -> int:
 
 def container_table(containers: "Sequence[ContainerListing]") -> None:
     """Prints containers for people."""
+    elsewhere = any(one.worker for one in containers)
+    headings = ("CONTAINER", "APP", "FUNCTION", "STATE", "STARTED", "RUNNING", "DONE", "CPU", "MEMORY")
     print_table(
-        ("CONTAINER", "APP", "FUNCTION", "STATE", "STARTED", "RUNNING", "DONE", "CPU", "MEMORY"),
+        (*headings, *["WORKER"] * elsewhere),
         [
             (
                 one.container_id,
@@ -84,6 +86,7 @@ def container_table(containers: "Sequence[ContainerListing]") -> None:
                 f"{one.done:,}",
                 duration_or_dash(one.cpu_seconds),
                 bytes_or_dash(one.memory),
+                *[one.worker or "-"] * elsewhere,
             )
             for one in containers
         ],
@@ -101,6 +104,8 @@ def _inspect(container_id: str, *, as_json: bool) -> int:
     one = details.container
     print(f"{one.container_id}  {one.function} of {one.app or one.app_id}")
     print(f"  state     {one.state}, since {local_time(one.created_at)}")
+    if one.worker:
+        print(f"  worker    {one.worker}")
     if details.ended_at is not None:
         print(f"  ended     {local_time(details.ended_at)}: {details.ended}")
     request, limit = details.cpu
@@ -171,6 +176,7 @@ def container_json(one: "ContainerListing") -> dict[str, Any]:
         "cpu_seconds": one.cpu_seconds,
         "memory_bytes": one.memory,
         "processes": one.processes,
+        "worker": one.worker,
     }
 
 

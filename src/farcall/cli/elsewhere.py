@@ -13,15 +13,17 @@ def url() -> str:
     return client.server_url()
 
 
-def run_there(words: list[str]) -> int:
-    """Runs `farcall WORDS` on the server's machine, in this terminal; returns its exit code."""
+def run_there(words: list[str], *, has_server: bool = True) -> int:
+    """Runs `farcall WORDS` on the server's machine, in this terminal; returns its exit code. Without `has_server` no
+    server is started for it, nor is farcall installed: then the code may be `install.MISSING`."""
     from farcall.link import install, ssh, wheel
     from farcall.link.address import Address
     from farcall.sdk import client
     from farcall.sdk.embedded import program_settings
 
     where = url()
-    client.connect_or_start().close()  # so that farcall is there, and what keeps it from being so is said well
+    if has_server:
+        client.connect_or_start().close()  # so that farcall is there, and what keeps it from being so is said well
     command = ssh.Command(Address.parse(where), program_settings().ssh)
     arguments = command.arguments(install.RUN, wheel.key(), *words, terminal=sys.stdout.isatty())
     try:

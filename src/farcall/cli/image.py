@@ -8,6 +8,7 @@ from pathlib import Path
 from farcall import settings
 from farcall.builder.images import Images, Listed, split_name
 from farcall.cli.content import size
+from farcall.cli.listing import utc_time
 from farcall.cli.output import Renderer
 from farcall.content import Store
 from farcall.errors import NotFoundError
@@ -65,7 +66,7 @@ def _list(store: Store, *, as_json: bool) -> int:
                         "names": one.names,
                         "python": one.image.python.version if one.image.python else None,
                         "bytes": there,
-                        "used": one.used,
+                        "used_at": utc_time(one.used),
                     }
                     for one, there in listed
                 ],

@@ -1,5 +1,6 @@
 """What commands list: tables for people, JSON for programs."""
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from farcall.cli.terminal import Style
+
+_ID = re.compile(r"[a-z]{2}-[0-9A-Za-z]+")
+_NARROWEST = 10  # columns of the terminal, for names
 
 
 def print_json(value: Any) -> None:
@@ -17,31 +21,48 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows below headings, in columns. On a terminal lines are cut where they would not fit."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    first, *others = columns(headings, rows, width)
+    """Prints rows below headings, in columns. On a terminal names are cut where they would not fit, and nothing else:
+    what is longer even so is for the terminal to wrap."""
+    width = shutil.get_terminal_size((0, 0)).columns if sys.stdout.isatty() else 0
+    first, *others = columns(headings, rows, width, cut_lines=False)
     print(Style.of(sys.stdout).dim(first))
     for line in others:
         print(line)
 
 
-def columns(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
-    """Lines of a table, the headings first; numbers are aligned to the right. Lines longer than `width` are cut, unless
-    that is 0."""
+def columns(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0, *, cut_lines: bool = True
+) -> list[str]:
+    """Lines of a table, the headings first; numbers are aligned to the right. Where they would be longer than `width`,
+    unless that is 0, names are cut, the longest first, and then the lines, where `cut_lines` says so; ids stay whole,
+    as they are there to be copied."""
     table = [tuple(cell.replace("\n", " ") for cell in row) for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     numbers = [
         all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:]) for column in zip(*table, strict=True)
     ]
+    ids = [all(_ID.fullmatch(cell) for cell in column[1:]) for column in zip(*table, strict=True)]
+    names = [place for place in range(len(widths)) if not numbers[place] and not ids[place]]
+    excess = sum(widths) + 2 * (len(widths) - 1) - width if width else 0
+    while excess > 0 and names:
+        widest = max(names, key=lambda place: widths[place])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+        excess -= 1
     lines: list[str] = []
     for row in table:
         cells = [
-            cell.rjust(size) if number else cell.ljust(size)
+            cell.rjust(size) if number else _cut(cell, size).ljust(size)
             for cell, size, number in zip(row, widths, numbers, strict=True)
         ]
         line = "  ".join(cells).rstrip()
-        lines.append(line[: width - 1] + "…" if 0 < width < len(line) else line)
+        lines.append(_cut(line, width) if width and cut_lines else line)
     return lines
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def duration_or_dash(seconds: float | None) -> str:

@@ -60,6 +60,6 @@ def find_app(client: "Client", reference: str, *, ended: bool = False) -> "AppLi
         listing = "\n".join(f"  {app.app_id}  {app.state}" for app in running)
         raise UsageError(f"several apps are named {reference!r}; give the id of one:\n{listing}")
     if not found:
-        hint = nearest(reference, {name for app in apps for name in (app.name, app.app_id)})
+        hint = nearest(reference, {app.app_id if reference.startswith("ap-") else app.name for app in apps})
         raise errors.NotFoundError(f"no app {reference!r} {'is known' if ended else 'runs'}{hint}")
     return (running or found)[0]

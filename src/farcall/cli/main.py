@@ -34,6 +34,7 @@ COMMANDS = (
     Command("config", "farcall.cli.config", "show settings and where they come from"),
     Command("profile", "farcall.cli.profile", "name servers on other machines"),
     Command("server", "farcall.cli.server", "start, stop and look at the local server"),
+    Command("worker", "farcall.cli.worker", "let other machines run containers for a server, and be one of them"),
     Command("image", "farcall.cli.image", "list images, export, import and forget them"),
     Command("content", "farcall.cli.content", "look at the content store, verify it, clean it up"),
     Command("doctor", "farcall.cli.doctor", "find out what this machine offers, and what it lacks"),

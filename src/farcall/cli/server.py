@@ -10,6 +10,7 @@ from typing import Any
 
 from farcall import errors, settings
 from farcall.cli.usage import UsageError
+from farcall.settings import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for setting in settings.SETTINGS:
         if setting.of_server:
             name = setting.name.replace("_", "-")
-            start.add_argument(f"--{name}", metavar=str(setting.default), help=setting.help.replace("%", "%%"))
+            words = setting.help.replace("%", "%%")
+            if setting.kind is bool:
+                start.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=words)
+            else:
+                start.add_argument(f"--{name}", metavar=str(setting.default) or "VALUE", help=words)
     stop = commands.add_parser("stop", help="end it; refused while apps run")
     stop.add_argument("--force", action="store_true", help="end it with all that it runs")
     status = commands.add_parser("status", help="what it is doing; exit code 3 when it does not run")
@@ -48,6 +53,8 @@ def _start(options: dict[str, Any]) -> int:
     except errors.InvalidError as error:
         raise UsageError(str(error)) from None
     os.environ.update(found.of_server())
+    by_flag = [one for one in settings.SETTINGS if one.of_server and given[one.name] is not None]
+    os.environ[flags.VARIABLE] = ",".join(one.variable for one in by_flag)
     if found.simulate_gpu:
         os.environ["FARCALL_SIMULATE_GPU"] = found.simulate_gpu
     running = client.connect_existing()
@@ -59,8 +66,7 @@ def _start(options: dict[str, Any]) -> int:
         running = client.connect_or_start()
         word = "started"
     else:
-        of_server = (setting.name for setting in settings.SETTINGS if setting.of_server)
-        late = [f"--{name.replace('_', '-')}" for name in of_server if given[name] is not None]
+        late = [f"--{one.name.replace('_', '-')}" for one in by_flag]
         word = f"runs already ({', '.join(late)} will hold when it is started again)" if late else "runs already"
     report = running.status()
     where = running.url or settings.paths().server_socket
@@ -91,7 +97,7 @@ def _stop(*, force: bool) -> int:
     finally:
         running.close()
         if running.url:
-            elsewhere.end_link(running.url)
+            elsewhere.end_links(running.url)
     if ending is not None:
         import select
 
@@ -106,7 +112,16 @@ def _status(*, as_json: bool) -> int:
     from farcall.cli.output import count, duration
     from farcall.sdk import client
 
-    running = client.connect_existing()
+    running = None
+    if client.server_url():  # to connect would start it
+        from farcall.cli import elsewhere
+        from farcall.link.install import MISSING
+
+        code = elsewhere.run_there(["server", "status", *(["--json"] if as_json else [])], has_server=False)
+        if code != MISSING:
+            return code
+    else:
+        running = client.connect_existing()
     if running is None:
         print(
             '{"state": "stopped"}' if as_json else "the farcall server does not run; the first `farcall run` starts it"
@@ -128,6 +143,8 @@ def _status(*, as_json: bool) -> int:
         f"in memory: {report.queued_inputs:,} of {report.queue_inputs:,} inputs, "
         f"{report.queued_bytes / 2**20:,.0f} of {report.queue_memory / 2**20:,.0f} MiB"
     )
+    if report.workers:
+        print("workers: " + ", ".join(f"{name} ({state})" for name, state in report.workers.items()))
     if report.gpus:
         listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(report.gpus.items()))
         print(f"GPUs: {listed}{', simulated' if report.gpus_simulated else ''}")

@@ -4,6 +4,7 @@ import argparse
 import os
 import select
 import sys
+import textwrap
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from farcall.sdk.client import Client
     from farcall.wire.inspection import Overview
 
+_HEADINGS = ("APP", "FUNCTION", "CONTAINERS", "STARTING", "RUNNING", "WAITING", "DONE/S", "MEAN", "CPU", "MEMORY")
+_SHORT_HEADINGS = ("APP", "FUNCTION", "CONT", "START", "RUN", "WAIT", "DONE/S", "MEAN", "CPU", "MEMORY")
+_WIDE = 110  # columns of a terminal, from which on headings are whole words
 FIRST_LOOK_SECONDS = 0.5  # between the two looks that rates need
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen, without a cursor; and back
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -169,8 +173,10 @@ def _lines(before: _Look, now: _Look, style: Style, width: int = 0) -> list[str]
         f"{bytes_or_dash(overview.memory_available)} of {bytes_or_dash(overview.memory)} free",
         "",
     ]
-    lines = [line[:width] if width else line for line in lines]
-    headings = ("APP", "FUNCTION", "CONTAINERS", "STARTING", "RUNNING", "WAITING", "DONE/S", "MEAN", "CPU", "MEMORY")
+    if overview.workers:
+        lines.insert(2, "workers: " + ", ".join(f"{name} ({state})" for name, state in overview.workers.items()))
+    lines = [part for line in lines for part in (textwrap.wrap(line, width) if width and line else [line])]
+    headings = _SHORT_HEADINGS if 0 < width < _WIDE else _HEADINGS
     if rows:
         table = columns(headings, [row for _, row in sorted(rows)], width)
         lines += [style.dim(table[0]), *table[1:]]
@@ -201,5 +207,6 @@ def overview_json(overview: "Overview") -> dict[str, Any]:
         "cores": overview.cores,
         "memory_bytes": overview.memory,
         "memory_available_bytes": overview.memory_available,
+        "workers": overview.workers,
         "apps": [details_json(details) for details in overview.apps],
     }

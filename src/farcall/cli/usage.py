@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 
 class UsageError(Exception):
     """The command line is wrong. `str(error)` says what, and what would be right."""
+
+
+_LISTED = 20  # names in an error, at most
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -20,7 +23,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if best >= 0.55:
         found = [name for name in names if likeness[name] > best - 0.1][:3]
         return f"; did you mean {' or '.join(repr(name) for name in found)}?"
-    return f"; there are: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; there are: {', '.join(names[:_LISTED])}{more}" if names else ""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -47,10 +51,20 @@ class Parser(argparse.ArgumentParser):
         end = self._end_of_options(words) if self.program_follows else len(words)
         parsed, unknown = self.parse_known_args(words[:end], namespace)
         if unknown:
-            self.refuse_unknown(unknown)
+            self._of(words).refuse_unknown(unknown)
         if self.program_follows:
             parsed.words = words[end:]
         return parsed
+
+    def _of(self, words: list[str]) -> "Parser":
+        """The parser of the command within this one that the words name, or this one."""
+        for action in self._actions:
+            choices: Any = action.choices
+            commands = cast("dict[str, Parser]", choices) if isinstance(choices, dict) else {}
+            for place, word in enumerate(words):
+                if word in commands:
+                    return commands[word]._of(words[place + 1 :])
+        return self
 
     def _end_of_options(self, words: list[str]) -> int:
         position = 0

@@ -1,4 +1,4 @@
-"""Streams that may be compressed, read as what is in them."""
+"""Streams that may be compressed, read as what is in them; and bytes made smaller, and whole again."""
 
 import sys
 import zlib
@@ -11,6 +11,7 @@ from farcall.errors import ContentError, CorruptedError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([byte, 0x2A, 0x4D, 0x18]) for byte in range(0x50, 0x60))
+_LEVEL = 3  # of zstd, for what is compressed here
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x5d\0\0": "lzma", b"PK\3\4": "zip"}
 
 
@@ -91,6 +92,22 @@ def _read_full(stream: Readable, size: int) -> bytes:
 if sys.version_info >= (3, 14):
     from compression import zstd
 
+    def compress(data: bytes) -> bytes:
+        """One zstd frame, fast rather than small."""
+        return zstd.compress(data, _LEVEL)
+
+    def decompress(data: bytes | memoryview, most: int, title: str) -> bytes:
+        """What is in one zstd frame. Raises `CorruptedError`, which says `title`, where it is damaged or cut off, or
+        has more than `most` bytes in it."""
+        decompressor = zstd.ZstdDecompressor()
+        try:
+            found = decompressor.decompress(data, most + 1)
+        except zstd.ZstdError as error:
+            raise CorruptedError(f"{title} is damaged: {error}") from None
+        if not decompressor.eof:
+            raise CorruptedError(f"{title} is cut off, or has more than {most:,} bytes")
+        return found
+
     def _unzstd(stream: _Rest) -> Iterator[bytes]:
         try:
             with zstd.ZstdFile(stream) as reader:
@@ -100,6 +117,25 @@ if sys.version_info >= (3, 14):
             raise CorruptedError(f"a zstd stream is damaged: {error}") from None
 
 else:
+
+    def compress(data: bytes) -> bytes:
+        """One zstd frame, fast rather than small."""
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+
+    def decompress(data: bytes | memoryview, most: int, title: str) -> bytes:
+        """What is in one zstd frame. Raises `CorruptedError`, which says `title`, where it is damaged or cut off, or
+        has more than `most` bytes in it."""
+        import zstandard
+
+        try:
+            # A frame that says how much is in it is believed: so it is asked before the memory is taken.
+            if zstandard.frame_content_size(data) > most:
+                raise CorruptedError(f"{title} has more than {most:,} bytes")
+            return zstandard.ZstdDecompressor().decompress(data, max_output_size=most + 1)
+        except zstandard.ZstdError as error:
+            raise CorruptedError(f"{title} is damaged: {error}") from None
 
     def _unzstd(stream: _Rest) -> Iterator[bytes]:
         # This reader takes the end of the stream for the end of a frame. What is missing then is missed by whoever

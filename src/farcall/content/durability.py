@@ -112,6 +112,8 @@ def _is_whole(store: "Store", path: Path, lost: set[bytes], is_new: bool) -> boo
         tree = store.tree(path.name)
     except (CorruptedError, InvalidError):
         return False
+    if store.partial_path(tree.id).exists():
+        return True  # what it lacks is fetched
     return not lost & tree.digests() and not (is_new and any(not store.has(entry.digest) for entry in tree))
 
 

@@ -48,7 +48,10 @@ def collect(store: Store, keep_bytes: int | None = None) -> Collected:
     """
     try:
         with store.collecting():
-            return _Collection(store).run(keep_bytes)
+            dead = store.dead.get()
+            collected = _Collection(store).run(keep_bytes)
+            store.dead.subtract(dead)
+            return collected
     except OSError as error:
         raise disk_error(error, "collecting", store.root) from error
 
@@ -124,7 +127,7 @@ class _Collection:
 
     def _trees(self) -> Iterator[str]:
         found: set[str] = set()
-        for kind in ("trees", "erofs", "farms"):
+        for kind in ("trees", "partial", "profiles", "imports", "indexes", "erofs", "farms"):
             found.update(os.listdir(self._store.root / kind))
         return iter(sorted(found - self._roots.trees))
 
@@ -133,12 +136,14 @@ class _Collection:
             return
         if self._unlink(self._store.root / "trees" / tree_id):
             self._result.trees += 1
-        self._unlink(self._store.root / "erofs" / tree_id)
-        farm = self._store.root / "farms" / tree_id
-        if farm.exists():
-            trash = self._store.root / "incoming" / f"gc-{secrets.token_hex(8)}"
-            os.rename(farm, trash)
-            self._trash.append(trash)
+        for kind in ("partial", "profiles", "indexes", "erofs"):
+            self._unlink(self._store.root / kind / tree_id)
+        for kind in ("farms", "imports"):
+            folder = self._store.root / kind / tree_id
+            if folder.exists():
+                trash = self._store.root / "incoming" / f"gc-{secrets.token_hex(8)}"
+                os.rename(folder, trash)
+                self._trash.append(trash)
 
     def _objects(self) -> Iterator[bytes]:
         for prefix in os.listdir(self._store.objects):

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from itertools import count
 from pathlib import Path
@@ -152,7 +152,8 @@ class Lease:
         self._note(TREE, [tree_id])
         if not self.store.tree_path(tree_id).exists():
             raise NotFoundError(f"the content store {self.store.root} has no tree {tree_id}")
-        self._present.update(digests)
+        if not self.store.partial_path(tree_id).exists():
+            self._present.update(digests)
 
     def keep_objects(self, sizes: Mapping[bytes, int]) -> set[bytes]:
         """Keep objects, given their sizes; returns those that are not in the store, or of another size there.
@@ -164,6 +165,11 @@ class Lease:
         missing = {digest for digest in wanted if not _is_whole(self.store.object_path(digest), sizes[digest])}
         self._present.update(digest for digest in wanted if digest not in missing)
         return missing
+
+    def look_again(self, digests: Iterable[bytes]) -> None:
+        """Objects that were found before may be gone, as those are that `verify` has found damaged: look for them
+        again when they are next to be kept."""
+        self._present.difference_update(digests)
 
     def add_bytes(self, data: bytes, *, mode: int = OBJECT_MODE, mtime_ns: int = 0) -> bytes:
         """Add an object; returns its digest. `mode` and `mtime_ns` are its inode's, where the object is new."""
@@ -224,11 +230,19 @@ class Lease:
             if not new.is_published:
                 os.unlink(path)
 
-    def add_tree(self, tree: Tree | Iterable[Entry]) -> str:
-        """Add a tree; returns its id. Raises `NotFoundError` where an object that it names is not in the store."""
+    def add_tree(self, tree: Tree | Iterable[Entry], *, partial: bool = False) -> str:
+        """Add a tree; returns its id. Raises `NotFoundError` where an object that it names is not in the store.
+
+        A `partial` one is known elsewhere with all its objects, and may lack any here: see `Store.missing`. What
+        another one lacks may be what partial trees of the store have elsewhere; then it is partial, too.
+        """
         if not isinstance(tree, Tree):
             tree = Tree.of(tree)
-        if missing := self.keep_objects({entry.digest: entry.size for entry in tree}):
+        missing = self.keep_objects({entry.digest: entry.size for entry in tree})
+        if missing and (partial or self._is_elsewhere(missing)):
+            self._note(TREE, [tree.id])
+            self._write(os.fspath(self.store.partial_path(tree.id)), b"", OBJECT_MODE, 0)
+        elif missing:
             entry = next(entry for entry in tree if entry.digest in missing)
             raise NotFoundError(
                 f"{len(missing)} objects of a tree are not in the content store {self.store.root}, "
@@ -239,6 +253,14 @@ class Lease:
         if not _is_whole(path, len(tree.encoded)):
             self._write(path, tree.encoded, OBJECT_MODE, 0)
         return tree.id
+
+    def _is_elsewhere(self, digests: set[bytes]) -> bool:
+        """Whether all these are objects of partial trees."""
+        left = set(digests)
+        for tree_id in os.listdir(self.store.root / "partial"):
+            with suppress(NotFoundError):
+                left -= self.store.tree(tree_id).digests()
+        return not left
 
     def _write(self, path: str, data: bytes, mode: int, mtime_ns: int) -> None:
         made = self._temporary()

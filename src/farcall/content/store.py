@@ -2,23 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farcall.content.dead import DeadBytes
 from farcall.content.disk import disk_error
 from farcall.content.durability import boot_id, read_boot, recover, sync
 from farcall.content.records import Record, Records
-from farcall.content.tree import DIGEST_BYTES, Tree
+from farcall.content.tree import DIGEST_BYTES, Entry, Tree
 from farcall.errors import CorruptedError, InvalidError, NotFoundError
 
 if TYPE_CHECKING:
     from farcall.content.lease import Lease
 
-_DIRECTORIES = ("trees", "erofs", "farms", "variants", "records", "leases", "incoming", "downloads", "quarantine")
+_TREES = ("trees", "partial", "profiles", "imports", "indexes", "erofs", "farms", "variants")
+_DIRECTORIES = (*_TREES, "records", "leases", "incoming", "downloads", "tiers", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class StoreStatistics:
     """Bytes on disk that they take."""
     trees: int
     """Manifests."""
+    partial_trees: int
+    """Those of them that name objects which are elsewhere, and are fetched when they are needed."""
     tree_bytes: int
     """Bytes on disk of manifests, and of what mounts have made of them."""
     records: int
@@ -45,12 +49,18 @@ class Store:
     """One directory of content, for any number of threads and processes at once.
 
         objects/ab/<62 hex>     whole files by SHA-256, immutable, complete as soon as they have their name
-        trees/<64 hex>          encoded trees; what a tree names was there before it
+        trees/<64 hex>          encoded trees; what a tree names was there before it, but for
+        partial/<64 hex>        trees whose objects are elsewhere: not all of them are here (yet)
+        profiles/<64 hex>       in which order starts have opened a tree's files
+        imports/<64 hex>/       which of them the modules of a function are
         records/<kind>/<key>    roots of garbage collection
         leases/<id>             roots, too, for as long as a process holds them
         incoming/<lease>/       work in progress
         downloads/              what arrives from elsewhere, and what is left of it for the next attempt
+        indexes/<id>            where the objects of a tree are in `farcall.content.tiers`
         erofs/ farms/ variants/ what `farcall.mounts` makes of trees
+        tiers/<id>              what is known to be in a tier
+        dead                    about how many bytes nobody keeps any more
         quarantine/             what was found damaged
 
     The digest of no bytes at all is b"", of which nothing is stored: empty files are made, not kept.
@@ -66,10 +76,11 @@ class Store:
         self.root = root
         self.objects = root / "objects"
         self.record_files = Records(root / "records", root / "incoming")
+        self.dead = DeadBytes(root / "dead")
         self._objects = os.fspath(self.objects)
         try:
             known = read_boot(root)
-            if known is None:
+            if known is None or not (root / "imports").exists():  # new, or made by an older farcall
                 _make_layout(root)
             if known is None or known.boot_id != boot_id():
                 recover(self)
@@ -128,6 +139,40 @@ class Store:
         if len(tree_id) != 2 * DIGEST_BYTES or not tree_id.isalnum():
             raise InvalidError(f"{tree_id!r} is no tree id: {2 * DIGEST_BYTES} hex digits")
         return self.root / "trees" / tree_id
+
+    def tree_bytes(self, tree_id: str) -> int:
+        """Bytes on disk of a tree's manifest, and of what is one file beside it; not those of its objects."""
+        return sum(_allocated(self.root / kind / tree_id) for kind in ("trees", "indexes", "erofs", "profiles"))
+
+    def partial_path(self, tree_id: str) -> Path:
+        """The mark that a tree is partial, an empty file: where it is, or would be."""
+        return self.root / "partial" / tree_id
+
+    def missing(self, tree_id: str) -> list[Entry]:
+        """The files of a tree whose objects are not here, one for each object; none but for a partial tree.
+
+        A partial tree that has all its objects by now is partial no more. Raises as `tree` does.
+        """
+        if not self.partial_path(tree_id).exists():
+            return []
+        lost = list(self._lost(self.tree(tree_id)))
+        if not lost:
+            self.partial_path(tree_id).unlink(missing_ok=True)
+        return lost
+
+    def is_partial(self, tree: Tree) -> bool:
+        """Whether there are any that `missing` says."""
+        path = self.partial_path(tree.id)
+        if not path.exists():
+            return False
+        if any(True for _ in self._lost(tree)):
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def _lost(self, tree: Tree) -> Iterator[Entry]:
+        named = {entry.digest: entry for entry in tree if entry.digest}
+        return (entry for digest, entry in named.items() if not os.path.exists(self.object_path(digest)))
 
     def lease(self, purpose: str) -> "Lease":
         """A new lease, to be used as a context manager: what is added, or kept, through it stays until it ends.
@@ -237,7 +282,8 @@ class Store:
             objects,
             object_bytes,
             trees,
-            tree_bytes + erofs_bytes,
+            partial_trees=_count(self.root / "partial")[0],
+            tree_bytes=tree_bytes + erofs_bytes,
             records=sum(1 for _ in self.record_files.files()),
             leases=_count(self.root / "leases")[0],
             quarantined=_count(self.root / "quarantine")[0],
@@ -250,6 +296,13 @@ def _make_layout(root: Path) -> None:
         (root / name).mkdir(mode=0o755, exist_ok=True)
     for number in range(256):
         os.makedirs(root / "objects" / f"{number:02x}", 0o755, exist_ok=True)
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def _count(directory: Path) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class Verified:
     object_bytes: int = 0
     """Bytes in them, holes included."""
     trees: int = 0
-    """Trees that are right, with all their objects there."""
+    """Trees that are right, with all their objects there, or elsewhere."""
     damaged: list[Damage] = field(default_factory=list[Damage])
     """What was not, in the order in which one follows from the other: objects, trees, records."""
 
@@ -107,7 +107,9 @@ class _Verification:
             self._take_out("tree", path, path.name)
             self._remove_mounts(path.name)
             return
-        lost = next((entry for entry in tree if not self._store.has(entry.digest)), None)
+        lost = None
+        if not self._store.partial_path(tree.id).exists():
+            lost = next((entry for entry in tree if not self._store.has(entry.digest)), None)
         if lost is not None:
             with self._store.exclusive():
                 path.unlink(missing_ok=True)

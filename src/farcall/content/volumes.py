@@ -5,6 +5,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ from farcall.content.lease import Lease
 from farcall.content.records import Record
 from farcall.content.store import Store
 from farcall.content.tree import Entry, Tree, default_directory, parents, shown
-from farcall.errors import AlreadyExistsError, FileExistsError, InvalidError, NotFoundError
+from farcall.errors import AlreadyExistsError, FarcallError, FileExistsError, InvalidError, NotFoundError
 
 _KIND = "volume"
 
@@ -91,8 +92,10 @@ class Volumes:
     def delete(self, name: str) -> None:
         """Deletes a volume, for good. Containers that have it mounted keep what they see. Raises NotFoundError."""
         with self._changing:
-            self.get(name)
+            volume = self.get(name)
             self._store.delete_record(_KIND, name)
+            with suppress(FarcallError):  # one that cannot be read can be deleted all the same
+                self._let_go(volume.tree_id, self._store.tree(volume.tree_id))
 
     def delete_ephemeral(self) -> None:
         """Deletes the ephemeral volumes of an earlier process."""
@@ -130,7 +133,15 @@ class Volumes:
                 return volume
             tree_id = lease.add_tree(changed)
             self._store.sync()
-            return self._put(volume._replace(tree_id=tree_id, updated_at=time.time()))
+            committed = self._put(volume._replace(tree_id=tree_id, updated_at=time.time()))
+            kept = frozenset(changed.digests())
+            self._let_go(volume.tree_id, (entry for entry in tree if entry.digest not in kept))
+            return committed
+
+    def _let_go(self, tree_id: str, entries: Iterable[Entry]) -> None:
+        """No volume has this version any more, nor, as far as is known here, these entries."""
+        sizes = {entry.digest: entry.size for entry in entries if entry.digest}
+        self._store.dead.add(self._store.tree_bytes(tree_id) + sum(sizes.values()))
 
     def _put(self, volume: Volume) -> Volume:
         data = {"volume_id": volume.volume_id, "created_at": volume.created_at, "updated_at": volume.updated_at}

@@ -34,7 +34,7 @@ def probe() -> list[Finding]:
         return [Finding(GROUP, "state directory", "missing", "what farcall keeps", detail, remedy, required=True)]
     with temporary as directory:
         return [
-            _images(directory),
+            *_images(directory),
             _overlay(directory),
             _data_layers(directory),
             _idmapped(directory),
@@ -44,7 +44,7 @@ def probe() -> list[Finding]:
         ]
 
 
-def _images(state: str) -> Finding:
+def _images(state: str) -> list[Finding]:
     """What the launcher finds when it looks for the best way to mount trees."""
     purpose = "file systems of containers, and source beside them"
 
@@ -58,12 +58,20 @@ def _images(state: str) -> Finding:
 
     trial = attempt(find, seconds=_IMAGES_SECONDS)
     if not trial.ok:
-        return Finding(GROUP, "images", "missing", purpose, trial.text)
+        return [Finding(GROUP, "images", "missing", purpose, trial.text)]
     mode = msgspec.json.decode(trial.text, type=MountMode)
     if mode.kind == "erofs":
-        return Finding(GROUP, "images", "ok", purpose, "EROFS over shared files")
+        return [Finding(GROUP, "images", "ok", purpose, "EROFS over shared files"), _lazy_images(mode)]
     how = "directories of links to shared files" if mode.overlay else "of which a few directories can be written to"
-    return Finding(GROUP, "images", "limited", purpose, f"{how}: {mode.why}" if mode.why else how, mode.remedy)
+    detail = f"{how}: {mode.why}" if mode.why else how
+    return [Finding(GROUP, "images", "limited", purpose, detail, mode.remedy), _lazy_images(mode)]
+
+
+def _lazy_images(mode: MountMode) -> Finding:
+    name, purpose = "lazy images", "containers that start before all files of their image have arrived"
+    if mode.lazy:
+        return Finding(GROUP, name, "ok", purpose, "files are fetched when they are opened")
+    return Finding(GROUP, name, "limited", purpose, f"all files are fetched first: {mode.not_lazy}", mode.remedy)
 
 
 def _make(directory: str, *names: str) -> list[str]:

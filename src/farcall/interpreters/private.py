@@ -108,6 +108,16 @@ def assemble(interpreter: Details) -> Path:
     return work
 
 
+def compile_here(work: Path, interpreter: Details) -> None:
+    """Compiles a runner directory in the making where this process's own Python can: one of the same version. Left
+    uncompiled it works, and is slower to start."""
+    if _same_bytecode(interpreter):
+        try:
+            _compile(work, interpreter)
+        except OSError as error:
+            raise _cannot_write(work, error) from error
+
+
 def publish(work: Path, interpreter: Details) -> Path:
     """Give a compiled runner directory its name; another process may have made the same one meanwhile."""
     import shutil
@@ -419,6 +429,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _fetch_msgspec(interpreter: Details, version: str, target: Path, *, foreign: bool) -> Path:
+    import shutil
     import subprocess
 
     wanted = f"msgspec=={version}"
@@ -446,7 +457,8 @@ def _fetch_msgspec(interpreter: Details, version: str, target: Path, *, foreign:
             continue
         if done.returncode == 0 and _fits(target / "msgspec", interpreter):
             return target / "msgspec"
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = (done.stderr.strip().splitlines() or [f"{command[0]} brought none for {interpreter.tag}"])[-1]
+        shutil.rmtree(target, ignore_errors=True)
     raise InvalidError(
         f"farcall's own dependency msgspec could not be fetched for {interpreter.executable} "
         f"(Python {interpreter.version}): {said}\n"

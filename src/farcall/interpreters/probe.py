@@ -163,6 +163,14 @@ def details_of(report: dict[str, Any]) -> Details:
     return _details(report["executable"], report, (), ())
 
 
+def details_of_tag(executable: str, version: str, tag: str) -> Details:
+    """An interpreter that is no file of this machine, of which only this is known. What its extension modules are
+    called follows from the tag."""
+    abi, platform, libc = tag.split("-")  # "cp312", "linux_x86_64", "gnu"
+    soabi = f"cpython-{abi.removeprefix('cp')}-{platform.removeprefix('linux_')}-linux-{libc}"
+    return Details(executable, version, tag, (), (), soabi, "", ())
+
+
 def _details(executable: str, report: dict[str, Any], chosen: tuple[str, ...], warnings: tuple[str, ...]) -> Details:
     soabi: str = report["soabi"]  # "cpython-311-x86_64-linux-gnu", "cpython-313t-..." without the GIL
     abi = soabi.split("-")[1] if soabi.count("-") else "".join(report["version"].split(".")[:2])

@@ -128,8 +128,11 @@ class LauncherClient:
         self._loop.add_reader(channel.fileno(), self._readable)
 
     @classmethod
-    async def connect(cls, state_dir: Path, *, idle_seconds: float | None = None) -> "LauncherClient":
-        """Connect to the launcher of a state directory, starting it if none listens.
+    async def connect(
+        cls, state_dir: Path, *, idle_seconds: float | None = None, alone_seconds: float | None = None
+    ) -> "LauncherClient":
+        """Connect to the launcher of a state directory, starting it if none listens. One that is started ends itself
+        when it is idle for `idle_seconds`, and its containers when it has had no worker for `alone_seconds`.
 
         Of several clients that start one at once, one launcher survives and all find it. Raises
         farcall.errors.ConnectionError when none comes up, ConflictError when it has a worker already, and VersionError.
@@ -165,7 +168,7 @@ class LauncherClient:
             # One that ends with 0 has found another one, which is about to listen, or just ends. One that was killed
             # says nothing against the next.
             if starting is None or (ended is not None and now - started_at > _RESTART_SECONDS):
-                starting, started_at = _start_launcher(state_dir, idle_seconds), now
+                starting, started_at = _start_launcher(state_dir, idle_seconds, alone_seconds), now
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def start(self, spec: ContainerSpec, fds: ContainerFds) -> StartedContainer:
@@ -480,10 +483,14 @@ def _last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "no message")
 
 
-def _start_launcher(state_dir: Path, idle_seconds: float | None) -> subprocess.Popen[bytes]:
+def _start_launcher(
+    state_dir: Path, idle_seconds: float | None, alone_seconds: float | None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "farcall.launcher", "--state", str(state_dir)]
     if idle_seconds is not None:
         command += ["--idle", str(idle_seconds)]
+    if alone_seconds is not None:
+        command += ["--alone", str(alone_seconds)]
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(state_dir / "launcher.log", "ab"))
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

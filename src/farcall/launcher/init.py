@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -159,6 +159,7 @@ def join_cgroups(files: dict[str, int]) -> None:
 
 def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.socket, v2: str | None) -> NoReturn:
     try:
+        ahead = warming.paths(plan.spec.imports)  # which is out of sight later
         runner, timeline, notes = _build(plan, fds, enter_runner, outside, v2)
     except StepError as error:
         report(fds.status, error.report)
@@ -167,7 +168,7 @@ def _init(plan: Plan, fds: PlanFds, enter_runner: RunnerEntry, outside: socket.s
         report(fds.status, StepError("start", error).report)
         os._exit(1)
     execs = Execs(plan.spec, runner_environment(plan.spec), partial(report, fds.status), partial(limit_resources, plan))
-    supervise(fds.status, runner, timeline, notes, execs)
+    supervise(fds.status, runner, timeline, notes, execs, ahead=ahead)
 
 
 def _build(
@@ -358,17 +359,19 @@ def supervise(
     notes: list[str],
     execs: Execs,
     end: Callable[[], None] | None = None,
+    ahead: Sequence[bytes] = (),
 ) -> NoReturn:
     """Be init until the runner ends: reap, forward signals, start commands, and report how the runner ended.
 
     Ends at once, and with it the whole container, when the launcher is gone. `end` kills what is left where there is no
-    pid namespace that dies with this process.
+    pid namespace that dies with this process. Files in `ahead` are what the runner will soon ask for.
     """
     wake_in, wake_out = socket.socketpair()
     wake_in.setblocking(False)
     wake_out.setblocking(False)
     signal.set_wakeup_fd(wake_out.fileno(), warn_on_full_buffer=False)
     report(status, Running(timeline, notes))
+    warming.look_up(ahead)
     poll = select.poll()
     poll.register(status, select.POLLIN)
     poll.register(wake_in.fileno(), select.POLLIN)

@@ -16,6 +16,7 @@ from farcall.launcher.namespaces import Place, own_ids
 from farcall.launcher.stage import Stage
 from farcall.mounts.erofs import image_of
 from farcall.mounts.farm import outside
+from farcall.mounts.lazy import fuse
 from farcall.spec.container import MountMode, TreeMount
 
 _CONTENT = b"farcall"
@@ -55,7 +56,7 @@ def find(scratch: Path, areas: Path, place: Place) -> MountMode:
     for mode in _modes(place):
         tried.append(_try(mode, scratch, areas, place))
         if not (tried[-1].lower or tried[-1].overlay):
-            return _explained(mode, tried)
+            return _with_laziness(_explained(mode, tried), scratch)
     # Nothing can be written above a tree; then at least it can be seen.
     way = next((way for way in tried if way.mode.kind == "directory" and way.lower is None), tried[-1])
     refused = way.overlay or way.lower
@@ -70,6 +71,29 @@ def _modes(place: Place) -> list[MountMode]:
         uids, gids = place.uid_map, place.gid_map
         modes.append(MountMode("directory", is_shifted=True, uid_map=uids, gid_map=gids))
     return modes
+
+
+def _with_laziness(mode: MountMode, scratch: Path) -> MountMode:
+    """With what keeps files from being fetched when they are opened, if anything does."""
+    if mode.kind != "erofs":
+        return msgspec.structs.replace(mode, not_lazy=mode.why)
+    place = scratch / f"trial-{secrets.token_hex(8)}"
+    place.mkdir()
+    try:
+        device = os.open(fuse.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            syscalls.mount("farcall", str(place), "fuse", syscalls.MS_RDONLY, fuse.mount_options(device))
+            syscalls.umount(str(place))
+        finally:
+            os.close(device)
+    except OSError as error:
+        said = error.strerror or str(error)
+        no_fuse = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+        why = f"this machine has no FUSE ({fuse.DEVICE})" if no_fuse else f"FUSE cannot be mounted: {said}"
+        return msgspec.structs.replace(mode, not_lazy=why)
+    finally:
+        place.rmdir()
+    return msgspec.structs.replace(mode, lazy=True)
 
 
 def _explained(mode: MountMode, tried: list[_Way]) -> MountMode:

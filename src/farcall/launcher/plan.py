@@ -32,6 +32,7 @@ class Plan(msgspec.Struct):
     process_limit: int | None  # RLIMIT_NPROC of the runner: stands in for a pids cgroup
     file_limit: int | None  # bytes, RLIMIT_FSIZE of the runner
     open_files: tuple[int, int]  # RLIMIT_NOFILE of the runner
+    lazy: dict[str, str]  # folders of objects that may lack some, and where those are found that they lack
 
 
 class PlanFds(NamedTuple):

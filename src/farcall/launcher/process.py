@@ -19,6 +19,7 @@ from farcall.launcher.container import Container
 from farcall.launcher.exec_requests import ExecRequests
 from farcall.launcher.init import ROOT_STEP
 from farcall.launcher.journal import Journal
+from farcall.launcher.lazy import LazyMounts
 from farcall.launcher.loop import Loop
 from farcall.launcher.messages import (
     AckExit,
@@ -77,10 +78,17 @@ class AlreadyRunningError(Exception):
 class Launcher:
     """One launcher of one state directory. `run` returns when it has ended."""
 
-    def __init__(self, state: Path, idle_seconds: float = DEFAULT_IDLE_SECONDS) -> None:
-        """Takes the lock, sweeps what a former launcher left, listens. Raises AlreadyRunningError."""
+    def __init__(
+        self, state: Path, idle_seconds: float = DEFAULT_IDLE_SECONDS, alone_seconds: float | None = None
+    ) -> None:
+        """Takes the lock, sweeps what a former launcher left, listens. Raises AlreadyRunningError.
+
+        Containers are ended once there has been no worker for `alone_seconds`; None: they wait for the next one.
+        """
         self._state = state.absolute()
         self._idle_seconds = idle_seconds
+        self._alone_seconds = alone_seconds
+        self._alone_since = time.monotonic()
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._open_files = _raise_open_files()
@@ -108,7 +116,9 @@ class Launcher:
         self._areas = Areas(self._loop, self._state, self._lock, self._disk_exceeded)
         self._link = WorkerLink(self._loop, self._state, self._handle, self._worker_came)
         self._execs = ExecRequests(self._link)
-        self._trees = Trees(self._loop, self._place, self._areas.directory, self._link.reply)
+        self._lazy = LazyMounts(self._loop, self._state)
+        self._lazy.sweep()
+        self._trees = Trees(self._loop, self._place, self._areas.directory, self._link.reply, self._lazy.begin_start)
 
     # -- life
 
@@ -125,6 +135,7 @@ class Launcher:
                 self._journal.catch_up()
                 if not busy:
                     self._templates.end_idle()
+                self._end_if_alone()
                 if self._shutdown_seq is not None and not self._containers and not self._closing:
                     self._ended = True
                 elif self._link.connected or self._containers or self._closing:
@@ -134,11 +145,24 @@ class Launcher:
         finally:
             self._close()
 
+    def _end_if_alone(self) -> None:
+        now = time.monotonic()
+        if self._link.connected or self._alone_seconds is None:
+            self._alone_since = now
+        elif now - self._alone_since > self._alone_seconds:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        for container in self._containers.values():
+            container.killed_by_us = True
+            container.kill()
+
     def _close(self) -> None:
         self._link.stop_listening()
         self._templates.close()
         self._network.close()
         self._cgroups.close()
+        self._lazy.close()
         self._areas.close()
         os.close(self._lock)
         self._link.close(None if self._shutdown_seq is None else Done(self._shutdown_seq))
@@ -210,9 +234,7 @@ class Launcher:
                 self._exits.pop(request.container_id, None)
             case Shutdown():
                 self._shutdown_seq = request.seq
-                for container in self._containers.values():
-                    container.killed_by_us = True
-                    container.kill()
+                self._kill_all()
 
     # -- requests
 
@@ -262,6 +284,7 @@ class Launcher:
             raise _StartError("container-start", self._place.refusal)
         if not native and (why := process_runtime.unsupported(spec)):
             raise _StartError("container-start", why)
+        lazy = self._lazy.prepare(spec)
         area, made = self._areas.take(_binds(spec) if native else ())
         cgroup = self._cgroups.of(name)
         try:
@@ -299,6 +322,7 @@ class Launcher:
             process_limit=spec.limits.pids if not has_pids and native and _counts_by_namespace() else None,
             file_limit=None if writable else max(spec.limits.disk * _MIB, _FILE_LIMIT_FLOOR),
             open_files=self._open_files,
+            lazy=lazy,
         )
         container = Container(seq, plan, fds, cgroup, lease)
         if lease and lease.note:
@@ -585,17 +609,18 @@ def _counts_by_namespace() -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m farcall.launcher --state DIR [--idle SECONDS]`"""
+    """`python -m farcall.launcher --state DIR [--idle SECONDS] [--alone SECONDS]`"""
     import argparse
 
     parser = argparse.ArgumentParser(prog="farcall.launcher")
     parser.add_argument("--state", type=Path, required=True, help="state directory")
     parser.add_argument("--idle", type=float, default=DEFAULT_IDLE_SECONDS, help="end after so many idle seconds")
+    parser.add_argument("--alone", type=float, help="end containers that have had no worker for so many seconds")
     options: Any = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's signals are for the worker
     try:
-        launcher = Launcher(options.state, options.idle)
+        launcher = Launcher(options.state, options.idle, options.alone)
     except AlreadyRunningError:
         return 0
     except OSError as error:

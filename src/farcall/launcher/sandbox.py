@@ -75,7 +75,7 @@ def make_root(plan: Plan, idmap_fd: int | None) -> list[str]:
     devices = [(syscalls.open_tree(f"/dev/{name}", recursive=False), name) for name in _DEVICES]
     stage = None
     if plan.spec.root or plan.spec.trees:
-        stage = Stage(plan.area, plan.spec.upper or plan.area, idmap_fd)
+        stage = Stage(plan.area, plan.spec.upper or plan.area, idmap_fd, plan.lazy)
     if stage is not None:
         for tree in plan.spec.trees:
             if tree.writable:
@@ -177,8 +177,18 @@ def _attach(mount: Detached, target: str, owner: Owner) -> None:
         make_mount_point(target, mount.is_directory, owner)
         syscalls.move_mount(mount.fd, target)
     except OSError as error:
-        raise BindError(f"cannot mount at {mount.target}: {os.strerror(error.errno or 0)}") from error
+        raise BindError(f"cannot mount at {mount.target}: {_why_not(mount, target, error)}") from error
     os.close(mount.fd)
+
+
+def _why_not(mount: Detached, target: str, error: OSError) -> str:
+    if os.path.lexists(target) and os.path.isdir(target) != mount.is_directory:
+        if mount.is_directory:
+            return "that is a file in the container, and what is mounted is a folder; choose another path"
+        return (
+            "that is a folder in the container, and what is mounted is a file; name the file in it, or end in a slash"
+        )
+    return os.strerror(error.errno or 0)
 
 
 def _make_own_files(plan: Plan, owner: Owner) -> None:

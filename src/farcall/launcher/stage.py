@@ -8,6 +8,7 @@ and mount points cost no write to the disk.
 import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from farcall.launcher import syscalls
@@ -32,21 +33,25 @@ class Detached(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """Names in the stage of what an overlay shows of a tree: `lower`, and where its files are, "" if in itself."""
+    """Names in the stage of what an overlay shows of a tree: `lower`, and where its files are, "" if in itself; a
+    second place, after a colon, for those that are not in the first."""
 
     lower: str
     data: str
 
     @property
     def option(self) -> str:
-        return f"{self.lower}::{self.data}" if self.data else self.lower
+        return f"{self.lower}::{self.data.replace(':', '::')}" if self.data else self.lower
 
 
 class Stage:
     """The stage of one container. Make it once the mount namespace is private; it is the current directory then."""
 
-    def __init__(self, place: str, disk_directory: str, idmap_fd: int | None) -> None:
-        """At the directory `place`; `disk_directory` is the folder "disk" in it."""
+    def __init__(
+        self, place: str, disk_directory: str, idmap_fd: int | None, lazy: Mapping[str, str] | None = None
+    ) -> None:
+        """At the directory `place`; `disk_directory` is the folder "disk" in it. `lazy` is that of a `Plan`."""
+        self._lazy = lazy or {}
         self._place = place
         self._idmap_fd = idmap_fd
         self._count = 0
@@ -71,14 +76,17 @@ class Stage:
         if tree.kind == "directory":
             self._attach(syscalls.open_tree(tree.path, recursive=False), lower, tree.is_shifted)
             return Layers(lower, "")
-        data = f"data{self._count}"
+        data, missing = f"data{self._count}", f"missing{self._count}"
         os.mkdir(data)
         # Overlayfs opens objects as who mounts it: they need no ids of the container's.
         self._attach(syscalls.open_tree(tree.objects, recursive=False), data, is_shifted=True)
+        if tree.is_lazy:
+            os.mkdir(missing)
+            self._attach(syscalls.open_tree(self._lazy[tree.objects], recursive=False), missing, is_shifted=True)
         syscalls.mount(tree.path, lower, "erofs", _READ_ONLY)
         if self._idmap_fd is not None:
             self._attach(syscalls.open_tree(lower, recursive=False), lower, is_shifted=False)
-        return Layers(lower, data)
+        return Layers(lower, f"{data}:{missing}" if tree.is_lazy else data)
 
     def read_only(self, layers: Layers) -> str:
         """Mounts the layers as one read-only file system, where that takes a mount; returns its name."""

@@ -3,6 +3,7 @@
 An ordinary user's launcher is root of a user namespace, where files of other ids can be made; a worker is not.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -18,17 +19,27 @@ from farcall.spec.container import MountMode
 
 _FROM = msgspec.msgpack.Decoder(Failed | TreePrepared)
 _CHUNK = 65536
+_LAZY = b"\xc1"  # before the answer, which cannot begin so: the tree will be lazy
 
 
 class Trees:
     """All work on trees of one launcher."""
 
-    def __init__(self, loop: Loop, place: Place, areas: Path, reply: Callable[[Failed | TreePrepared], None]) -> None:
-        """`areas` is the directory in which containers write; `reply` is called with the answer to each request."""
+    def __init__(
+        self,
+        loop: Loop,
+        place: Place,
+        areas: Path,
+        reply: Callable[[Failed | TreePrepared], None],
+        on_lazy: Callable[[Path, str], object],
+    ) -> None:
+        """`areas` is the directory in which containers write; `reply` is called with the answer to each request, long
+        before it, for a tree that is lazy, `on_lazy` with its store and its id: a hint, whose OSError is no matter."""
         self._loop = loop
         self._place = place
         self._areas = areas
         self._reply = reply
+        self._on_lazy = on_lazy
         self._modes: dict[str, MountMode] = {}  # by store
 
     def prepare(self, request: PrepareTree) -> int:
@@ -48,7 +59,7 @@ class Trees:
                 syscalls.set_process_name("farcall-tree")
                 syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
                 mode = self._modes.get(request.store)
-                answer = preparing.carry_out(request, mode, self._place, self._areas)
+                answer = preparing.carry_out(request, mode, self._place, self._areas, lambda: os.write(theirs, _LAZY))
                 with os.fdopen(theirs, "wb") as stream:
                     stream.write(msgspec.msgpack.encode(answer))
             finally:
@@ -60,6 +71,12 @@ class Trees:
 
     def _hear(self, request: PrepareTree, fd: int, heard: bytearray) -> None:
         data = os.read(fd, _CHUNK)
+        if data.startswith(_LAZY) and not heard:
+            data = data[len(_LAZY) :]
+            with contextlib.suppress(OSError):  # a start says why
+                self._on_lazy(Path(request.store), request.tree_id)
+            if not data:
+                return
         if data:
             heard += data
             return

@@ -1,18 +1,23 @@
-"""The first start from an image after a restart of the machine: its names are read ahead while the container is made.
+"""Names of an image that are looked up ahead, while the container is made and its Python starts.
 
-Programs open files one after the other, and on a cold disk each asks for two more that plain directories do not have: a
-block of the image, which the kernel reads without looking ahead, and the folder of the store in which the file happens
-to be, one of 256. Read in one go, and by a few threads, both cost a fraction of that.
+The first start after a restart of the machine: programs open files one after the other, and on a cold disk each asks
+for two more that plain directories do not have: a block of the image, which the kernel reads without looking ahead, and
+the folder of the store in which the file happens to be, one of 256. Read in one go, and by a few threads, both cost a
+fraction of that.
+
+Every start: a container's overlay is new, and knows no name before it was asked for it. Pid 1 asks for what an earlier
+container of the function has imported, on another processor than the one that Python starts on.
 """
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from farcall.spec.container import TreeMount
 
 _THREADS = 8  # that wait for the disk
+_MOST_PATHS = 192 * 1024  # bytes of paths that are looked up
 _MOST_BYTES = 32 * 1024 * 1024  # of an image's names, and of folders, that are read ahead
 
 
@@ -49,6 +54,25 @@ def read_folders(objects: str) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def paths(file: str) -> list[bytes]:
+    """The paths in a file of `content.imports`; none where there is no file ("")."""
+    try:
+        with open(file, "rb") as stream:
+            return [path for path in stream.read(_MOST_PATHS).split(b"\0") if path.startswith(b"/")]
+    except OSError:
+        return []
+
+
+def look_up(paths: Sequence[bytes]) -> None:
+    """Ask for each file of the container as an import does, so that its overlay has found it when the import asks."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.endswith(b".py"):
+                os.stat(path)  # of a source that has its bytecode nobody wants more
+            else:
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
 
 
 def _is_in_memory(fd: int, size: int) -> bool:

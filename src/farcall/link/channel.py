@@ -1,4 +1,4 @@
-"""A channel: one client's connection, between the socket at this end and the link."""
+"""A channel: one connection's part of a link, between this end of the connection and the link."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,45 +18,83 @@ from farcall.wire.memory import new_memory
 from farcall.wire.transport import Transport
 
 WINDOW = 8 << 20  # bytes that one end may send on a channel before the other has passed them on
-_QUEUE = 256  # messages read from the socket and not sent, above which no more are read
+_GRANT = WINDOW // 8  # bytes passed on before the other end is told: a word for each message would double them
+_QUEUE = 256  # messages taken from this end and not sent, above which no more are taken
 
 Output = tuple[Kind, bytes]  # a packet to be numbered
 
 
+class End(Protocol):
+    """This end of a connection that a channel carries: a `Transport`, or something in this process."""
+
+    buffered: int  # bytes given to `send` that have not been passed on
+    on_drained: Callable[[], None] | None
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Passes a message on, a `Raw`. Takes over the descriptors."""
+        ...
+
+    def flush(self) -> None:
+        """Passes on what can be, at once."""
+        ...
+
+    def pause(self) -> None:
+        """Gives the channel nothing more until `resume`, as far as it can."""
+        ...
+
+    def resume(self) -> None: ...
+
+    def close(self, *, after_flush: bool = False) -> None: ...
+
+
+Connect = Callable[["Channel"], End]
+"""Makes this end of a connection for a channel: calls its `read` with each message, and its `ended` at the end."""
+
+
+def over_socket(sock: socket.socket) -> Connect:
+    """A connection whose end is a socket."""
+    return lambda channel: Transport(sock, msgspec.Raw, channel.read, channel.ended)
+
+
 class Channel:
-    """Turns the messages of a socket into packets, and packets into messages.
+    """Turns the messages of a connection into packets, and packets into messages.
 
     A message's descriptors travel as what their files hold, ahead of it, and become memory files at the other end.
     Messages of a channel keep their order; a large one delays those behind it, and nobody else's.
     """
 
-    def __init__(self, number: int, sock: socket.socket, on_change: Callable[[Channel], None]) -> None:
+    def __init__(self, number: int, connect: Connect, on_change: Callable[[Channel], None]) -> None:
         self.number = number
         self.closing = False  # the other end has closed
-        self.over = False  # nothing more will come out of the socket
+        self.over = False  # nothing more will come from this end
         self._on_change = on_change
-        self._out: deque[tuple[msgspec.Raw, tuple[int, ...]]] = deque()
+        self._out: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._file: int | None = None  # position among the descriptors of the first message in `_out`
         self._offset = 0
         self._credit = WINDOW
         self._incoming: list[int] = []  # memory files of the message that is arriving
         self._owed = 0  # bytes taken from the link that the other end has no credit for yet
-        self._transport = Transport(sock, msgspec.Raw, self._read, self._ended)
-        self._transport.on_drained = self._drained
+        self.queued = 0  # bytes of messages in `_out`
+        self._end = connect(self)
+        self._end.on_drained = self._drained
 
-    # --- from the socket to the link
+    # --- from this end to the link
 
-    def _read(self, message: object, fds: tuple[int, ...]) -> None:
+    def read(self, message: object, fds: tuple[int, ...]) -> None:
+        """A message, a `Raw`, from this end; owns the descriptors."""
         if not isinstance(message, msgspec.Raw):
             descriptors.close_all(fds)
             logging.getLogger("farcall.link").warning("a frame was refused: %s", message)
             return
-        self._out.append((message, fds))
+        body = bytes(message)
+        self._out.append((body, fds))
+        self.queued += len(body)
         if len(self._out) > _QUEUE:
-            self._transport.pause()
+            self._end.pause()
         self._on_change(self)
 
-    def _ended(self) -> None:
+    def ended(self) -> None:
+        """Nothing more comes from this end."""
         self.over = True
         self._on_change(self)
 
@@ -66,12 +105,12 @@ class Channel:
 
     @property
     def finished(self) -> bool:
-        """Whether everything that came out of the socket has been taken, and no more will come."""
+        """Whether everything that came from this end has been taken, and no more will come."""
         return self.over and not self._out
 
     def next_packet(self) -> Output:
         """The next packet that this channel sends; only while `can_send`."""
-        message, fds = self._out[0]
+        body, fds = self._out[0]
         if self._file is None and fds:
             self._file, self._offset = 0, 0
             return Kind.FILE, b""
@@ -89,8 +128,8 @@ class Channel:
         self._out.popleft()
         descriptors.close_all(fds)
         if len(self._out) <= _QUEUE:
-            self._transport.resume()
-        body = bytes(message)
+            self._end.resume()
+        self.queued -= len(body)
         self._credit -= len(body)
         return Kind.FRAME, body
 
@@ -98,7 +137,7 @@ class Channel:
         """The other end can take that many bytes more."""
         self._credit += credit
 
-    # --- from the link to the socket
+    # --- from the link to this end
 
     def take(self, kind: Kind, body: bytes) -> None:
         """A packet of this channel. Raises ProtocolError for what cannot be."""
@@ -106,7 +145,7 @@ class Channel:
             fds, self._incoming = tuple(self._incoming), []
             for fd in fds:
                 os.lseek(fd, 0, os.SEEK_SET)
-            self._transport.send(msgspec.Raw(body), fds)
+            self._end.send(msgspec.Raw(body), fds)
         elif kind is Kind.FILE:
             self._incoming.append(new_memory())
         elif self._incoming:
@@ -115,10 +154,15 @@ class Channel:
             raise ProtocolError("a piece of no file")
         self._owed += len(body)
 
+    @property
+    def is_owing(self) -> bool:
+        """Whether the other end is to be told of what was passed on, as soon as that is so."""
+        return self._owed >= _GRANT and not self.over
+
     def credit(self) -> int:
         """How many bytes the other end may send in place of those that were passed on. A client that does not read is
         given no more."""
-        if self._transport.buffered or self.over:
+        if not self.is_owing or self._end.buffered:
             return 0
         owed, self._owed = self._owed, 0
         return owed
@@ -130,20 +174,22 @@ class Channel:
             self._on_change(self)
 
     def finish(self) -> None:
-        """The other end has closed: this one does, once what came before is passed on."""
+        """The other end has closed: this one does, once what came before is passed on. Nobody takes what waits here."""
         self.closing = True
-        self._transport.flush()
-        if not self._transport.buffered:
+        if not self.over:
+            self._end.flush()
+        if self.over or not self._end.buffered:
             self.close()
 
     def close(self) -> None:
-        """Lets go of the socket and of all that waits."""
-        self._transport.close()
+        """Lets go of this end and of all that waits."""
+        self._end.close()
         descriptors.close_all(self._incoming)
         self._incoming.clear()
         for _, fds in self._out:
             descriptors.close_all(fds)
         self._out.clear()
+        self.queued = 0
 
 
 def _piece(fd: int, offset: int) -> bytes:

@@ -18,6 +18,7 @@ import threading
 from contextlib import suppress
 
 from farcall import errors, settings
+from farcall.link.channel import Connect, over_socket
 from farcall.link.relay import Relay
 from farcall.link.stream import LIMIT, PipeStream
 
@@ -162,7 +163,7 @@ class _Holder:
                 self._stream_ended.set()
 
 
-def _dial() -> socket.socket:
+def _dial() -> Connect:
     from farcall.sdk import client
 
     path = str(settings.paths().server_socket)
@@ -170,7 +171,7 @@ def _dial() -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(path)
-            return sock
+            return over_socket(sock)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
         try:

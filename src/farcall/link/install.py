@@ -16,9 +16,12 @@ if [ -x "$python" ]; then shift; exec "$python" -P -m farcall.link.far "$@"; fi
 echo {MARK}missing
 """
 
+MISSING = 79  # the exit code of `RUN` where this farcall is not there
+
 # $1 is the key, the rest are the words of a farcall command.
 RUN = f"""
 python={_FOLDER}/$1/bin/python
+[ -x "$python" ] || exit {MISSING}
 shift
 exec "$python" -P -m farcall "$@"
 """
@@ -50,7 +53,12 @@ else
 fi || {{ echo "{MARK}failed"; exit 0; }}
 "$inside" -P -c "import farcall.link.far" >&2 || {{ echo "{MARK}failed"; exit 0; }}
 [ -d "$base/$1" ] || mv "$new/venv" "$base/$1"
+touch "$base/$1"
 echo "{MARK}installed"
+# Of older ones the last stays, for who goes back to it, and what runs.
+cd "$base" && ls -t | tail -n +3 | while read -r old; do
+    grep -qsF "$base/$old/" /proc/[0-9]*/cmdline || rm -rf "./$old"
+done
 """
 
 

@@ -16,17 +16,21 @@ import sys
 import time
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
 
 from farcall import errors
 from farcall.link import install, ssh, wheel
 from farcall.link.address import Address
+from farcall.link.channel import over_socket
 from farcall.link.relay import Relay
+from farcall.settings.paths import CUT_SUFFIX
 
 IDLE_SECONDS = 600.0  # without clients, after which the process ends
 LOST_SECONDS = 90.0  # without a connection, after which the clients are told; the other end waits longer
 SILENT_SECONDS = 12.0  # after which a connection that says nothing is taken for cut
 _PING_SECONDS = 4.0
 _RETRY_SECONDS = 1.0
+_BYE_SECONDS = 2.0  # for the other end to confirm that this one ends
 _LOOK_SECONDS = 0.05
 
 
@@ -40,10 +44,11 @@ def main(announce: int, url: str, path: str, command: str) -> None:
         if not _is_first(lock, path):
             _say(announce, "conflict")
             return
-        with suppress(FileNotFoundError):
-            os.unlink(path)  # of one that was killed
+        for left in (path, f"{path}{CUT_SUFFIX}"):  # of one that was killed
+            with suppress(FileNotFoundError):
+                os.unlink(left)
         os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
+        os.write(lock, f"{os.getpid()} {url}".encode())  # for who ends the links to a server
         asyncio.run(_Near(ssh.Command(address, command), path, announce).serve())
     except errors.FarcallError as error:
         _say(announce, f"{error.code} {error}")
@@ -73,6 +78,7 @@ class _Near:
     def __init__(self, command: ssh.Command, path: str, announce: int) -> None:
         self._command = command
         self._path = path
+        self._cut = Path(f"{path}{CUT_SUFFIX}")
         self._announce = announce
         self._session_id = os.urandom(16)
         self._relay = Relay(self._session_id)
@@ -97,6 +103,7 @@ class _Near:
         try:
             await asyncio.wait([idle, linked], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._mark(is_cut=False)
             with suppress(FileNotFoundError):
                 os.unlink(self._path)
             for task in (accepting, idle, linked):
@@ -114,7 +121,7 @@ class _Near:
                 self._log.warning("a connection was not accepted: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            self._relay.open(sock)
+            self._relay.open(over_socket(sock))
 
     async def _idle(self) -> None:
         """Returns when nobody has needed the link for a while, or it is told to end."""
@@ -127,7 +134,10 @@ class _Near:
             if self._relay.channels:
                 since = loop.time()
         self._relay.bye()
-        await asyncio.sleep(0.1)  # for the word to leave
+        until = loop.time() + _BYE_SECONDS
+        # Else the other end would keep for a while what nobody comes back for.
+        while self._relay.is_linked and self._relay.unconfirmed and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     # --- the connection
 
@@ -166,6 +176,7 @@ class _Near:
                 await ssh.end(attached.process)
             said = (await attached.complaints).decode(errors="replace").strip()
             self._log.warning("the connection to %s was cut: %s", self._command.address, said or "no word")
+            self._mark(is_cut=True)
             deadline = loop.time() + LOST_SECONDS
             while True:
                 try:
@@ -180,6 +191,15 @@ class _Near:
                     self._log.error("the link is lost: no connection for %.0f s", LOST_SECONDS)
                     return
                 await asyncio.sleep(_RETRY_SECONDS)
+            self._mark(is_cut=False)
+
+    def _mark(self, *, is_cut: bool) -> None:
+        """For the programs that use the link, and tell their users."""
+        with suppress(OSError):
+            if is_cut:
+                self._cut.touch()
+            else:
+                self._cut.unlink()
 
     async def _watch(self, attached: ssh.Attached) -> None:
         """Ends a connection on which nothing comes any more."""

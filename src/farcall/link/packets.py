@@ -39,6 +39,9 @@ class Kind(IntEnum):
     HELLO = 34  # body: session, and how many numbered packets have arrived; `channel` is the protocol's version
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 class Packet(NamedTuple):
     kind: Kind
     channel: int
@@ -71,22 +74,28 @@ class PacketDecoder:
     def add(self, data: bytes) -> list[Packet]:
         """All packets that are whole with `data`. Raises ProtocolError where the stream is not a link's."""
         buffer = self._buffer
-        buffer += data
+        is_begun = bool(buffer)
+        if is_begun:
+            buffer += data
+        whole = buffer if is_begun else data  # nearly always they come whole
         packets: list[Packet] = []
         offset = 0
-        while len(buffer) - offset >= _HEADER.size:
-            kind, channel, length = _HEADER.unpack_from(buffer, offset)
+        while len(whole) - offset >= _HEADER.size:
+            number, channel, length = _HEADER.unpack_from(whole, offset)
             if length > MAX_BODY:
                 raise ProtocolError(f"a packet of {length:,} bytes")
             end = offset + _HEADER.size + length
-            if len(buffer) < end:
+            if len(whole) < end:
                 break
-            try:
-                packets.append(Packet(Kind(kind), channel, bytes(buffer[offset + _HEADER.size : end])))
-            except ValueError:
-                raise ProtocolError(f"a packet of kind {kind}") from None
+            kind = _KINDS.get(number)
+            if kind is None:
+                raise ProtocolError(f"a packet of kind {number}")
+            packets.append(Packet(kind, channel, bytes(whole[offset + _HEADER.size : end])))
             offset = end
-        del buffer[:offset]
+        if is_begun:
+            del buffer[:offset]
+        else:
+            buffer += data[offset:]
         return packets
 
 
@@ -98,7 +107,7 @@ class Session:
         self.received = 0  # numbered packets
         self.kept_bytes = 0
         self._kept: deque[bytes] = deque()
-        self._acknowledged = 0
+        self.acknowledged = 0  # of those that were sent
 
     def hello(self) -> bytes:
         """What a stream begins with."""
@@ -111,12 +120,17 @@ class Session:
         self.kept_bytes += len(packet)
         return packet
 
+    @property
+    def sent(self) -> int:
+        """Numbered packets that there have been so far."""
+        return self.acknowledged + len(self._kept)
+
     def acknowledge(self, received: int) -> None:
         """The other end has that many packets. Raises ProtocolError where it cannot."""
-        if not self._acknowledged <= received <= self._acknowledged + len(self._kept):
+        if not self.acknowledged <= received <= self.acknowledged + len(self._kept):
             raise ProtocolError(f"{received} packets are said to have arrived of those that were sent")
-        while self._acknowledged < received:
-            self._acknowledged += 1
+        while self.acknowledged < received:
+            self.acknowledged += 1
             self.kept_bytes -= len(self._kept.popleft())
 
     def resume(self, hello: Packet) -> list[bytes]:

@@ -7,7 +7,9 @@ terminal here, so what `ssh` would ask must be settled by hand once.
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
@@ -95,9 +97,10 @@ async def attach(command: Command, script: str, *words: str) -> Attached:
 
 
 async def end(process: Process) -> None:
-    """Ends an `ssh`, however it is."""
+    """Ends an `ssh`, however it is, and what it has started: a jump host's `ssh`, or a proxy, would hold on to where
+    this one says what is wrong."""
     with suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # it was made the leader of a group of its own
     await process.wait()
 
 

@@ -12,7 +12,7 @@ def main(function: str, arguments: str) -> int:
     """Calls it; the process's exit status."""
     import asyncio
     import inspect
-    import traceback
+    import io
 
     import msgspec
 
@@ -22,6 +22,9 @@ def main(function: str, arguments: str) -> int:
     from farcall.spec.function import FunctionSpec
     from farcall.wire.messages import Load
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # shown as it is printed
+            stream.reconfigure(line_buffering=True)
     hide(os.environ.get("FARCALL_RUNNER_PATH", ""))
     with open(function, "rb") as file:
         spec = msgspec.msgpack.decode(file.read(), type=FunctionSpec)
@@ -38,10 +41,21 @@ def main(function: str, arguments: str) -> int:
                 pass
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        _report(error)
         return 1
     return 0
+
+
+def _report(error: BaseException) -> None:
+    """Prints the traceback, from the first frame that is not farcall's own."""
+    import traceback
+
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    entry = error.__traceback__
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith((own, "<frozen importlib")):
+        entry = entry.tb_next
+    traceback.print_exception(error.with_traceback(entry))
 
 
 def _start() -> None:

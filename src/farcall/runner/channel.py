@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import socket
-import struct
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,6 @@ from farcall.wire.connection import Connection, Waiter
 
 if TYPE_CHECKING:
     import asyncio
-
-_NO_LIMIT = struct.pack("@ll", 0, 0)  # a timeval
-_AT_ONCE = struct.pack("@ll", 0, 1)
 
 
 class RunnerConnection(Connection):
@@ -36,7 +35,10 @@ class RunnerConnection(Connection):
         super().__init__(sock, messages.ToRunner, on_message, on_close)
         self._on_interrupted = on_interrupted
         self._waiting: Waiter | None = None  # of the main thread
-        self._limited = False
+        # What it says ends a wait as what comes from the peer does.
+        self._bell = open(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
+        self._rung = False
+        self._poll.register(self._bell, select.POLLIN)
         self._senders: set[int] = set()  # threads
         self._main_thread = get_ident()
 
@@ -50,9 +52,10 @@ class RunnerConnection(Connection):
             return super().wait(waiter, timeout)
         finally:
             self._waiting = outer
-            if self._limited:
-                self._limited = False
-                self._limit_reads(_NO_LIMIT)
+            if self._rung:
+                self._rung = False
+                with contextlib.suppress(BlockingIOError):  # it has been rung again, and both were read at once
+                    os.eventfd_read(self._bell.fileno())
             self._on_interrupted()
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
@@ -75,15 +78,14 @@ class RunnerConnection(Connection):
         if waiter is None:
             return
         waiter.set()
-        # A blocking read goes on after a signal; a time limit that has passed ends it, and concerns nobody's sending.
-        self._limited = True
-        self._limit_reads(_AT_ONCE)
+        self._rung = True
+        os.eventfd_write(self._bell.fileno(), 1)
 
-    def _limit_reads(self, limit: bytes) -> None:
-        try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        except OSError:
-            pass  # it is closed: nothing can block on it
+    def abandon(self) -> None:
+        """After a fork, in the child, as `Connection.abandon` does."""
+        super().abandon()
+        self._waiting = None
+        self._bell.close()  # the parent's, too: nobody is to ring it here
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on the loop reads the connection, also while nobody waits for it."""

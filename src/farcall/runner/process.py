@@ -51,6 +51,7 @@ class Runner:
         self._container_id = container_id
         self._loaded = Loaded({}, [], [])
         self._has_volumes = False
+        self._tells_imports = False
         self._concurrency: Concurrency | None = None  # for a function that runs several inputs at once
 
     def run(self) -> int:
@@ -69,6 +70,8 @@ class Runner:
                     break
             self._run_exit_hooks()
         self._commit_volumes()
+        if self._tells_imports:
+            self._tell_imports()
         return 0
 
     def finish(self, status: int) -> NoReturn:
@@ -135,6 +138,7 @@ class Runner:
             self._concurrency = Concurrency(executor)
         if message.function.memory[1] is not None:
             shared_memory.keep_nothing()
+        self._tells_imports = message.tells_imports
         if message.volumes:
             from farcall.sdk import mounted_volumes
 
@@ -181,6 +185,12 @@ class Runner:
 
             mounted_volumes.end()
             self.output.flush()
+
+    def _tell_imports(self) -> None:
+        from farcall.runner.imports import imported_files
+
+        with contextlib.suppress(ConnectionLostError):
+            self.executor.connection.send(messages.Imported(imported_files(sys.modules)))
 
     # --- signals
 

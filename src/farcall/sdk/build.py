@@ -219,6 +219,7 @@ def _spec(
         unimplemented=member.marks,
         secrets=secrets_of(member.app, declaration),
         volumes=volumes_of(member.app, declaration),
+        regions=declaration.regions,
         trees=trees.mounted(files) if mounts else (),
         workdir=image.host_workdir if image is not None else "",
     )

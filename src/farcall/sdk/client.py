@@ -427,13 +427,15 @@ def connect_or_start() -> Client:
     if url:
         path, log = elsewhere.link_socket(url), settings.paths().link_log
     deadline = time.monotonic() + CONNECT_TIMEOUT
+    given: dict[str, str] = {}
     while True:
+        given = ({} if url else embedded.passed_on()) or given  # it may be replaced, which ends it in good order
         sock = _dial(str(path))
         if sock is None:
             if url:
                 elsewhere.start_link(url)
             else:
-                embedded.start_server()
+                embedded.start_server(given)
             sock = _dial(str(path))
         if sock is not None:
             try:
@@ -443,6 +445,8 @@ def connect_or_start() -> Client:
             if client is not None:
                 client.url = url
                 if _usable(client):
+                    if url:
+                        elsewhere.tell_of_cuts(url, path, client.connection)
                     return client
         if time.monotonic() > deadline:
             raise errors.ConnectionError(f"the farcall server at {url or path} accepts no connection; see {log}")

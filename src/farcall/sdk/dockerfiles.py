@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ import msgspec
 
 from farcall.errors import InvalidError
 from farcall.sdk.context import is_local
-from farcall.sdk.image_options import AUTO_IGNORE, Ignore, Options, check_ignore
+from farcall.sdk.image_options import AUTO_IGNORE, Ignore, Options, checked_ignore
+from farcall.sdk.local_trees import ignoring
 from farcall.spec import stages
-from farcall.spec.image import ImageSpec, RegistryBase, ScratchBase
+from farcall.spec.expansion import expand
+from farcall.spec.image import Copy, ImageSpec, RegistryBase, ScratchBase, Step
 
 if TYPE_CHECKING:
     from farcall.sdk.image_parts import Resolution
@@ -30,13 +32,13 @@ class Dockerfile:
     ) -> None:
         given = options.given.get("context_dir")
         self._folder = Path.cwd() if given is None else Path(given).expanduser().absolute()
-        self._ignore: Ignore = options.given.get("ignore", AUTO_IGNORE)
+        self._ignore: Ignore = checked_ignore(title, options.given.get("ignore", AUTO_IGNORE))
+        self._place = place
         self._file = file
         self._files = files
         self._options = options
         self._build_args = dict(options.given.get("build_args") or {})
         self._parsed: stages.Dockerfile | None = None
-        check_ignore(title, self._ignore)
         for name, value in self._build_args.items():
             if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidError(f"{title}: build_args has {name!r}: {value!r}; names and values are strings")
@@ -89,9 +91,15 @@ class Dockerfile:
             resolution.handles(self._options.secrets),
             os.uname().machine,
         )
+        trees: list[str] = []  # the context's, once it has been read
+
+        def context() -> str:
+            trees[:] = trees or [self._context(resolution)]
+            return trees[0]
+
         spec = self._parsed.image(
             around,
-            context=lambda: self._context(resolution),
+            context=context,
             onto=onto,
             base_of=lambda reference: RegistryBase(reference, credentials=dict(credentials or {}), force=force),
         )
@@ -99,6 +107,7 @@ class Dockerfile:
         if add_python and isinstance(base, RegistryBase | ScratchBase):
             base = msgspec.structs.replace(base, add_python=add_python)
         before = 0 if onto is None else len(onto.steps)
+        self._check_sources(spec.steps[before:], *trees)
         return ImageSpec(base, (*spec.steps[:before], *(_forced(step, force) for step in spec.steps[before:])))
 
     def _context(self, resolution: Resolution) -> str:
@@ -106,6 +115,27 @@ class Dockerfile:
         return resolution.trees.directory(
             self._folder, self._patterns(), only=self._parsed.sources(), files=self._files
         )
+
+    def _check_sources(self, steps: Sequence[Step], *trees: str) -> None:
+        """Raises InvalidError for a file that is copied from the context `trees` and is not there, or ignored."""
+        is_ignored, _ = ignoring(self._patterns())
+        for step in steps:
+            if not isinstance(step, Copy):
+                continue
+            if step.stage is not None:
+                self._check_sources(step.stage.steps, *trees)
+            for source in step.sources if step.tree and step.tree in trees else ():
+                path = expand(source, {}, step.expand) if step.expand and "$" not in source else source
+                if any(letter in path for letter in "$*?[\\"):
+                    continue
+                file = self._folder / path
+                if any(f"{name}/".startswith(f"{path}/") for name in self._files):
+                    continue
+                if not os.path.lexists(file):
+                    near = _near(path, file.parent)
+                    raise InvalidError(f"{self._place}: COPY {path}: there is no {file}{near}")
+                if not file.is_dir() and is_ignored(path):
+                    raise InvalidError(f"{self._place}: COPY {path}: {file} is ignored (.dockerignore, ignore=)")
 
     def _patterns(self) -> Ignore:
         if self._ignore is not AUTO_IGNORE:
@@ -117,6 +147,15 @@ class Dockerfile:
             if file.is_file():
                 return file.read_text(encoding="utf-8-sig").splitlines()
         return ()
+
+
+def _near(path: str, folder: Path) -> str:
+    """A question whether a file of the folder was meant that has a similar name."""
+    import difflib
+
+    there = os.listdir(folder) if folder.is_dir() else ()
+    near = difflib.get_close_matches(os.path.basename(path), there, 3)
+    return f"; did you mean {', '.join(os.path.join(os.path.dirname(path), name) for name in near)}?" if near else ""
 
 
 def _forced(step: Any, force: bool) -> Any:

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from farcall import errors, settings
 from farcall.sdk.starting import start
+from farcall.settings import flags
 
 
 def program_settings() -> settings.Settings:
@@ -27,12 +29,19 @@ def check_system() -> None:
         )
 
 
-def start_server() -> None:
-    """Starts the server and returns when it listens, or when another start got there first.
+def passed_on() -> dict[str, str]:
+    """What a server that runs, or has crashed, was given on its command line, as variables for the next."""
+    state = settings.paths().made_state
+    return {} if state is None else flags.passed_on(state, os.environ)
+
+
+def start_server(given: Mapping[str, str] = {}) -> None:
+    """Starts the server and returns when it listens, or when another start got there first. `given` are variables for
+    it, which count more than what this program's settings say.
 
     Raises UnimplementedError on a system that has no containers, InvalidError where a setting is wrong, ConnectionError
     where the server fails to start, with the end of its log.
     """
     check_system()
-    environment = os.environ | program_settings().of_server()
+    environment = {**os.environ, **program_settings().of_server(), **given}
     start("farcall.server.main", (), settings.paths().server_log, "the farcall server", environment)

@@ -391,7 +391,7 @@ class Image(PackageSteps):
         target = checks.remote_path("Image.add_local_dir", remote_path)
         if is_local() and not local.is_dir():
             raise InvalidError(f"Image.add_local_dir: there is no folder {local}")
-        checks.check_ignore("Image.add_local_dir", ignore)
+        ignore = checks.checked_ignore("Image.add_local_dir", ignore)
         title = f"Image.add_local_dir({str(local_path)!r})"
         if not copy or self._start is None:
             if target == "/":
@@ -414,7 +414,7 @@ class Image(PackageSteps):
         for module in modules:
             if not isinstance(module, str) or "/" in module or module.endswith(".py"):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidError(f"Image.add_local_python_source takes names of modules, not {module!r}")
-        checks.check_ignore("Image.add_local_python_source", ignore or ())
+        ignore = ignore if ignore is None else checks.checked_ignore("Image.add_local_python_source", ignore)
         title = f"Image.add_local_python_source({', '.join(modules)})"
         if not copy or self._start is None:
             return self._mounting(title, LocalModules(modules, ignore or ()))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Ignore = Sequence[str] | Callable[[Path], bool]
 
-AUTO_IGNORE: list[str] = ["<the .dockerignore file>"]  # the default of ignore=, told by identity
+AUTO_IGNORE: tuple[str, ...] = ("<the .dockerignore file>",)  # the default of ignore=, told by identity
 
 OLDEST_PYTHON = (3, 11)
 
@@ -231,15 +231,17 @@ def remote_path(method: str, path: str | PurePosixPath) -> str:
     return "/" + target.lstrip("/")
 
 
-def check_ignore(method: str, ignore: Ignore) -> None:
-    """Raises InvalidError for patterns that are none."""
+def checked_ignore(method: str, ignore: Ignore) -> Ignore:
+    """What is ignored; a list as it is now. Raises InvalidError for patterns that are none."""
     from farcall.spec.patterns import Patterns
 
     if callable(ignore):
-        return
+        return ignore
     if isinstance(ignore, str):
         raise InvalidError(f"{method}: ignore={ignore!r} is not a list of patterns; write [{ignore!r}]")
-    Patterns(ignore)
+    patterns = tuple(ignore)
+    Patterns(patterns)
+    return patterns
 
 
 def python_version(method: str, version: str | None) -> str:

@@ -46,7 +46,8 @@ class VariantOptions(TypedDict, total=False):
     `retries`: a number of retries 1 s apart, or `Retries`.
     `max_containers`, `buffer_containers`: ceiling of the pool, and how many idle ones beyond the load while it is
     active. `scaledown_window`: idle seconds before a container may stop, 2 to 3600. `timeout`: seconds of one attempt,
-    1 to 86400. `region`, `cloud`, `routing_region`: hints, without effect here.
+    1 to 86400. `region`: of workers, or a label of theirs as "key=value", or a list of those: the function runs where
+    one of them holds, and anywhere where no worker has any. `cloud`, `routing_region`: hints, without effect here.
     """
 
     cpu: float | tuple[float, float] | None
@@ -120,6 +121,7 @@ class Declaration(NamedTuple):
     image: Image | None
     secrets: tuple[Secret, ...]
     volumes: tuple[VolumeSpec, ...]
+    regions: tuple[str, ...]
     serialized: bool
     include_source: bool | None
     block_network: bool
@@ -157,6 +159,7 @@ class Declaration(NamedTuple):
             image=given.get("image"),
             secrets=checked_secrets(decorator, given.get("secrets") or ()),
             volumes=checked_volumes(decorator, given.get("volumes") or {}),
+            regions=_regions(decorator, given.get("region")),
             serialized=bool(given.get("serialized", False)),
             include_source=given.get("include_source"),
             block_network=bool(given.get("block_network", False)),
@@ -261,6 +264,16 @@ def _memory(decorator: str, value: Any) -> tuple[int, int | None]:
 def _scaling(decorator: str, given: Mapping[str, Any]) -> Scaling:
     bounds = {name: given[name] for name in Scaling.__struct_fields__ if name in given}
     return Scaling().changed(decorator, bounds)
+
+
+def _regions(decorator: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    words: list[Any] = [value] if isinstance(value, str) else list(value)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise InvalidError(f"{decorator}: region={value!r} is neither a region's name nor a list of them")
+    return tuple(words)
 
 
 def _environment(decorator: str, env: Mapping[str, Any] | None) -> dict[str, str]:

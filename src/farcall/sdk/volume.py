@@ -351,7 +351,7 @@ class Volume:
         if place not in entries:
             raise self._missing(path)
         if stat.S_ISDIR(entries[place].mode) and not recursive:
-            raise InvalidError(f"{path} in volume {self.name!r} is a directory: say recursive=True")
+            raise InvalidError(f"{path} in volume {self.name!r} is a directory: say recursive=True (-r)")
         Upload().commit(self.name, (), [one for one in entries if one == place or one.startswith(place + b"/")])
 
     @_in_thread
@@ -378,7 +378,7 @@ class Volume:
                 posixpath.join(target, posixpath.basename(source)) if is_directory or dst_path.endswith("/") else target
             )
             if stat.S_ISDIR(entries[source].mode) and not recursive:
-                raise InvalidError(f"{path} in volume {self.name!r} is a directory: say recursive=True")
+                raise InvalidError(f"{path} in volume {self.name!r} is a directory: say recursive=True (-r)")
             if to == source or to.startswith(source + b"/"):
                 raise InvalidError(f"{path} in volume {self.name!r} cannot be copied into itself")
             inside = [one for one in entries.values() if one.path.startswith(source + b"/")]

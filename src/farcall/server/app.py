@@ -168,4 +168,4 @@ class App:
         """Ends all containers at once."""
         for pool in self.pools.values():
             for container in list(pool.containers):
-                self.server.worker.kill(container, "its app was stopped")
+                container.kill("its app was stopped")

@@ -1,33 +1,17 @@
-"""What this machine can hold."""
+"""What a worker offers, as the scheduler counts it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
-from farcall.server.resources import MILLICORES, Capacity, Gpus
-from farcall.worker import gpus
-
-CPU_OVERCOMMIT = (
-    8.0  # cores requested for each core there is: requests are shares, and most containers wait most of the time
-)
-MEMORY_RESERVED = 512  # MiB left to the rest of the machine
-DISK_RESERVED = 1024  # MiB, the same
+from farcall.server.resources import Capacity, Gpus
+from farcall.wire.workers import Offer
 
 
-def of_this_machine(disk: Path, found: gpus.Gpus) -> Capacity:
-    """As the kernel tells. `disk` is where containers write: what is free there now can be asked for."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+def of(offer: Offer) -> Capacity:
+    """The capacity of a worker that offers so much."""
     return Capacity(
-        cpu=len(os.sched_getaffinity(0)) * MILLICORES,
-        memory=max(256, memory - MEMORY_RESERVED),
-        disk=max(0, shutil.disk_usage(disk).free // 2**20 - DISK_RESERVED),
-        gpus=tuple(_of_type(found, kind) for kind in found.counts()),
-        cpu_overcommit=CPU_OVERCOMMIT,
+        cpu=offer.cpu,
+        memory=offer.memory,
+        disk=offer.disk,
+        gpus=tuple(Gpus(kind, numbers, memory) for kind, numbers, memory in offer.gpus),
+        cpu_overcommit=offer.cpu_overcommit,
     )
-
-
-def _of_type(found: gpus.Gpus, kind: str) -> Gpus:
-    mine = [gpu for gpu in found.gpus if gpu.type == kind]
-    return Gpus(kind, tuple(gpu.number for gpu in mine), min(gpu.memory for gpu in mine))

@@ -19,6 +19,7 @@ class Demand:
 
     __slots__ = (
         "app",
+        "barred",
         "claim",
         "floor",
         "for_inputs",
@@ -47,18 +48,19 @@ class Demand:
         self.patience = patience  # seconds after `since` that busy containers of others are ended for it
         self.tried_at = 0.0  # when that was last tried
         self.claim: Claim | None = None
+        self.barred = 0  # workers that would not have it, as bits
 
 
 class AppUsage:
-    """An app's part of all there is, and its demands that are not met, taken in turn."""
+    """An app's part of all there is, its demands, and those that are not met, taken in turn."""
 
-    __slots__ = ("app_id", "demands", "held", "name", "unmet")
+    __slots__ = ("all", "app_id", "held", "name", "unmet")
 
     def __init__(self, app_id: str, name: str) -> None:
         self.app_id = app_id
         self.name = name
         self.held = Amounts()
-        self.demands = 0
+        self.all: dict[Demand, None] = {}
         self.unmet: dict[Demand, None] = {}
 
 

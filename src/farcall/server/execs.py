@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
 import signal
-import struct
-import termios
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from farcall import errors
-from farcall.wire.execs import (
-    EXEC_WINDOW,
-    ExecCommand,
-    ExecEnd,
-    ExecInput,
-    ExecOutput,
-    ExecResize,
-    ExecSignal,
-    ExecTaken,
-)
+from farcall.wire.execs import ExecCommand, ExecEnd, ExecInput, ExecResize, ExecSignal
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
     from farcall.server.session import Session
-    from farcall.worker.execs import ExecProcess
 
-READ_SIZE = 32 * 1024  # bytes
-UNSENT_LIMIT = 1024 * 1024  # bytes that a client may be behind before the command is read no further
-BEHIND_PAUSE = 0.01  # seconds between looks at whether it has caught up
-DRAIN_SECONDS = 1.0  # for what a command leaves in its pipes, which its children may hold open for ever
+
+class Running(Protocol):
+    """A command that runs, here or on another machine."""
+
+    def handle(self, message: ExecInput | ExecResize | ExecSignal) -> None:
+        """What a client sends to it."""
+        ...
+
+    def signal(self, number: int) -> None: ...
+
+    async def run(self, message: ExecCommand) -> ExecEnd: ...
 
 
 class Execs:
@@ -41,22 +33,21 @@ class Execs:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._running: dict[tuple[Session, int], _Exec] = {}
+        self._running: dict[tuple[Session, int], Running] = {}
 
     def run(self, session: Session, message: ExecCommand) -> Coroutine[Any, Any, bytes]:
         """Runs a command to its end; gives the body of the answer. From now on `handle` knows it. Raises InvalidError,
         NotFoundError and ConflictError."""
         if not message.command:
             raise errors.InvalidError("there is no command to run")
-        command = self._running[session, message.seq] = _Exec(session, message.seq)
+        command = self._running[session, message.seq] = self._server.workers.exec(
+            message.container_id, session, message.seq
+        )
         return self._run((session, message.seq), command, message)
 
-    async def _run(self, key: tuple[Session, int], command: _Exec, message: ExecCommand) -> bytes:
+    async def _run(self, key: tuple[Session, int], command: Running, message: ExecCommand) -> bytes:
         try:
-            process = await self._server.worker.start_exec(
-                message.container_id, message.command, message.environment, message.workdir, message.terminal
-            )
-            end = await command.run(process)
+            end = await command.run(message)
         finally:
             del self._running[key]
         return msgspec.msgpack.encode(end)
@@ -64,133 +55,11 @@ class Execs:
     def handle(self, session: Session, message: ExecInput | ExecResize | ExecSignal) -> None:
         """What a client sends to a command; one that has ended is no error."""
         command = self._running.get((session, message.command))
-        if command is None:
-            return
-        match message:
-            case ExecInput(data=data, end=end):
-                command.add_input(data, end)
-            case ExecResize(rows=rows, columns=columns):
-                command.resize(rows, columns)
-            case ExecSignal(signal=number):
-                if number not in signal.valid_signals():
-                    raise errors.InvalidError(f"there is no signal {number}")
-                command.signal(number)
+        if command is not None:
+            command.handle(message)
 
     def forget(self, session: Session) -> None:
         """The session is over, and its commands with it."""
         for (other, _), command in self._running.items():
             if other is session:
                 command.signal(signal.SIGKILL)
-
-
-class _Exec:
-    """One command."""
-
-    def __init__(self, session: Session, seq: int) -> None:
-        self._session = session
-        self._seq = seq
-        self._process: ExecProcess | None = None
-        self._input = bytearray()
-        self._input_ends = False
-        self._more_input = asyncio.Event()
-        self._resize: tuple[int, int] | None = None
-        self._signals: list[int] = []
-        self._stdin_open = True
-
-    def add_input(self, data: bytes, end: bool) -> None:
-        """More to be written to it. Raises ProtocolError where it is more than may be on its way."""
-        if len(self._input) + len(data) > EXEC_WINDOW:
-            raise errors.ProtocolError(f"more than {EXEC_WINDOW:,} bytes of input at once")
-        self._input += data
-        self._input_ends = self._input_ends or end
-        self._more_input.set()
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Its terminal has another size; without a terminal that means nothing."""
-        if self._process is None:
-            self._resize = rows, columns
-        elif self._process.stdin == self._process.stdout:
-            fcntl.ioctl(self._process.stdin, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def signal(self, number: int) -> None:
-        """Signals it, now or as soon as it has started."""
-        if self._process is None:
-            self._signals.append(number)
-        elif not self._process.end.done():
-            self._session.server.worker.signal_exec(self._process, number)
-
-    async def run(self, process: ExecProcess) -> ExecEnd:
-        """Passes on its input and output until it has ended."""
-        self._process = process
-        for fd in {process.stdin, process.stdout, process.stderr}:
-            os.set_blocking(fd, False)
-        on_terminal = process.stdin == process.stdout
-        if self._resize is not None:
-            self.resize(*self._resize)
-        for number in self._signals:
-            self.signal(number)
-        feeding = asyncio.ensure_future(self._feed(process.stdin, closes=not on_terminal))
-        reading = [asyncio.ensure_future(self._read(process.stdout, "stdout"))]
-        if not on_terminal:
-            reading.append(asyncio.ensure_future(self._read(process.stderr, "stderr")))
-        try:
-            ended = await process.end
-            await asyncio.wait(reading, timeout=DRAIN_SECONDS)
-            return ExecEnd(ended.exit_code, ended.signal)
-        finally:
-            for task in (feeding, *reading):
-                task.cancel()
-            await asyncio.gather(feeding, *reading, return_exceptions=True)
-            for fd in {process.stdout, process.stderr, *([process.stdin] if self._stdin_open else [])}:
-                os.close(fd)
-            self._session.server.worker.forget_exec(process)
-            self._process = None
-
-    async def _feed(self, fd: int, *, closes: bool) -> None:
-        """Writes its input as it comes, and closes it after the end."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._more_input.wait()
-            self._more_input.clear()
-            while self._input:
-                try:
-                    taken = os.write(fd, self._input)
-                except BlockingIOError:
-                    await _ready(loop.add_writer, loop.remove_writer, fd)
-                    continue
-                except OSError:  # nobody reads it any more
-                    taken = len(self._input)
-                del self._input[:taken]
-                self._session.send(ExecTaken(self._seq, taken))
-            if self._input_ends:
-                if closes:
-                    self._stdin_open = False
-                    os.close(fd)
-                return
-
-    async def _read(self, fd: int, stream: Literal["stdout", "stderr"]) -> None:
-        """Sends on what it writes, until its end."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                data = os.read(fd, READ_SIZE)
-            except BlockingIOError:
-                await _ready(loop.add_reader, loop.remove_reader, fd)
-                continue
-            except OSError:  # a terminal that nobody has open any more
-                return
-            if not data:
-                return
-            self._session.send(ExecOutput(self._seq, stream, data))
-            while self._session.buffered > UNSENT_LIMIT:  # noqa: ASYNC110 - a connection does not say when it has room
-                await asyncio.sleep(BEHIND_PAUSE)
-
-
-async def _ready(add: Callable[[int, Callable[[], None]], None], remove: Callable[[int], object], fd: int) -> None:
-    """Returns when the descriptor can be read, or written."""
-    ready = asyncio.Event()
-    add(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        remove(fd)

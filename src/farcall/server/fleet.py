@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from farcall.server.resources import Capacity, Request
 from farcall.server.scheduler import Scheduler
@@ -13,24 +13,64 @@ if TYPE_CHECKING:
     from farcall.server.demand import Demand, Placement
     from farcall.server.scaler import Scaler
 
-HERE = "local"  # the one worker of an embedded server
+HERE = "local"  # the server's own worker
+
+_Said = TypeVar("_Said")
 
 
 class Fleet:
     """Between the pools' scalers and the scheduler. Scalers say what they want and what becomes of their containers,
     and are told to start and to end some."""
 
-    def __init__(self, capacity: Capacity, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.scheduler = Scheduler()
-        self.scheduler.add_worker(HERE, capacity)
+        self.awaits_workers = False  # whether some may come by themselves
         self._now = now
+
+    def add_worker(
+        self, worker_id: str, capacity: Capacity, places: Iterable[str] = (), *, is_open: bool = True
+    ) -> None:
+        """A worker has come. `places` are words by which functions can ask for it."""
+        self.scheduler.add_worker(worker_id, capacity, places=places)
+        self.scheduler.set_open(worker_id, is_open=is_open)
+        self.schedule()
+
+    def remove_worker(self, worker_id: str) -> None:
+        """A worker is lost, with what is there; nothing is placed there any more."""
+        self.scheduler.remove_worker(worker_id)
+
+    def set_open(self, worker_id: str, *, is_open: bool) -> None:
+        """Whether a worker is to have further containers."""
+        self.scheduler.set_open(worker_id, is_open=is_open)
+        self.schedule()
+
+    def capacity(self, worker_id: str) -> Capacity:
+        """What a worker has."""
+        return self.scheduler.room(worker_id).capacity
+
+    def free_memory(self, worker_id: str) -> int:
+        """MiB that a worker has left for containers."""
+        return self.scheduler.room(worker_id).free_memory
+
+    def bar(self, demand: Demand, worker_id: str) -> bool:
+        """A worker will not have a pool's containers. Whether there is another that may."""
+        return self.scheduler.bar(demand, worker_id)
+
+    def unbar(self, demand: Demand, worker_id: str) -> None:
+        """A worker that would not have a pool's containers may be asked again."""
+        self.scheduler.unbar(demand, worker_id)
+
+    def of_those_here(self, said: Mapping[str, _Said]) -> dict[str, _Said]:
+        """What workers said, of those that are here."""
+        return {worker_id: one for worker_id, one in said.items() if self.scheduler.has(worker_id)}
 
     def join(self, scaler: Scaler) -> Demand:
         """A new pool. Raises ResourceExhaustedError, which says what there is, where no worker could ever hold one of
         its containers."""
         pool = scaler.pool
         request = Request.of(pool.function)
-        self.scheduler.check(pool.function.name, request)
+        if self.scheduler.workers or not self.awaits_workers:
+            self.scheduler.check(pool.function.name, request)
         return self.scheduler.demand(pool.app.app_id, pool.app.name, pool.function.name, request, scaler)
 
     def keep(self, app: str, name: str, request: Request, owner: Owner) -> Placement | None:

@@ -47,6 +47,15 @@ class ImageBuilds:
         """Builds that somebody waits for."""
         return len(self._tasks)
 
+    @property
+    def is_pushing(self) -> bool:
+        """Whether what was built is on its way to other machines."""
+        return self._builder.elsewhere.is_pushing
+
+    def go_on(self) -> None:
+        """Pushes what an earlier server built and did not get to push."""
+        self._builder.elsewhere.push()
+
     async def build(self, session: Session, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
         """Builds an image, telling the session how it goes on; the body of the answer."""
         try:

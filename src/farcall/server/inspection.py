@@ -69,7 +69,7 @@ class Inspection:
             case GetApp(app_id=app_id):
                 return _encode(await self._app(app_id))
             case ListContainers():
-                return _encode(await self._containers(self._server.worker.containers))
+                return _encode(await self._containers(self._server.workers.containers))
             case GetContainer(container_id=container_id):
                 return _encode(await self._container(container_id))
             case StopContainer():
@@ -122,7 +122,7 @@ class Inspection:
         return listing
 
     async def _overview(self) -> Overview:
-        listings = {one.container_id: one for one in await self._containers(self._server.worker.containers)}
+        listings = {one.container_id: one for one in await self._containers(self._server.workers.containers)}
         apps: list[AppDetails] = []
         for record in await self._server.store.apps():
             app = self._server.apps.get(record.app_id)
@@ -131,7 +131,8 @@ class Inspection:
                 mine = [one for one in listings.values() if one.app_id == app.app_id]
                 apps.append(AppDetails(self._app_listing(record), functions, mine))
         total, available = _memory()
-        return Overview(__version__, self._server.uptime, os.cpu_count() or 1, total, available, apps)
+        workers = self._server.workers.states()
+        return Overview(__version__, self._server.uptime, os.cpu_count() or 1, total, available, apps, workers)
 
     async def _app(self, app_id: str) -> AppDetails:
         record = await self._server.store.app(app_id)
@@ -149,7 +150,7 @@ class Inspection:
         usages: dict[str, Usage] = {}
         if found:
             try:
-                usages = await asyncio.wait_for(self._server.worker.measure(), MEASURE_SECONDS)
+                usages = await asyncio.wait_for(self._server.workers.measure(), MEASURE_SECONDS)
             except (errors.FarcallError, TimeoutError):
                 pass  # a launcher that is lost or busy; what there is to say beside it is said
         return [self._container_listing(one, usages.get(one.container_id)) for one in found]
@@ -171,6 +172,7 @@ class Inspection:
             None if usage is None else usage.cpu,
             None if usage is None else usage.memory,
             None if usage is None else usage.processes,
+            container.where,
         )
 
     def _details(self, container: Container, listing: ContainerListing) -> ContainerDetails:
@@ -196,7 +198,7 @@ class Inspection:
         )
 
     async def _container(self, container_id: str) -> ContainerDetails:
-        for container in self._server.worker.containers:
+        for container in self._server.workers.containers:
             if container.container_id == container_id:
                 (listing,) = await self._containers([container])
                 return self._details(container, listing)
@@ -222,7 +224,7 @@ class Inspection:
         if message.graceful:
             pool.drain(container)
         else:
-            self._server.worker.kill(container, "stopped by hand")
+            container.kill("stopped by hand")
         while container.state is not State.GONE:  # noqa: ASYNC110 - a container tells its pool, and nobody else
             await asyncio.sleep(0.02)
 

@@ -17,20 +17,24 @@ class Lingering:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._until = 0.0  # 0: it does not
+        self._until = 0.0
+        self._looks = False
         self._allowed = (os.cpu_count() or 1) > 1  # with one core it would keep the caller from asking
 
     def start(self) -> None:
         """From now on."""
         if not self._allowed:
             return
-        begins = self._until == 0.0
         self._until = self._loop.time() + SECONDS
-        if begins:
+        if not self._looks:
+            self._looks = True
             self._loop.call_soon(self._look)
 
+    def stop(self) -> None:
+        """The next call has come, and is on its way to another machine: its answer takes longer than this."""
+        self._until = 0.0
+
     def _look(self) -> None:
-        if self._loop.time() < self._until:
+        self._looks = self._loop.time() < self._until
+        if self._looks:
             self._loop.call_soon(self._look)
-        else:
-            self._until = 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from farcall.server.call import Input
 from farcall.wire import messages
-from farcall.worker.container import Container
+from farcall.worker.container import Assignment, Container
 from farcall.worker.logstore import LogStore
 
 if TYPE_CHECKING:
@@ -117,7 +117,10 @@ class Logs:
 
     def add_raw(self, container: Container, stream: str, text: str) -> None:
         """Something that came through a container's pipe: whose it is is known where an input runs."""
-        running = container.running()
+        self.add_of(container, stream, text, container.running())
+
+    def add_of(self, container: Container, stream: str, text: str, running: Assignment | None) -> None:
+        """Something that a container wrote while it ran that input."""
         call_id, index = (running.call_id, running.index) if running is not None else ("", -1)
         self._add(container, "stdout" if stream == "stdout" else "stderr", text, call_id, index)
 

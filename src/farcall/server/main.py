@@ -8,13 +8,10 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from farcall import errors
-
-if TYPE_CHECKING:
-    from farcall.worker.gpus import Gpus
 
 IDLE_SECONDS = 300.0  # without apps and connections, after which the server ends; FARCALL_IDLE_SECONDS overrides
 
@@ -43,12 +40,14 @@ def _runner() -> asyncio.Runner:
 async def _serve(announce: int) -> None:
     from farcall import settings
     from farcall.server.server import Server
+    from farcall.settings import flags
+    from farcall.worker.gpus import found_or_simulated
 
     server = Server(
         settings.paths(),
         settings.load(folder=Path("/")),
         float(os.environ.get("FARCALL_IDLE_SECONDS", IDLE_SECONDS)),
-        _gpus(),
+        found_or_simulated(os.environ.get("FARCALL_SIMULATE_GPU")),
         testing=os.environ.get("FARCALL_TESTING") == "1",
     )
     loop = asyncio.get_running_loop()
@@ -61,23 +60,12 @@ async def _serve(announce: int) -> None:
         # and containers get the limit that it inherited.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        with suppress(OSError):  # a full disk: the next server has only what is set
+            flags.keep(settings.paths().state)
         logging.getLogger("farcall.server").info("serving, pid %d", os.getpid())
         _say(announce, "ready")
 
     await server.serve(ready)
-
-
-def _gpus() -> Gpus:
-    from farcall.spec.gpu import parse_simulated
-    from farcall.worker import gpus
-
-    simulated = os.environ.get("FARCALL_SIMULATE_GPU")
-    if simulated:
-        return gpus.simulated(parse_simulated(simulated))
-    found = gpus.discover()
-    if found.problem:
-        logging.getLogger("farcall.server").warning("no GPU can be used: %s", found.problem)
-    return found
 
 
 def _say(announce: int, word: str) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from farcall import errors
@@ -116,7 +117,7 @@ class Pool:
         self.scaler.scale()
 
     def _room(self, container: Container) -> int:
-        if container.ending or self.scaler.is_retiring(container):
+        if container.ending or not container.is_reachable or self.scaler.is_retiring(container):
             return 0  # it may have to go
         if self._concurrent or self.function.batching is not None:
             blocked = container.container_id in self.blocked
@@ -196,6 +197,8 @@ class Pool:
                 self._busy_from[container.container_id] = now
                 self.scaler.busy(container)
             container.hand(assignments, now, batch=self.function.batching is not None)
+            if container.where:
+                self.server.lingering.stop()
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
         return bool(assignments)
@@ -211,7 +214,7 @@ class Pool:
             if container is not None:
                 container.cancel(one, SharedPage.CANCELLED, now)
                 if terminate:
-                    self.server.worker.kill(container, "its input was cancelled with terminate_containers")
+                    container.kill("its input was cancelled with terminate_containers")
             else:
                 self.sweep_soon()
             close_all(one.fds)
@@ -378,7 +381,7 @@ class Pool:
                 f"the container of {self.function.name} was ended: {why} ({container.container_id})"
             )
             self.fail(one, error, container.container_id)
-            self.server.worker.kill(container, why)
+            container.kill(why)
             return
         one.call.session.send(
             messages.Items(one.call.call_id, one.index, message.first, message.items, message.descriptors), fds
@@ -470,20 +473,33 @@ class Pool:
         self.requeue([one])
         self.dispatch()
 
-    def on_timeout(self, one: Input) -> None:
+    def on_taken_back(self, container: Container, tokens: list[Input], blocked_seconds: float | None) -> None:
+        """Inputs that have not run, and will not, on the other machine where their container is."""
+        if blocked_seconds is not None:
+            self.blocked.add(container.container_id)
+            self.mean_seconds = max(self.mean_seconds or 0.0, blocked_seconds)
+        self.requeue(tokens)
+        if not container.holds and container.state is State.READY:
+            self.scaler.idle(container)
+        self.dispatch()
+
+    def on_timeout(self, token: Input) -> None:
         """An input has run longer than it may; its container is stopping it."""
-        one.timed_out = True
+        token.timed_out = True
 
     def on_gone(self, container: Container, end: End, started: list[Input], unstarted: list[Input]) -> None:
         self.containers.remove(container)
+        loaded = container.ready_at > 0
+        goes_elsewhere = not loaded and self.scaler.refused(container, end)
+        if not loaded and not goes_elsewhere and end.error is not None:
+            end = replace(end, error=self.scaler.all_refusals(end.error))
         self.scaler.gone(container)
         self._busy_from.pop(container.container_id, None)
         self.blocked.discard(container.container_id)
         self.server.forget_container(container, end)
-        loaded = container.ready_at > 0
-        if not end.reason:
+        if not end.reason and not goes_elsewhere:
             self.server.logs.add_system(container, f"container {container.container_id} {end.describe()}\n")
-        if not loaded and not self.app.stopping:
+        if not loaded and not self.app.stopping and not goes_elsewhere:
             self._start_failed(container, end)
         for one in started:
             if one.call.inputs.get(one.index) is one:

@@ -17,7 +17,8 @@ _NAMED = 3  # apps that are named as those who hold what is wanted
 def impossible(name: str, request: Request, capacities: Sequence[Capacity]) -> str:
     """Why no worker could ever hold a container of `name`, and what there is; "" where one could."""
     if not capacities:
-        return f"{name} cannot run: there is no worker"
+        where = f" with region={' or '.join(map(repr, request.places))}" if request.places else ""
+        return f"{name} cannot run: there is no worker{where}; see `farcall worker list`"
     if not all(capacity.lacks(request) for capacity in capacities):
         return ""
     there = "this machine has" if len(capacities) == 1 else "the largest worker has"
@@ -45,6 +46,11 @@ def impossible(name: str, request: Request, capacities: Sequence[Capacity]) -> s
 def why(index: Index, workers: Sequence[WorkerRoom], demand: Demand) -> str:
     """Why a demand has to wait."""
     request = demand.request
+    if not workers:
+        return "waiting for a worker to join: `farcall worker list` shows those that have"
+    workers = [worker for worker in workers if worker.bit & index.at(request.places)]
+    if workers and not any(index.suits(worker, request, demand.barred) for worker in workers):
+        return "waiting for a worker: all are being drained, or will not have it (`farcall worker list`)"
     never = impossible(demand.name, request, [worker.capacity for worker in workers])
     if never:
         return never
@@ -54,7 +60,7 @@ def why(index: Index, workers: Sequence[WorkerRoom], demand: Demand) -> str:
             names = ", ".join({placement.demand.app.name: None for placement in retiring})
             return f"waiting for {_count(len(retiring), 'container')} of {names} to finish, to have room"
         return "waiting for idle containers to end, to have room"
-    if index.find(request, is_first=demand.live == 0, now=False) is not None:
+    if index.find(request, is_first=demand.live == 0, now=False, barred=demand.barred) is not None:
         return "waiting for other containers to start first"
     could = [worker for worker in workers if not worker.capacity.lacks(request)]
     where = "this machine" if len(workers) == 1 else _count(len(could), "worker")

@@ -36,13 +36,15 @@ NO_GPU = GpuChoice()
 @dataclass(frozen=True, slots=True)
 class Request:
     """What one container asks for: millicores, and MiB of memory and disk that are its own. `gpus` are alternatives,
-    the most wanted first; () for none. A worker that has `image_id` already is the better one."""
+    the most wanted first; () for none. A worker that has `image_id` already is the better one. `places` are words of
+    which its worker must have one, where workers have any; () for any worker."""
 
     cpu: int
     memory: int
     disk: int = 0
     gpus: tuple[GpuRequest, ...] = ()
     image_id: str = ""
+    places: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, function: FunctionSpec) -> Request:
@@ -54,6 +56,7 @@ class Request:
             disk=function.disk or 0,
             gpus=function.gpus,
             image_id=function.image_id,
+            places=function.regions,
         )
 
 

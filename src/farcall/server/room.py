@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farcall.server.resources import NO_GPU, Amounts, Capacity, GpuChoice, Request
+from farcall.server.resources import MILLICORES, NO_GPU, Amounts, Capacity, GpuChoice, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,13 +54,17 @@ class WorkerRoom:
         "making",
         "offered_gpus",
         "placements",
+        "places",
         "position",
         "shares",
         "worker_id",
     )
 
-    def __init__(self, worker_id: str, capacity: Capacity, images: Iterable[str], position: int) -> None:
+    def __init__(
+        self, worker_id: str, capacity: Capacity, images: Iterable[str], position: int, places: Iterable[str] = ()
+    ) -> None:
         self.worker_id = worker_id
+        self.places = frozenset(places)  # the words for where it is, and for what it is
         self.capacity = capacity
         self.images = set(images)
         self.position = position
@@ -164,12 +168,17 @@ class Index:
         self._making = 0  # those that make as many containers as they may
         self._loading = 0  # the same for importing
         self._types: dict[GpuRequest, list[str]] = {}
+        self._places: dict[str, int] = {}  # the workers at each
+        self._crowded = 0  # those that have a container for each core
+        self._closed = 0  # those that are to have no further containers
 
-    def add(self, worker_id: str, capacity: Capacity, images: Iterable[str]) -> WorkerRoom:
+    def add(self, worker_id: str, capacity: Capacity, images: Iterable[str], places: Iterable[str] = ()) -> WorkerRoom:
         """A worker has come."""
         position = self._workers.index(None) if None in self._workers else len(self._workers)
-        worker = WorkerRoom(worker_id, capacity, images, position)
+        worker = WorkerRoom(worker_id, capacity, images, position, places)
         self._workers[position : position + 1] = [worker]
+        for place in worker.places:
+            self._places[place] = self._places.get(place, 0) | worker.bit
         for masks in self._at_least:
             masks[0] |= worker.bit
         for gpus in capacity.gpus:
@@ -196,6 +205,12 @@ class Index:
         self._with_shares &= keep
         self._making &= keep
         self._loading &= keep
+        self._closed &= keep
+        self._crowded &= keep
+        for place in worker.places:
+            self._places[place] &= keep
+            if not self._places[place]:
+                del self._places[place]
         self.set_images(worker, ())
         self._workers[worker.position] = None
 
@@ -230,26 +245,48 @@ class Index:
                     masks[count] ^= bit
 
     def set_starts(self, worker: WorkerRoom) -> None:
-        """The containers that the worker makes and that import there have changed."""
+        """The containers that the worker has, and those of them that are made and that import, have changed."""
         bit, capacity = worker.bit, worker.capacity
         self._making = self._making | bit if worker.making >= capacity.making else self._making & ~bit
         self._loading = self._loading | bit if worker.loading >= capacity.loading else self._loading & ~bit
+        crowded = len(worker.placements) >= capacity.cpu // MILLICORES
+        self._crowded = self._crowded | bit if crowded else self._crowded & ~bit
+
+    def set_open(self, worker: WorkerRoom, is_open: bool) -> None:
+        """Whether the worker is to have further containers."""
+        self._closed = self._closed & ~worker.bit if is_open else self._closed | worker.bit
+
+    def at(self, places: Iterable[str]) -> int:
+        """The workers at any of these places, as bits. Where no worker is said to be anywhere, and for no places, all
+        of them."""
+        if not places or not self._places:
+            return ~0
+        found = 0
+        for place in places:
+            found |= self._places.get(place, 0)
+        return found
+
+    def suits(self, worker: WorkerRoom, request: Request, barred: int = 0) -> bool:
+        """Whether the worker may have a container, if it has room for it; `barred` are those that will not."""
+        return bool(worker.bit & self.at(request.places) & ~self._closed & ~barred)
 
     def find(
-        self, request: Request, *, is_first: bool = False, now: bool = True
+        self, request: Request, *, is_first: bool = False, now: bool = True, barred: int = 0
     ) -> tuple[WorkerRoom, GpuChoice] | None:
         """The worker that a container fits best, and its GPUs there: the tightest fit, on one that has the image where
-        there is any, and on one with GPUs only for who needs them.
+        there is any, and on one with GPUs only for who needs them; of all these, first, on one with fewer containers
+        than cores.
 
         `is_first` is said of a function's first container, for which cpu shares are no bound. `now` leaves out those
-        that make as many containers already as they may.
+        that make as many containers already as they may; `barred` are left out in any case.
         """
-        open_ = ~0
+        open_ = self.at(request.places) & ~self._closed & ~barred
         if now:
             open_ &= ~self._making
             if not is_first:
                 open_ &= ~self._loading
-        found = self._find(request, request.cpu, open_)
+        # Requests of cpu are mostly small shares: before cores are shared, those of other workers are used.
+        found = self._find(request, request.cpu, open_ & ~self._crowded) or self._find(request, request.cpu, open_)
         if found is None and is_first and self._with_shares:
             found = self._find(request, 0, open_ & self._with_shares)
         return found

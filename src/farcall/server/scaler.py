@@ -6,16 +6,18 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
+from farcall import errors
 from farcall.server.autoscaler import Autoscaler, Load, Target
 from farcall.spec.scaling import Scaling
 from farcall.wire.scaling import PoolStatistics
-from farcall.worker.container import Container, State
+from farcall.worker.container import Container, End, State
 
 if TYPE_CHECKING:
     from farcall.server.demand import Placement
     from farcall.server.pool import Pool
 
 EXIT_GRACE = 30.0  # seconds for exit hooks
+NO_ROOM_SECONDS = 10.0  # until a worker that had no room is asked again, while there are others
 
 
 class Scaler:
@@ -30,6 +32,7 @@ class Scaler:
         self._placements: dict[str, Placement] = {}  # by container
         self._paused_until = 0.0
         self._paused_why = ""
+        self._refusals: dict[str, errors.FarcallError] = {}  # what workers said that would not have a container
 
     @property
     def bounds(self) -> Scaling:
@@ -110,9 +113,7 @@ class Scaler:
         pool = self.pool
         container_id = f"ta-{os.urandom(10).hex()}"
         self._placements[container_id] = placement
-        pool.containers.append(
-            pool.server.worker.start(container_id, pool.app.app_id, pool.function, pool.params, pool, placement.gpus)
-        )
+        pool.containers.append(pool.server.workers.start(placement, container_id, pool))
         pool.app.containers_started += 1
         pool.server.testing.started(pool.function.function_id)
 
@@ -140,7 +141,9 @@ class Scaler:
 
     def ready(self, container: Container) -> None:
         """It can run inputs."""
-        self._fleet.scheduler.ready(self._placements[container.container_id])
+        placement = self._placements[container.container_id]
+        self._refusals.pop(placement.worker_id, None)
+        self._fleet.scheduler.ready(placement)
 
     def busy(self, container: Container) -> None:
         """It has got an input."""
@@ -156,6 +159,40 @@ class Scaler:
     def stopping(self, container: Container) -> None:
         """It is being ended."""
         self._fleet.scheduler.leaving(self._placements[container.container_id])
+
+    def refused(self, container: Container, end: End) -> bool:
+        """Whether a container is to be had from another worker, as its own would not have it, or any other of this
+        pool: none for a while, where it had no room."""
+        error = end.error
+        if error is None or not (end.refused or _passes(error)):
+            return False
+        worker_id = self._placements[container.container_id].worker_id
+        is_elsewhere = self._fleet.bar(self._demand, worker_id)
+        if is_elsewhere and worker_id not in self._refusals:
+            self.pool.server.logs.add_system(container, f"{error}. Other workers are asked\n")
+        self._refusals[worker_id] = error
+        if is_elsewhere and _passes(error):
+            self.pool.server.loop.call_later(NO_ROOM_SECONDS, self._ask_again, worker_id)
+        return is_elsewhere
+
+    def all_refusals(self, last: errors.FarcallError) -> errors.FarcallError:
+        """No worker will have a container, `last` is what the last one said: what all of them did. Those that had no
+        room are asked again next time."""
+        refusals = self._fleet.of_those_here(self._refusals)
+        for worker_id, error in refusals.items():
+            if _passes(error):
+                self._fleet.unbar(self._demand, worker_id)
+        if last not in refusals.values() or len(refusals) < 2:
+            return last
+        kind = errors.ResourceExhaustedError if any(map(_passes, refusals.values())) else errors.ContainerStartError
+        said = "; ".join(dict.fromkeys(map(str, refusals.values())))
+        return kind(f"no worker will have a container of {self.pool.function.name}: {said}")
+
+    def _ask_again(self, worker_id: str) -> None:
+        """A worker that had no room may have some by now."""
+        if not self.pool.app.stopping:
+            self._fleet.unbar(self._demand, worker_id)
+            self._fleet.schedule()
 
     def gone(self, container: Container) -> None:
         """Nothing of it is left."""
@@ -198,6 +235,11 @@ class Scaler:
         if ceiling is not None and self.live() >= ceiling:
             return f"{queued} (max_containers={ceiling})"
         return f"{queued}; for another one it is {more}" if more.startswith("waiting") else queued
+
+
+def _passes(error: errors.FarcallError) -> bool:
+    """Whether a worker that said this may have a container later: room comes and goes."""
+    return isinstance(error, errors.ResourceExhaustedError)
 
 
 def _idle_since(container: Container) -> float:

@@ -30,6 +30,9 @@ RETIRES = 16  # demands for which containers to be retired are looked for in one
 CLAIM_SECONDS = 60.0  # that claimed room may take to come free; then others have a try
 
 
+Shape = tuple[Request, bool, int]  # all that decides where there is room: also whether it is a first one, who will not
+
+
 class Decisions(NamedTuple):
     """What is to be done now."""
 
@@ -57,9 +60,11 @@ class Scheduler:
 
     # --- workers
 
-    def add_worker(self, worker_id: str, capacity: Capacity, images: Iterable[str] = ()) -> None:
-        """A worker has come."""
-        self._workers[worker_id] = self._index.add(worker_id, capacity, images)
+    def add_worker(
+        self, worker_id: str, capacity: Capacity, images: Iterable[str] = (), places: Iterable[str] = ()
+    ) -> None:
+        """A worker has come. `places` are words by which functions can ask for it, or its like."""
+        self._workers[worker_id] = self._index.add(worker_id, capacity, images, places)
         self._add_totals(capacity, 1)
         self._changed = True
 
@@ -73,7 +78,53 @@ class Scheduler:
             self.release(placement)
         self._index.remove(worker)
         self._add_totals(worker.capacity, -1)
+        for app in self._apps.values():  # another one may get its bit
+            for demand in app.all:
+                demand.barred &= ~worker.bit
+        self._changed = True
         return lost
+
+    def set_open(self, worker_id: str, *, is_open: bool) -> None:
+        """Whether a worker is to have further containers."""
+        worker = self._workers[worker_id]
+        self._index.set_open(worker, is_open)
+        for claim in [claim for claim in self._claims if claim.worker is worker]:
+            self._drop(claim)
+        self._changed = True
+
+    def bar(self, demand: Demand, worker_id: str) -> bool:
+        """A worker will not have the pool's containers. Whether there is another that may."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            demand.barred |= worker.bit
+            if demand.claim is not None and demand.claim.worker is worker:
+                self._drop(demand.claim)
+            self._changed = True
+        request = demand.request
+        return any(
+            self._index.suits(other, request, demand.barred) and not other.capacity.lacks(request)
+            for other in self._workers.values()
+        )
+
+    def unbar(self, demand: Demand, worker_id: str) -> None:
+        """A worker may be asked for the pool's containers again."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            demand.barred &= ~worker.bit
+            self._changed = True
+
+    def room(self, worker_id: str) -> WorkerRoom:
+        """What a worker has and has left."""
+        return self._workers[worker_id]
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return len(self._workers)
+
+    def has(self, worker_id: str) -> bool:
+        """Whether that worker is here."""
+        return worker_id in self._workers
 
     def set_images(self, worker_id: str, images: Iterable[str]) -> None:
         """The images that a worker has now."""
@@ -92,7 +143,8 @@ class Scheduler:
     def check(self, name: str, request: Request) -> None:
         """Raises ResourceExhaustedError, which says what there is, where no worker could ever hold a container of
         `name`."""
-        message = impossible(name, request, [worker.capacity for worker in self._workers.values()])
+        here = self._index.at(request.places)
+        message = impossible(name, request, [one.capacity for one in self._workers.values() if one.bit & here])
         if message:
             raise ResourceExhaustedError(message)
 
@@ -101,8 +153,9 @@ class Scheduler:
         app = self._apps.get(app_id)
         if app is None:
             app = self._apps[app_id] = AppUsage(app_id, app_name)
-        app.demands += 1
-        return Demand(app, name, request, owner, PATIENCE_SECONDS)
+        demand = Demand(app, name, request, owner, PATIENCE_SECONDS)
+        app.all[demand] = None
+        return demand
 
     def want(self, demand: Demand, missing: int, for_inputs: int, floor: int, now: float) -> bool:
         """A pool wants so many containers more than it has, `for_inputs` of them for inputs that wait. Returns whether
@@ -129,8 +182,8 @@ class Scheduler:
     def forget(self, demand: Demand) -> None:
         """The pool is gone; its containers have been released."""
         self.want(demand, 0, 0, 0, 0.0)
-        demand.app.demands -= 1
-        if not demand.app.demands:
+        demand.app.all.pop(demand, None)
+        if not demand.app.all:
             del self._apps[demand.app.app_id]
 
     def why(self, demand: Demand) -> str:
@@ -230,7 +283,7 @@ class Scheduler:
 
         Before them come those that have waited longer than their patience, so that nobody is always last.
         """
-        nowhere: set[tuple[Request, bool]] = set()  # what has been found to have no room in this pass
+        nowhere: set[Shape] = set()  # what has been found to have no room in this pass
         for demand in sorted(self._unmet, key=_since):
             if now - demand.since < demand.patience:
                 break
@@ -249,7 +302,7 @@ class Scheduler:
             else:
                 heapq.heappop(turns)
 
-    def _place_one(self, demand: Demand, nowhere: set[tuple[Request, bool]], decisions: Decisions, now: float) -> bool:
+    def _place_one(self, demand: Demand, nowhere: set[Shape], decisions: Decisions, now: float) -> bool:
         is_first = demand.live == 0
         claim = demand.claim
         if claim is not None:
@@ -257,10 +310,10 @@ class Scheduler:
             if worker.fits(demand.request, claim.gpu, is_first=is_first) and worker.making < worker.capacity.making:
                 self._start(demand, worker, claim.gpu, decisions, now)
                 return True
-        shape = demand.request, is_first
+        shape = demand.request, is_first, demand.barred
         if shape in nowhere:
             return False
-        found = self._index.find(demand.request, is_first=is_first)
+        found = self._index.find(demand.request, is_first=is_first, barred=demand.barred)
         if found is None:
             nowhere.add(shape)
             return False
@@ -291,24 +344,25 @@ class Scheduler:
     # --- making room
 
     def _make_room(self, decisions: Decisions, now: float) -> None:
-        hopeless: set[Request] = set()  # what containers of other pools do not hold, as this pass has found
-        has_room: dict[tuple[Request, bool], bool] = {}
+        hopeless: set[tuple[Request, int]] = set()  # what containers of other pools do not hold, as this pass has found
+        has_room: dict[Shape, bool] = {}
         tries = RETIRES
         held_back = False  # whether nobody is retired for those behind somebody who starves
         for demand in sorted(self._unmet, key=_since):
             request = demand.request
             if not demand.for_inputs or demand.claim is not None:
                 continue
-            shape = request, demand.live == 0
+            shape = request, demand.live == 0, demand.barred
             if shape not in has_room:
-                has_room[shape] = self._index.find(request, is_first=demand.live == 0, now=False) is not None
+                found = self._index.find(request, is_first=demand.live == 0, now=False, barred=demand.barred)
+                has_room[shape] = found is not None
             if has_room[shape]:
                 continue  # and it is only that others start just now
-            if request not in hopeless:
+            if (request, demand.barred) not in hopeless:
                 if self._evict(demand, decisions, now):
                     continue
                 if not any(placement.demand is demand for placement in self._idle):
-                    hopeless.add(request)
+                    hopeless.add((request, demand.barred))
             if held_back or now - demand.since < demand.patience or now - demand.tried_at < PATIENCE_SECONDS:
                 continue
             if not tries:
@@ -323,12 +377,15 @@ class Scheduler:
 
     def _evict(self, demand: Demand, decisions: Decisions, now: float) -> bool:
         """Claims a worker where containers that leave anyhow, or idle ones, hold what is wanted."""
-        for worker in self._workers.values():
+        suited = self._suited(demand)
+        for worker in suited:
             if worker.leaving.memory and self._claim(demand, worker, [], demand.for_inputs, decisions, now):
                 return True
         found: dict[WorkerRoom, tuple[Amounts, list[GpuChoice]]] = {}
         for placement in self._evictable(demand, self._idle):
             worker = placement.worker
+            if worker not in suited:
+                continue
             if worker not in found:
                 found[worker] = worker.coming(), list(worker.choices(demand.request))
             more, choices = found[worker]
@@ -337,6 +394,11 @@ class Scheduler:
                 idle = list(self._evictable(demand, self._idle_on(worker)))
                 return self._claim(demand, worker, idle, demand.for_inputs, decisions, now)
         return False
+
+    def _suited(self, demand: Demand) -> dict[WorkerRoom, None]:
+        """The workers that may have a container of a demand."""
+        suits, request, barred = self._index.suits, demand.request, demand.barred
+        return {worker: None for worker in self._workers.values() if suits(worker, request, barred)}
 
     def _idle_on(self, worker: WorkerRoom) -> Iterator[Placement]:
         return (placement for placement in self._idle if placement.worker is worker)
@@ -357,7 +419,7 @@ class Scheduler:
     def _retire(self, demand: Demand, decisions: Decisions | None, now: float) -> bool:
         """Claims a worker where idle containers, and busy ones of those who have more, hold what is wanted. Without
         `decisions` it only says whether one could be claimed once all containers have been there for long."""
-        for worker in self._workers.values():
+        for worker in self._suited(demand):
             if worker.capacity.lacks(demand.request):
                 continue
             busy = self._of_those_who_have_more(demand, worker)

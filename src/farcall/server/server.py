@@ -19,14 +19,15 @@ import msgspec
 from farcall import errors, interpreters
 from farcall.builder.builder import Builder
 from farcall.builder.containers import StepContainers
+from farcall.builder.elsewhere import Elsewhere
 from farcall.content.store import Store
 from farcall.interpreters import private
+from farcall.server import capacity
 from farcall.server.app import App
 from farcall.server.call import Call
-from farcall.server.capacity import of_this_machine
 from farcall.server.definitions import Definitions
 from farcall.server.execs import Execs
-from farcall.server.fleet import Fleet
+from farcall.server.fleet import HERE, Fleet
 from farcall.server.images import ImageBuilds
 from farcall.server.inspection import Inspection
 from farcall.server.lingering import Lingering
@@ -41,7 +42,8 @@ from farcall.server.templates import Templates
 from farcall.server.testing import Testing
 from farcall.server.uploads import Uploads
 from farcall.server.volumes import VolumeRequests
-from farcall.settings import Paths, Settings
+from farcall.server.workers import Workers
+from farcall.settings import Paths, Settings, flags
 from farcall.spec.container import Interpreter
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.spec.gpu import format_simulated
@@ -50,6 +52,7 @@ from farcall.version import __version__
 from farcall.wire import messages
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
+from farcall.worker import offer
 from farcall.worker.container import Container, End
 from farcall.worker.filesystems import Filesystems
 from farcall.worker.gpus import Gpus
@@ -61,7 +64,7 @@ HOUSEKEEPING_SECONDS = 1.0
 EXPIRY_SECONDS = 600.0
 ACCEPT_PAUSE = 0.2  # seconds without accepting connections after that failed
 HELLO_SECONDS = 5.0  # after which a connection that has not said hello is ended
-FIRST_EXPIRY_SECONDS = 5.0  # a server that is used for moments only would never look otherwise
+FIRST_EXPIRY_SECONDS = 2.0  # a server that is used for moments only would never look otherwise
 ADOPTION_SECONDS = 60.0  # that an ephemeral app waits, after a restart, for the program that runs it
 FAILED_CALLS_KEPT = 10_000
 
@@ -80,7 +83,7 @@ class Server:
         self.store = StateStore(paths.state, results_seconds=settings.results_kept, results_bytes=settings.results_size)
         self.definitions = Definitions(self.store)
         self.secrets = Secrets(self.store)
-        self.fleet = Fleet(of_this_machine(paths.state, gpus), self.now)
+        self.fleet = Fleet(self.now)
         self.logs = Logs(paths.state / "logs", self.loop)
         self.overload = Overload(self, settings)
         self.spawned = Spawned(self)
@@ -90,15 +93,20 @@ class Server:
         self.worker = Worker(paths.launcher_state, self.server_id, self.logs.add_raw, Filesystems(content))
         self.clock = self.worker.clock
         self.worker.gpus = gpus
+        if settings.own_worker:
+            self.fleet.add_worker(HERE, capacity.of(offer.of_this_machine(paths.state, gpus)))
         builds = paths.cache / "builds"
-        self.images = ImageBuilds(Builder(content, StepContainers(self.worker, builds), builds), content)
+        elsewhere = Elsewhere(content, settings.object_store, settings.object_store_endpoint)
+        steps = StepContainers(self.worker, builds)
+        builder = Builder(content, steps, builds, elsewhere=elsewhere, mounts=settings.own_worker)
+        self.images = ImageBuilds(builder, content)
         self.worker.find_root = self.images.root
-        self.volumes = VolumeRequests(content, self.loop.run_in_executor)
+        self.volumes = VolumeRequests(content, self.loop.run_in_executor, builder.tidier)
         self.uploads = Uploads(content, self.loop.run_in_executor)
         self.worker.environment = self.secrets.environment
         self.worker.find_volumes = self.volumes.mounted
-        self.worker.on_timeout = lambda container, token: token.call.pool.on_timeout(token)
         self.worker.on_tick = self.tick
+        self.workers = Workers(self, content, settings)
         self.worker.on_template = Templates(self.fleet, self.worker.end_template).changed
         self.apps: dict[str, App] = {}
         self.functions: dict[str, App] = {}
@@ -116,7 +124,7 @@ class Server:
         self._stats_sent: dict[str, messages.AppStats] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopped = asyncio.Event()
-        self._lingering = Lingering(self.loop)
+        self.lingering = Lingering(self.loop)
         self._listener: socket.socket | None = None
 
     def now(self) -> float:
@@ -151,6 +159,7 @@ class Server:
     async def serve(self, ready: Any) -> None:
         """Serves until it is stopped or has been idle for long. `ready` is called when connections are accepted."""
         await self.worker.open()
+        await self.workers.open()
         await self._resume()
         path = str(self.paths.server_socket)
         try:
@@ -167,10 +176,13 @@ class Server:
         listener.setblocking(False)
         self.loop.add_reader(listener.fileno(), self._accept)
         self.loop.call_later(HOUSEKEEPING_SECONDS, self._housekeep)
+        self.images.go_on()
+        self.volumes.look_back()
         ready()
         try:
             await self._stopped.wait()
         finally:
+            flags.forget(self.paths.state)  # before those who are connected look for another server
             self.loop.remove_reader(listener.fileno())
             try:
                 os.unlink(path)
@@ -189,6 +201,7 @@ class Server:
         for session in list(self._sessions):
             session.disconnect()
         await self.images.close()
+        await self.workers.close()
         await self.worker.close()
         if self._background:
             await asyncio.wait(self._background, timeout=5)
@@ -302,9 +315,11 @@ class Server:
             self.functions[function.function_id] = app
         if new:
             for interpreter in {
-                function.interpreter for function in spec.functions if function.interpreter is not None
+                function.interpreter
+                for function in spec.functions
+                if function.interpreter is not None and not function.image_id  # which brings its own
             }:
-                self.worker.prepare(interpreter)
+                self.workers.prepare(interpreter)
         if spec.functions:
             self.spawn(self.definitions.keep(app))
         if app.owner is session and session not in self._sessions:
@@ -462,7 +477,7 @@ class Server:
             return
         _send_outputs(call.session, call.call_id, outputs, fds)
         if call.kind == "remote" and len(self.calls) == 1:
-            self._lingering.start()
+            self.lingering.start()
         if not call.inputs:
             call.session.call_done(call)
 
@@ -498,9 +513,16 @@ class Server:
             for pool in list(app.pools.values()):
                 if pool.waiting:
                     pool.dispatch()
+                    self._tell_waiting(pool, now)  # here as well: without a container anywhere nothing ticks
             if app.finished:
                 self.spawn(self.stop_app(app.app_id, EXIT_GRACE))
-        if self._sessions or self.busy_reason() or any(app.mode == "detached" for app in self.apps.values()):
+        if (
+            self._sessions
+            or self.busy_reason()
+            or self.images.is_pushing
+            or self.fleet.awaits_workers  # which would have nobody to come back to
+            or any(app.mode == "detached" for app in self.apps.values())
+        ):
             self._idle_since = now
         elif now - self._idle_since > self._idle_seconds:
             self.log.info("idle for %.0f s: ending", now - self._idle_since)
@@ -556,7 +578,7 @@ class Server:
             os.getpid(),
             self.uptime,
             reports,
-            len(self.worker.containers),
+            len(self.workers.containers),
             sum(report.pending for report in reports),
             sum(report.running for report in reports),
             len(self._sessions),
@@ -565,6 +587,7 @@ class Server:
             self.overload.whole.inputs,
             self.overload.whole.bytes,
             *self.overload.whole.bound,
+            self.workers.states(),
         )
 
     async def over(self, ref: str, session: Session) -> None:
@@ -573,7 +596,7 @@ class Server:
             if (
                 ref not in self.apps
                 and ref not in self.calls
-                and all(c.container_id != ref for c in self.worker.containers)
+                and all(c.container_id != ref for c in self.workers.containers)
                 and not (ref.startswith("fc-") and await self.spawned.is_pending(ref))
             ):
                 return

@@ -46,6 +46,14 @@ from farcall.wire.volumes import (
     ReadVolume,
     RenameVolume,
 )
+from farcall.wire.workers import (
+    CreateWorkerToken,
+    DrainWorker,
+    ListWorkers,
+    ListWorkerTokens,
+    RemoveWorker,
+    RevokeWorkerToken,
+)
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
@@ -216,6 +224,16 @@ class Session:
             case ExecCommand():
                 self._only_clients()
                 self._answer_later(message, self.server.execs.run(self, message))
+            case (
+                CreateWorkerToken()
+                | ListWorkerTokens()
+                | RevokeWorkerToken()
+                | ListWorkers()
+                | DrainWorker()
+                | RemoveWorker()
+            ):
+                self._only_clients()
+                self._answer_later(message, self.server.workers.answer(message))
             case ExecInput() | ExecResize() | ExecSignal():
                 self._only_clients()
                 self.server.execs.handle(self, message)

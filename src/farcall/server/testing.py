@@ -62,11 +62,11 @@ class Testing:
         if fault.kind == "slow":
             self._be_slow(one, container, fault.seconds)
         elif fault.kind == "lose":
-            self._server.worker.kill(container, "lost, for a test")
+            container.kill("lost, for a test")
             pool.lost(one, container, "a test had it so")
         else:
             if fault.ends_container:
-                self._server.worker.kill(container, "crashed, for a test")
+                container.kill("crashed, for a test")
             if not pool.retry(one, container):
                 output = messages.Output(
                     one.index, messages.EXCEPTION, fault.error, 0, container.container_id, one.attempts + 1
@@ -81,7 +81,7 @@ class Testing:
         if seconds <= limit:
             pool.requeue([one])
             return
-        self._server.worker.kill(container, "a test had an input take too long")
+        container.kill("a test had an input take too long")
         if not pool.retry(one, container):
             error = errors.FunctionTimeoutError(f"{pool.function.name} ran longer than its timeout of {limit:g} s")
             pool.fail(one, error, container.container_id)

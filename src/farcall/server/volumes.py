@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -10,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ from farcall.wire.volumes import (
 )
 
 if TYPE_CHECKING:
+    from farcall.builder.tidier import Tidier
     from farcall.content.store import Store
     from farcall.server.session import Session
     from farcall.spec.function import FunctionSpec
@@ -56,6 +58,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_changes = msgspec.msgpack.Decoder(VolumeChanges).decode
 
 
+class _Batch(NamedTuple):
+    """Files that were added for one commit."""
+
+    lease: Lease
+    sizes: dict[bytes, int]
+
+    def close(self, *, committed: bool = False) -> None:
+        if not committed:
+            self.lease.store.dead.add(sum(self.sizes.values()))
+        self.lease.close()
+
+
 class _Peer:
     """What one connection has been shown, and what it has added and not committed."""
 
@@ -63,20 +77,23 @@ class _Peer:
         self.started_with = {(volume.name, volume.version) for volume in started_with}
         self.lock = threading.Lock()  # several of its requests may be worked on at once
         self.shown: OrderedDict[tuple[str, str], tuple[Lease, frozenset[bytes]]] = OrderedDict()
-        self.adding: dict[str, tuple[Lease, set[bytes]]] = {}
+        self.adding: dict[str, _Batch] = {}
         self.ephemeral: list[str] = []  # volumes that end with it
 
     def close(self) -> None:
-        for lease, _ in (*self.shown.values(), *self.adding.values()):
+        for lease, _ in self.shown.values():
             lease.close()
+        for batch in self.adding.values():
+            batch.close()
 
 
 class VolumeRequests:
     """The volumes of one server. All methods but those of its threads belong to the event loop."""
 
-    def __init__(self, store: Store, run: Callable[..., Any]) -> None:
+    def __init__(self, store: Store, run: Callable[..., Any], tidier: Tidier) -> None:
         """`run` is the loop's `run_in_executor`."""
         self._store = store
+        self._tidier = tidier
         self._volumes = Volumes(store)
         self._run = run
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="volumes")
@@ -84,6 +101,10 @@ class VolumeRequests:
         self._volumes.delete_ephemeral()  # of programs that a server before this one had
 
     # --- for the server
+
+    def look_back(self) -> None:
+        """Sees to what an earlier server's volumes have left behind."""
+        self._tidier.check()
 
     async def check(self, functions: Iterable[FunctionSpec]) -> None:
         """Makes the volumes that may be made. Raises NotFoundError where a function names one that is not there."""
@@ -112,13 +133,15 @@ class VolumeRequests:
         """A connection is over; what it has not committed never was."""
         peer = self._peers.pop(session, None)
         if peer is not None:
-            self._threads.submit(self._forget, peer)
+            self._threads.submit(self._forget, peer, asyncio.get_running_loop())
 
-    def _forget(self, peer: _Peer) -> None:
+    def _forget(self, peer: _Peer, loop: asyncio.AbstractEventLoop) -> None:
         peer.close()
         for name in peer.ephemeral:
             with contextlib.suppress(errors.NotFoundError):
                 self._volumes.delete(name)
+        with contextlib.suppress(RuntimeError):  # the server has ended; the next one looks when it starts
+            loop.call_soon_threadsafe(self._tidier.check)
 
     def close(self) -> None:
         """No more requests come."""
@@ -133,11 +156,14 @@ class VolumeRequests:
     ) -> bytes | None:
         """The body of the answer to a request; closes `fds`. `allowed` are the volumes that a container may use, None
         for a program. Raises what the request is refused for."""
+        peer = self._peers.setdefault(session, _Peer(session.mounted))
         try:
             self._check_allowed(message, allowed)
-            peer = self._peers.setdefault(session, _Peer(session.mounted))
-            return await self._in_thread(lambda: self._answer(peer, message, fds))
+            return await self._with_room(lambda: self._answer(peer, message, fds))
         finally:
+            if isinstance(message, CommitVolume) and (batch := peer.adding.pop(message.batch, None)):
+                batch.close()
+            self._tidier.check()
             close_all(fds)
             if not session.is_open:
                 self.forget(session)
@@ -157,6 +183,14 @@ class VolumeRequests:
                 f"code in a container can use the volumes that its app mounts: name volume {name!r} in volumes= of one "
                 "of the app's functions"
             )
+
+    async def _with_room(self, work: Callable[[], T]) -> T:
+        """Does it in a thread, and once more where there was no room and old versions, which nobody needs, have it."""
+        try:
+            return await self._in_thread(work)
+        except errors.ResourceExhaustedError:
+            await self._tidier.tidy()
+            return await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self._run(self._threads, work)
@@ -230,8 +264,8 @@ class VolumeRequests:
             raise errors.ProtocolError("an AddVolumeFiles whose files did not come along")
         with peer.lock:
             if message.batch not in peer.adding:
-                peer.adding[message.batch] = self._store.lease("volume"), set()
-            lease, digests = peer.adding[message.batch]
+                peer.adding[message.batch] = _Batch(self._store.lease("volume"), {})
+            batch = peer.adding[message.batch]
         added: list[AddedFile] = []
         position = 0
         for data, count in zip(message.data, message.descriptors, strict=True):
@@ -240,8 +274,8 @@ class VolumeRequests:
                 position += 1
             else:
                 reader = io.BytesIO(data)
-            digest, size = lease.add_stream(reader)
-            digests.add(digest)
+            digest, size = batch.lease.add_stream(reader)
+            batch.sizes[digest] = size
             added.append(AddedFile(digest, size))
         return added
 
@@ -255,14 +289,16 @@ class VolumeRequests:
             raise errors.ProtocolError(f"the changes of a CommitVolume cannot be read: {error}") from None
         if any(not is_kept(entry.mode) for entry in changes.entries):
             raise errors.InvalidError("volumes hold files, directories and symlinks only")
-        lease, digests = peer.adding.pop(message.batch, None) or (self._store.lease("volume"), set[bytes]())
-        with lease:
-            return self._volumes.commit(
-                message.name,
-                Changes(tuple(map(_taken, changes.entries)), frozenset(changes.removed), changes.only_new),
-                lease,
-                digests,
-            )
+        batch = peer.adding.get(message.batch) or _Batch(self._store.lease("volume"), {})
+        peer.adding[message.batch] = batch
+        committed = self._volumes.commit(
+            message.name,
+            Changes(tuple(map(_taken, changes.entries)), frozenset(changes.removed), changes.only_new),
+            batch.lease,
+            batch.sizes,
+        )
+        peer.adding.pop(message.batch, batch).close(committed=True)
+        return committed
 
 
 class _Part:

@@ -9,6 +9,8 @@ from farcall.errors import InvalidError
 
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its terminating zero
 _SOCKET_NAME = "server.sock"  # no socket's name is longer
+LINK_PREFIX = "l-"  # of the sockets of links
+CUT_SUFFIX = ".cut"  # of a file beside a link's socket, while it has no connection
 
 
 class Paths:
@@ -28,6 +30,11 @@ class Paths:
     @property
     def state(self) -> Path:
         return _usable(self._state)
+
+    @property
+    def made_state(self) -> Path | None:
+        """`state`, where it has been made and this user may look into it: looking makes nothing."""
+        return self._state if os.access(self._state, os.R_OK | os.X_OK) else None
 
     @property
     def runtime(self) -> Path:
@@ -59,7 +66,7 @@ class Paths:
         """The Unix socket of the link of that name, to a server on another machine."""
         from hashlib import sha256
 
-        return self.runtime / f"l-{sha256(name.encode()).hexdigest()[:8]}"
+        return self.runtime / f"{LINK_PREFIX}{sha256(name.encode()).hexdigest()[:8]}"
 
     @property
     def link_log(self) -> Path:

@@ -42,6 +42,8 @@ SETTINGS = (
     Setting("traceback", ("short", "full"), "short", "whether tracebacks show farcall's own frames"),
     Setting("registry", str, "docker.io", "what stands in for docker.io: a mirror or a cache, as host[:port][/path]"),
     Setting("insecure_registries", str, "", "registries that may be asked without TLS, with commas between"),
+    Setting("object_store", str, "", "where built images are shared, as s3://bucket/prefix", of_server=True),
+    Setting("object_store_endpoint", str, "", "where an S3-compatible store is: https://host:port", of_server=True),
     Setting("simulate_gpu", str, "", "GPUs that the server is to pretend to have, as T4=4,H100=8, to try placement"),
     Setting(
         "map_memory", str, "10%", "how large the inputs, and the results, of a map may be on their way", amounts.memory
@@ -52,12 +54,27 @@ SETTINGS = (
     Setting("queue_memory", str, "25%", "how large they may be together", amounts.memory, of_server=True),
     Setting("app_queue_inputs", str, "80000", "how many of them may be of one app", amounts.count, of_server=True),
     Setting("app_queue_memory", str, "20%", "how large those of one app may be", amounts.memory, of_server=True),
+    Setting("listen", str, "", "where the server listens for workers on other machines, as HOST:PORT", of_server=True),
+    Setting("own_worker", bool, True, "whether the server runs containers on its own machine, too", of_server=True),
+    Setting(
+        "worker_lease", str, "10s", "how long a worker may be silent before it is lost", amounts.seconds, of_server=True
+    ),
+    Setting("peer_listen", str, "", "where a worker listens for other workers, as HOST:PORT, or off"),
     Setting("results_kept", str, "7d", "how long results of spawned calls are kept", amounts.seconds, of_server=True),
     Setting("results_size", str, "10GiB", "how large all kept results may be together", amounts.size, of_server=True),
 )
 
 # Variables that are no settings: they say where the settings and all else are, or, in a container, whose it is.
-_OTHER_VARIABLES = frozenset({"FARCALL_STATE_DIR", "FARCALL_CONTAINER_ID", "FARCALL_APP_ID", "FARCALL_SERVER_ID"})
+_OTHER_VARIABLES = frozenset(
+    {
+        "FARCALL_STATE_DIR",
+        "FARCALL_CONTAINER_ID",
+        "FARCALL_APP_ID",
+        "FARCALL_SERVER_FLAGS",
+        "FARCALL_SERVER_ID",
+        "FARCALL_WORKER_TOKEN",
+    }
+)
 
 
 class Value(NamedTuple):
@@ -125,6 +142,14 @@ class Settings:
         return cast(str, self.values["simulate_gpu"].value)
 
     @property
+    def object_store(self) -> str:
+        return cast(str, self.values["object_store"].value)
+
+    @property
+    def object_store_endpoint(self) -> str:
+        return cast(str, self.values["object_store_endpoint"].value)
+
+    @property
     def map_memory(self) -> int:
         """Bytes."""
         return amounts.memory(cast(str, self.values["map_memory"].value))
@@ -146,6 +171,23 @@ class Settings:
     def app_queue_memory(self) -> int:
         """Bytes."""
         return amounts.memory(cast(str, self.values["app_queue_memory"].value))
+
+    @property
+    def listen(self) -> str:
+        return cast(str, self.values["listen"].value)
+
+    @property
+    def own_worker(self) -> bool:
+        return bool(self.values["own_worker"].value)
+
+    @property
+    def worker_lease(self) -> float:
+        """Seconds."""
+        return amounts.seconds(cast(str, self.values["worker_lease"].value))
+
+    @property
+    def peer_listen(self) -> str:
+        return cast(str, self.values["peer_listen"].value)
 
     @property
     def results_kept(self) -> float:
@@ -206,7 +248,7 @@ def load(
         name = setting.name
         flag = flags.get(name)
         if flag is not None:
-            origin = f"flag --{'' if flag else 'no-'}{name}"
+            origin = f"flag --{'no-' if flag is False else ''}{name.replace('_', '-')}"
             values[name] = valued(setting, flag, origin, origin)
         elif environ.get(setting.variable):
             origin = f"environment {setting.variable}"
@@ -274,7 +316,7 @@ def _checked(setting: Setting, value: object, origin: str) -> bool | str:
     else:
         if isinstance(value, str) and value:
             return value
-        wanted = "a string"
+        wanted = "a string" if value != "" else "a string with something in it"
     raise InvalidError(f"{setting.name} must be {wanted}, not {value!r} ({origin})")
 
 

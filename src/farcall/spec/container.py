@@ -51,9 +51,10 @@ class TreeMount(msgspec.Struct, frozen=True):
     there, and `target` shows the same, read-only.
 
     It is a plain directory at `path`, or an EROFS image file there that holds names only, whose files are in the folder
-    `objects`. `subpath` is the file or folder of the tree that is seen at `target`, "" its root. Files belong to
-    whoever the container is to see; with `is_shifted`, to whoever that is on the host. Without `overlay`, where the
-    machine has none, a root can be written to in a few places only.
+    `objects`; with `is_lazy` some may be missing there, and are fetched when they are opened. `subpath` is the file or
+    folder of the tree that is seen at `target`, "" its root. Files belong to whoever the container is to see; with
+    `is_shifted`, to whoever that is on the host. Without `overlay`, where the machine has none, a root can be written
+    to in a few places only.
     """
 
     kind: Literal["directory", "erofs"]
@@ -65,6 +66,7 @@ class TreeMount(msgspec.Struct, frozen=True):
     overlay: bool = True
     writable: bool = False
     written_at: str = ""
+    is_lazy: bool = False
 
 
 IdMap = tuple[tuple[int, int, int], ...]  # (first id inside, first id outside, count), as in /proc/PID/uid_map
@@ -77,6 +79,8 @@ class MountMode(msgspec.Struct, frozen=True):
     `gid_map` give for those of the tree, and to root's where they give none; empty maps change nothing. `is_shifted`
     says that these are the container's ids outside. Without `overlay` nothing can be mounted above a tree.
     `why` says what keeps this machine from the best way, and `remedy` what would help; both are "" where nothing does.
+    Where `lazy`, trees can be mounted whose objects are not here; where not, these are fetched before, and `not_lazy`
+    says why.
     """
 
     kind: Literal["directory", "erofs"]
@@ -86,6 +90,8 @@ class MountMode(msgspec.Struct, frozen=True):
     gid_map: IdMap = ()
     why: str = ""
     remedy: str = ""
+    lazy: bool = False
+    not_lazy: str = ""
 
 
 class ContainerSpec(msgspec.Struct, frozen=True):
@@ -95,6 +101,7 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     writable area; `interpreter` is then one of that file system's, with no paths of the host. `upper` is a
     directory of the caller's that takes what the container writes, as the overlay's upper/, and outlives it.
     With `command`, that runs in place of the runner, as `user`: a name or id[:group] of the container's own.
+    `imports` is a file of paths (`content.imports`) that are looked up while its Python starts.
     """
 
     container_id: str  # "ta-..."
@@ -112,3 +119,4 @@ class ContainerSpec(msgspec.Struct, frozen=True):
     entrypoint: tuple[str, ...] = ()  # a program, with arguments, that is given the runner's command line to start
     command: tuple[str, ...] = ()
     user: str = ""
+    imports: str = ""

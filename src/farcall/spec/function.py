@@ -122,6 +122,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     workdir: str = ""  # where it starts; "": the image's, or /root
     secrets: tuple[SecretSpec, ...] = ()  # later ones win; what `env=` says is the last
     volumes: tuple[VolumeSpec, ...] = ()
+    regions: tuple[str, ...] = ()  # of workers, or their labels as "key=value": one of them; (): anywhere
 
     def without_secrets(self) -> "FunctionSpec":
         """The same for whoever need not know the values of its environment."""

@@ -24,6 +24,7 @@ class Variant(msgspec.Struct, frozen=True):
     concurrency: Concurrency | None = None
     batching: Batching | None = None
     volumes: tuple[VolumeSpec, ...] | None = None
+    regions: tuple[str, ...] | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

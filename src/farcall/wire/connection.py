@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024  # bytes, of one read
 
-SPIN_SECONDS = 300e-6  # twice a short call: one that is woken late must not end the looking for the next ones
-SLEEPING_READS = 32  # after a spin in vain
+SPIN_SECONDS = 600e-6  # twice a short call, also on a worker near by
+SLEEPING_READS = 128  # at most, after spins in vain: not one call in a hundred is to look where that does not help
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
+_yield = getattr(os, "sched_yield", lambda: None)  # not on macOS
 
 
 class Waiter:
@@ -104,6 +105,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._sleep_reads = 0  # how many reads are to sleep at once
+        self._slept = 0  # how many were to, after the last spin in vain
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         # What has been read and not been handled.
@@ -270,7 +272,7 @@ class Connection:
                 if self._leading:
                     return False
                 self._leading = lead = True
-            return self._receive(_DONT_WAIT)
+            return self._receive()
         finally:
             if lead:
                 self._leading = False
@@ -281,27 +283,33 @@ class Connection:
                     raise
 
     def _read(self, deadline: float | None) -> bool:
-        if deadline is not None and not self._interrupted:
-            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return False
-        elif self.spins and not self._interrupted:
-            self._spin()
-        self._receive(0)
+        if not self._interrupted:
+            # Not by a blocking read: the kernel wakes that also when the peer takes what was sent to it.
+            if deadline is not None:
+                if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    return False
+            elif not (self.spins and self._spin()):
+                self._poll.poll()
+        self._receive()
         return not self._over
 
-    def _spin(self) -> None:
-        """Looks for an answer for as long as a short call takes. To sleep and be woken costs as much as all the rest of
-        such a call; where calls are not that short, only every so many waits try it."""
+    def _spin(self) -> bool:
+        """Looks for an answer for as long as a short call takes, and says whether something came. To sleep and be woken
+        costs as much as all the rest of such a call; where calls are not that short, fewer and fewer waits try it."""
         if self._sleep_reads:
             self._sleep_reads -= 1
-            return
+            return False
         until = time.monotonic() + SPIN_SECONDS
         while time.monotonic() < until:
             if self._poll.poll(0):
-                return
-        self._sleep_reads = SLEEPING_READS
+                self._slept = 0
+                return True
+            _yield()  # whoever is to answer may have been woken on this processor
+        # One call that took longer must not end the looking for the next ones.
+        self._sleep_reads = self._slept = min(SLEEPING_READS, 2 * self._slept or 1)
+        return False
 
-    def _receive(self, flags: int) -> bool:
+    def _receive(self) -> bool:
         if self._interrupted:
             self._go_on()
             return True
@@ -312,7 +320,7 @@ class Connection:
                     self._sock.recvmsg_into,
                     ((self._buffer,),),
                     (descriptors.ANCILLARY_SPACE,),
-                    (flags | descriptors.CLOSE_ON_EXEC,),
+                    (_DONT_WAIT | descriptors.CLOSE_ON_EXEC,),
                 ):
                     self._received = received
             except OSError as error:

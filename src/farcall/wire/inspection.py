@@ -115,6 +115,7 @@ class ContainerListing(msgspec.Struct):
     cpu_seconds: float | None = None
     memory: int | None = None  # bytes, without cached files
     processes: int | None = None
+    worker: str = ""  # the name of the machine where it is, "" on the server's own
 
 
 class InputListing(msgspec.Struct):
@@ -189,3 +190,4 @@ class Overview(msgspec.Struct):
     memory: int
     memory_available: int
     apps: list[AppDetails]
+    workers: dict[str, str] = {}  # of other machines: the state of each, by name

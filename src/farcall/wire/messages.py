@@ -45,6 +45,14 @@ from farcall.wire.volumes import (
     ReadVolume,
     RenameVolume,
 )
+from farcall.wire.workers import (
+    CreateWorkerToken,
+    DrainWorker,
+    ListWorkers,
+    ListWorkerTokens,
+    RemoveWorker,
+    RevokeWorkerToken,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -438,6 +446,7 @@ class StatusReport(msgspec.Struct):
     queued_bytes: int = 0
     queue_inputs: int = 0  # the most there may be
     queue_memory: int = 0
+    workers: dict[str, str] = {}  # of other machines: the state of each, by name
 
 
 # --- server to runner ------------------------------------------------------------------------------------------------
@@ -445,13 +454,15 @@ class StatusReport(msgspec.Struct):
 
 class Load(_Message, tag=50):
     """Import this function, make its class, run its enter hooks. Answer: Loaded. Where `descriptors` is 1,
-    `function.source.pickled` is b"" and rides along as a memory file."""
+    `function.source.pickled` is b"" and rides along as a memory file. With `tells_imports` the runner says at its end
+    what it has imported."""
 
     app_id: str
     function: FunctionSpec
     params: bytes = b""
     descriptors: int = 0
     volumes: tuple[MountedVolume, ...] = ()
+    tells_imports: bool = False
 
 
 class RunInput(_Message):
@@ -546,6 +557,12 @@ class Parked(_Message, tag=74):
     unstarted: list[int]
 
 
+class Imported(_Message, tag=75):
+    """At the end of a runner that was asked: the files of its modules."""
+
+    paths: list[str]
+
+
 Client = (
     CreateApp
     | StopApp
@@ -593,6 +610,12 @@ Client = (
     | OfferTree
     | AddContent
     | ReleaseContent
+    | CreateWorkerToken
+    | ListWorkerTokens
+    | RevokeWorkerToken
+    | ListWorkers
+    | DrainWorker
+    | RemoveWorker
     | AdvanceClock
     | InjectFault
     | GetTestReport
@@ -612,5 +635,5 @@ ToClient = (
     | ExecOutput
     | ExecTaken
 )
-FromRunner = Hello | Client | Loaded | Results | RunnerItems | Print | Parked
+FromRunner = Hello | Client | Loaded | Results | RunnerItems | Print | Parked | Imported
 ToRunner = ToClient | Load | Run | RunnerCredit | CancelInput | Stop

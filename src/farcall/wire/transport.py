@@ -11,7 +11,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from farcall.wire import descriptors
 from farcall.wire.connection import READ_SIZE
@@ -22,9 +22,50 @@ from farcall.wire.incoming import Incoming
 _read_buffer = bytearray(READ_SIZE)
 _read_view = memoryview(_read_buffer)
 
+
+class Sender(Protocol):
+    """What has something to send."""
+
+    def flush(self) -> None:
+        """Sends it."""
+        ...
+
+
 # Those with something to send that was caused by what is being read now; None while nothing is. What a read causes
 # leaves right after it, without another turn of the loop.
-_corked: list[Transport] | None = None
+_corked: list[Sender] | None = None
+
+
+def flush_soon(sender: Sender) -> None:
+    """Has it flushed when what is being read has been handled, or in the next turn of the loop."""
+    if _corked is None:
+        asyncio.get_running_loop().call_soon(sender.flush)
+    else:
+        _corked.append(sender)
+
+
+class reading:  # noqa: N801 - used as a function
+    """While this is held, what has just been read is handled; what is sent meanwhile leaves together at its end."""
+
+    __slots__ = ("_corked", "_outer")
+
+    def __enter__(self) -> None:
+        global _corked
+        self._outer = _corked
+        if _corked is None:
+            _corked = []
+        self._corked = _corked
+
+    def __exit__(self, *_: object) -> None:
+        global _corked
+        _corked = self._outer
+        if self._outer is not None:
+            return
+        for sender in self._corked:
+            try:
+                sender.flush()
+            except Exception:  # of its `on_close`; the others' messages are not to be lost for it
+                logging.getLogger("farcall.wire").exception("the end of a connection was not handled")
 
 
 class Transport:
@@ -72,10 +113,7 @@ class Transport:
         self._out.append((frame, tuple(fds)))
         if not self._flushing and not self._writing:
             self._flushing = True
-            if _corked is None:
-                self._loop.call_soon(self.flush)
-            else:
-                _corked.append(self)
+            flush_soon(self)
 
     def close(self, *, after_flush: bool = False) -> None:
         """Ends the connection; `on_close` follows in the same turn of the loop. With `after_flush` what can be sent at
@@ -122,10 +160,7 @@ class Transport:
         if count == 0:
             self.close()
             return
-        global _corked
-        corked: list[Transport] = []
-        _corked = corked
-        try:
+        with reading():
             self._incoming.add(_read_view[:count], ancillary, flags)
             while (taken := self._incoming.take()) is not None:
                 message, fds = taken
@@ -137,13 +172,6 @@ class Transport:
                 except Exception:
                     # The messages behind it are not to be lost for it.
                     logging.getLogger("farcall.wire").exception("a %s was not handled", type(message).__name__)
-        finally:
-            _corked = None
-            for transport in corked:
-                try:
-                    transport.flush()
-                except Exception:  # of its `on_close`; the others' messages are not to be lost for it
-                    logging.getLogger("farcall.wire").exception("the end of a connection was not handled")
 
     def flush(self) -> None:
         """Sends now what the kernel takes at once."""

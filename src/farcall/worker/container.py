@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from farcall.errors import ContainerCrashedError, FarcallError
 from farcall.launcher.messages import Exited
@@ -20,9 +20,6 @@ from farcall.wire.transport import Transport
 from farcall.wire.volumes import MountedVolume
 from farcall.worker.filesystems import Mounted
 from farcall.worker.limit import OutputLimit
-
-if TYPE_CHECKING:
-    from farcall.worker.worker import Worker
 
 _FRAME_BYTES = MAX_BODY - 16 * 1024  # of values in one frame; the rest is for the message around them
 _FRAME_DESCRIPTORS = 48
@@ -60,13 +57,14 @@ class Assignment:
 class End:
     """How a container ended. `reason` is why farcall ended it, "" where it ended by its own doing or was lost; `lost`
     says that it went with its launcher, `severed` that it closed its connection; `error` is why it could not be
-    made."""
+    made, or was ended before it was ready."""
 
     exited: Exited | None
     reason: str
     lost: bool
     error: FarcallError | None = None
     severed: bool = False
+    refused: bool = False  # its worker would not have it; another one may
 
     @property
     def killed(self) -> bool:
@@ -74,13 +72,15 @@ class End:
         exited = self.exited
         if exited is None:
             return isinstance(self.error, ContainerCrashedError)  # while it was made
+        if self.error is not None:
+            return False  # we did, for it was not ready in time
         return exited.signal == signal.SIGKILL and not (exited.out_of_memory or exited.disk_exceeded)
 
     def describe(self) -> str:
         """The end in words, for people."""
         exited = self.exited
         if self.error is not None:
-            return f"could not be made: {self.error}"
+            return f"could not be made: {str(self.error).rpartition('the container could not be made: ')[2]}"
         if exited is None:
             return "was lost with its launcher"
         if self.severed:
@@ -119,8 +119,29 @@ class Owner(Protocol):
         """It is being ended and takes no more inputs; said once."""
         ...
 
+    def on_taken_back(self, container: Container, tokens: list[Any], blocked_seconds: float | None) -> None:
+        """Of a container elsewhere: these inputs have not run there, and will not. `blocked_seconds` says that it has
+        started nothing for so long."""
+        ...
+
+    def on_timeout(self, token: Any) -> None:
+        """An input has run longer than it may; its container is stopping it."""
+        ...
+
     def on_gone(self, container: Container, end: End, started: list[Any], unstarted: list[Any]) -> None:
         """Nothing of the container is left. `started` and `unstarted` are the tokens of inputs without a result."""
+        ...
+
+
+class Keeper(Protocol):
+    """Who has the process of a container."""
+
+    def signal(self, container: Container, number: int) -> None:
+        """Sends a signal to the runner; one that is gone is no error."""
+        ...
+
+    def kill(self, container: Container, reason: str) -> None:
+        """Ends it at once; it is not blamed on its inputs."""
         ...
 
 
@@ -129,7 +150,7 @@ class Container:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: Keeper,
         container_id: str,
         app_id: str,
         function: FunctionSpec,
@@ -137,6 +158,7 @@ class Container:
         owner: Owner,
         now: float,
         gpus: tuple[int, ...] = (),
+        page: SharedPage | None = None,
     ) -> None:
         self.worker = worker
         self.container_id = container_id
@@ -145,6 +167,7 @@ class Container:
         self.params = params
         self.owner = owner
         self.gpus = gpus  # their numbers on the machine
+        self.where = ""  # the name of the machine, where it is another
         self.state = State.STARTING
         self.created_at = now
         self.ready_at = 0.0
@@ -156,8 +179,8 @@ class Container:
         self.notes: list[str] = []
         self.transport: Transport | None = None
         self.prints: OutputLimit | None = None  # for what comes as messages; the pipes have their own
-        self.page_fd = SharedPage.create(function.max_held)
-        self.page = SharedPage(self.page_fd)
+        self.page_fd = SharedPage.create(function.max_held) if page is None else -1
+        self.page = SharedPage(self.page_fd) if page is None else page
         self.mounted: Mounted | None = None  # the trees it is made from
         self.volumes: tuple[MountedVolume, ...] = ()
         self.pidfd = -1
@@ -188,6 +211,11 @@ class Container:
     def occupied(self) -> int:
         """How many things it has been given to run at once: inputs, or batches of them."""
         return len(self._handed) if self.function.batching is None else len(self._batches)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether it can be given inputs now, as far as the way to it goes."""
+        return True
 
     @property
     def ending(self) -> bool:
@@ -384,7 +412,7 @@ class Container:
         self.take_no_more()
         if self.transport is None or loading:
             # Nothing of the user's has been promised an exit hook yet.
-            self.worker.kill(self, reason)
+            self.kill(reason)
             return
         self._stop_by = self.kill_at = now + grace
         # Where inputs run beside each other, the runner cancels them, and leaves those that cannot be.
@@ -394,6 +422,10 @@ class Container:
             if self._ending:
                 self.kill_at = now + STOP_GRACE
         self.transport.send(messages.Stop(grace))
+
+    def kill(self, reason: str) -> None:
+        """Ends it at once; it is not blamed on its inputs."""
+        self.worker.kill(self, reason)
 
     def take_no_more(self) -> None:
         """It is being ended, in whatever way."""

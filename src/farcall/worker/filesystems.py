@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from farcall.content import imports
 from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.spec.container import Interpreter, TreeMount
@@ -56,6 +58,7 @@ class Filesystems:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._held: dict[Key, _Held] = {}
+        self._asked: set[tuple[str, str]] = set()  # trees and functions of which a container has been asked
 
     async def take(self, root: Root | None, trees: Sequence[TreeRef], prepare: Prepare) -> Mounted:
         """What a container of this root and these trees is mounted from, until it is given back; `prepare` makes trees
@@ -83,6 +86,26 @@ class Filesystems:
         """A container is gone."""
         self._release(mounted.key)
 
+    # --- what functions import from images
+
+    def imports(self, mounted: Mounted, function: str) -> str:
+        """The file that says what the function imports from the image; "" where there is none, or nothing to gain."""
+        if not _is_laid_over(mounted):
+            return ""
+        path = imports.path_of(self._store, mounted.key.root, function)
+        return path if os.path.exists(path) else ""
+
+    def wants_imports(self, mounted: Mounted | None, function: str) -> bool:
+        """Whether a container should say what it imports: once for each function, and server."""
+        if mounted is None or not _is_laid_over(mounted) or (mounted.key.root, function) in self._asked:
+            return False
+        self._asked.add((mounted.key.root, function))
+        return True
+
+    def keep_imports(self, mounted: Mounted, function: str, paths: Sequence[str]) -> None:
+        """For the containers that come."""
+        imports.write(self._store, mounted.key.root, function, paths)
+
     def _release(self, key: Key) -> None:
         held = self._held.get(key)
         if held is None:
@@ -91,6 +114,11 @@ class Filesystems:
         if held.users == 0:
             del self._held[key]
             held.lease.close()
+
+
+def _is_laid_over(mounted: Mounted) -> bool:
+    """Whether the root is one whose names each container looks up anew, and all of whose files are here."""
+    return mounted.root is not None and mounted.root.kind == "erofs" and not mounted.root.is_lazy
 
 
 async def _mounted(lease: Lease, key: Key, prepare: Prepare) -> Mounted:

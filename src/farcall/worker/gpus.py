@@ -6,6 +6,7 @@ ones that belong to the host's kernel module, so no image can bring them.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farcall.spec.container import Bind
-from farcall.spec.gpu import type_of
+from farcall.spec.gpu import parse_simulated, type_of
 from farcall.worker import nvml
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -88,6 +89,16 @@ def simulated(counts: Mapping[str, int]) -> Gpus:
     """GPUs that are not there: containers get numbers, and no devices."""
     types = [kind for kind, count in counts.items() for _ in range(count)]
     return Gpus(tuple(Gpu(number, kind) for number, kind in enumerate(types)))
+
+
+def found_or_simulated(counts: str | None) -> Gpus:
+    """Those that there are, or those of a setting such as "T4=4,H100=8". Raises InvalidError where it is none."""
+    if counts:
+        return simulated(parse_simulated(counts))
+    found = discover()
+    if found.problem:
+        logging.getLogger("farcall.worker").warning("no GPU can be used: %s", found.problem)
+    return found
 
 
 def discover(root: Path = Path("/")) -> Gpus:

@@ -13,7 +13,7 @@ import signal as signals
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -52,10 +52,26 @@ _SIMULATED = "its GPUs are simulated (--simulate-gpu): it was placed as if they 
 OnText = Callable[[Container, str, str], None]
 
 
+class Given(NamedTuple):
+    """What a container is made from, where its owner knows it: its image, and the volumes in their current version."""
+
+    root: Root | None
+    volumes: tuple[MountedVolume, ...]
+
+
 class Worker:
     """Makes containers and keeps them. One event loop."""
 
-    def __init__(self, launcher_state: Path, server_id: str, on_text: OnText, filesystems: Filesystems) -> None:
+    def __init__(
+        self,
+        launcher_state: Path,
+        server_id: str,
+        on_text: OnText,
+        filesystems: Filesystems,
+        alone_seconds: float | None = None,
+    ) -> None:
+        """`alone_seconds` is how long containers may outlive this process; None: until the next one ends them."""
+        self._alone_seconds = alone_seconds
         self._launcher_state = launcher_state
         self._server_id = server_id
         self._on_text = on_text
@@ -74,7 +90,6 @@ class Worker:
         self.find_root: Callable[[str], Root] = _no_images
         self.environment: Callable[[FunctionSpec], Awaitable[dict[str, str]]] = _own_environment
         self.find_volumes: Callable[[FunctionSpec], Awaitable[tuple[MountedVolume, ...]]] = _no_volumes
-        self.on_timeout: Callable[[Container, Any], None] = lambda container, token: None
         self.on_tick: Callable[[], None] = lambda: None
         self.on_template: Callable[[str, int], None] = lambda key, memory: None  # that has come (MiB), or gone (0)
         self._templates: set[str] = set()
@@ -98,7 +113,7 @@ class Worker:
             attempts = LAUNCHER_ATTEMPTS
             while self._launcher is None:
                 attempts -= 1
-                launcher = await LauncherClient.connect(self._launcher_state)
+                launcher = await LauncherClient.connect(self._launcher_state, alone_seconds=self._alone_seconds)
                 launcher.on_exit = self._exited
                 launcher.on_exec_end = self._execs.ended
                 launcher.on_lost = self._launcher_lost
@@ -199,24 +214,28 @@ class Worker:
         params: bytes,
         owner: Owner,
         gpus: tuple[int, ...] = (),
+        given: Given | None = None,
     ) -> Container:
         """Makes a container in the background, with the GPUs of these numbers. Its owner hears of it when it is loaded,
-        or gone."""
+        or gone. What is `given` is not asked for."""
         container = Container(self, container_id, app_id, function, params, owner, self.clock.now(), gpus)
         self._containers[container_id] = container
-        self._spawn(self._start(container))
+        self._spawn(self._start(container, given))
         self._tick_soon()
         return container
 
-    async def _start(self, container: Container) -> None:
+    async def _start(self, container: Container, given: Given | None) -> None:
         function = container.function
         theirs: list[int] = []
         try:
             control, stdout, stderr = self._open_ends(container, theirs)
-            root = self.find_root(function.image_id) if function.image_id else None
+            if given is not None:
+                root, container.volumes = given
+            else:
+                root = self.find_root(function.image_id) if function.image_id else None
+                container.volumes = await self.find_volumes(function) if function.volumes else ()
             if root is None:
                 _check_interpreter(function)
-            container.volumes = await self.find_volumes(function) if function.volumes else ()
             container.mounted = await self._filesystems.take(
                 root, (*function.trees, *map(_tree_of, container.volumes)), self.prepare_tree
             )
@@ -225,7 +244,10 @@ class Worker:
             asked = self.clock.now() - container.created_at
             container.add_steps({"asked": asked})
             started = await launcher.start(
-                _container_spec(container, root, environment, self._server_id, self.gpus),
+                msgspec.structs.replace(
+                    _container_spec(container, root, environment, self._server_id, self.gpus),
+                    imports=self._filesystems.imports(container.mounted, _entry(function)),
+                ),
                 ContainerFds(control=control, stdout=stdout, stderr=stderr, page=container.page_fd),
             )
         except (errors.FarcallError, OSError) as error:
@@ -297,6 +319,9 @@ class Worker:
                     container.reason = "its import or enter hook failed"
                     container.kill_at = now + LOST_SECONDS
                 container.owner.on_loaded(container, error)
+            case messages.Imported(paths=paths):
+                if container.mounted is not None:
+                    self._filesystems.keep_imports(container.mounted, _entry(container.function), paths)
             case messages.Print(text=text):
                 if container.prints is None or container.prints.admit(len(text) + PRINT_COST):
                     container.owner.on_message(container, message, fds)
@@ -320,7 +345,15 @@ class Worker:
             messages.Welcome(messages.PROTOCOL_VERSION, __version__, self._server_id, "", os.getpid())
         )
         container.transport.send(
-            messages.Load(container.app_id, function, container.params, len(fds), container.volumes), fds
+            messages.Load(
+                container.app_id,
+                function,
+                container.params,
+                len(fds),
+                container.volumes,
+                tells_imports=self._filesystems.wants_imports(container.mounted, _entry(function)),
+            ),
+            fds,
         )
         container.owner.on_made(container)
 
@@ -359,7 +392,7 @@ class Worker:
             self._launcher.check(LAUNCHER_PATIENCE)
         for container in self.containers:
             for timed_out in container.check_time(now):
-                self.on_timeout(container, timed_out.token)
+                container.owner.on_timeout(timed_out.token)
             if container.kill_at and now >= container.kill_at:
                 container.kill_at = now + LOST_SECONDS
                 if container.transport is not None and container.transport.closed and not container.reason:
@@ -468,6 +501,11 @@ async def _own_environment(function: FunctionSpec) -> dict[str, str]:
 
 async def _no_volumes(function: FunctionSpec) -> tuple[MountedVolume, ...]:
     raise errors.NotFoundError(f"{function.name}: there are no volumes here")
+
+
+def _entry(function: FunctionSpec) -> str:
+    """What is imported depends on that."""
+    return f"{function.source.module}:{function.source.qualname}"
 
 
 def _tree_of(volume: MountedVolume) -> TreeRef:

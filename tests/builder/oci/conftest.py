@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farcall.builder.oci.attempts import Timing
+from farcall.content.attempts import Timing
 from tests.builder.oci.servers import Server, docker_registry, make_certificate
 
 
@@ -49,7 +49,7 @@ class Patience:
 
     @property
     def hasty(self) -> Timing:
-        return self.timing._replace(read=0.2)
+        return self.timing._replace(read=0.5)
 
 
 @pytest.fixture

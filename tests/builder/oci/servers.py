@@ -66,7 +66,7 @@ class Server:
             def do_GET(self) -> None:
                 server._respond(self)
 
-            do_POST = do_GET  # noqa: N815
+            do_POST = do_PUT = do_GET  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

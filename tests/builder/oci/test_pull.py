@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from farcall import errors
+from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.image import Pulled
 from farcall.builder.oci.platform import Platform, this_machine
 from farcall.builder.oci.pull import pull
@@ -239,7 +240,7 @@ def test_one_layer_that_fails_ends_the_others(server: Server, store: Store, pati
     with pytest.raises(errors.NotFoundError, match=f"{last} is not in the registry"):
         fetch(store, f"{server.host}/name", patience)
     started = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert [name for name in started if "process_request_thread" not in name] == []  # those are the registry's
+    assert [name for name in started if name.startswith("farcall-layer")] == []
 
 
 def test_layers_that_are_not_what_the_configuration_says(server: Server, store: Store, patience: Patience) -> None:
@@ -340,3 +341,18 @@ def test_two_pulls_of_one_image_at_once(server: Server, store: Store, patience: 
     for thread in threads:
         thread.join()
     assert len(trees) == 3 and all(listing(tree) == EXPECTED for tree in trees)
+
+
+def test_a_registry_that_is_not_there(server: Server, store: Store, patience: Patience) -> None:
+    """What it is wanted for is said, and what may be asked in its place."""
+    server.close()
+    with store.lease("test") as lease, pytest.raises(errors.ConnectionError) as raised:
+        pull(lease, "busybox:1", access=Access(server.host), timing=patience.timing)
+    said = str(raised.value)
+    assert said.startswith(
+        f"docker.io/library/busybox:1 (from {server.host}) could not be fetched: {server.host} cannot"
+    )
+    assert "(3 attempts in " in said and "FARCALL_REGISTRY" in said
+    with store.lease("test") as lease, pytest.raises(errors.ConnectionError) as raised:
+        pull(lease, f"{server.host}/busybox:1", timing=patience.timing)
+    assert "FARCALL_REGISTRY" not in str(raised.value)

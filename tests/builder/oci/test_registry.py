@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from farcall import errors
-from farcall.builder.oci.attempts import Timing
 from farcall.builder.oci.endpoint import Access
 from farcall.builder.oci.reference import Reference, parse
 from farcall.builder.oci.registry import Repository, reachable
+from farcall.content.attempts import Timing
 from tests.builder.oci.conftest import Patience
 from tests.builder.oci.images import digest_of, layer, make_image, member
 from tests.builder.oci.servers import Answer, Responder, Server
@@ -73,7 +73,7 @@ def test_a_retry_after_that_nobody_waits_for_is_an_error_at_once(server: Server,
 
 def test_a_hang_before_the_answer(server: Server, patience: Patience) -> None:
     server.on(MANIFEST, Answer(then="hang"))
-    with pytest.raises(errors.TimeoutError, match=r"sent nothing for 0\.2 s \(3 attempts"):
+    with pytest.raises(errors.TimeoutError, match=r"sent nothing for 0\.5 s \(3 attempts"):
         fetch(server, patience.hasty)
 
 
@@ -264,7 +264,7 @@ def test_a_mirror_that_is_none(setting: str) -> None:
 def test_what_is_reachable(server: Server) -> None:
     assert not reachable(f"{server.host}/name")
     server.on("/v2/", Answer(401))
-    assert reachable(f"{server.host}/name")
+    assert reachable(f"{server.host}/name", seconds=30.0)
     server.on("/v2/", Answer(then="hang"))
     assert not reachable(f"{server.host}/name", seconds=0.2)
     assert not reachable("nowhere.invalid/name", seconds=0.2)

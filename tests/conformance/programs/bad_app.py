@@ -177,14 +177,40 @@ def too_many_files() -> None:
         kept.append(open("/dev/null"))  # noqa: SIM115
 
 
+@app.cls(max_containers=1)
+class Door:
+    """Says whether it was opened."""
+
+    @farcall.enter()
+    def begin(self) -> None:
+        self.is_open = False
+
+    @farcall.method()
+    def open(self) -> None:
+        self.is_open = True
+
+    @farcall.method()
+    def look(self) -> bool:
+        return self.is_open
+
+
 @app.function()
-def print_forever(seconds: float) -> int:
-    """Output without a newline, from Python and below it."""
-    end = time.monotonic() + seconds
+def print_forever() -> int:
+    """Output without a newline, from Python and below it, until the door is opened."""
+    opened = threading.Event()
+
+    def watch() -> None:
+        while not Door().look.remote():
+            time.sleep(0.02)
+        opened.set()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     written = 0
-    while time.monotonic() < end:
+    while not opened.is_set():
         sys.stdout.write("x" * 100_000)
         written += os.write(2, b"y" * 60_000)
+    watching.join()
     return written
 
 

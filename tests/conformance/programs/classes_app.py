@@ -117,6 +117,7 @@ class HangsToEnter:
 
     @farcall.enter()
     def begin(self) -> None:
+        print("enters", self.how)
         if self.how == "sync":
             time.sleep(60)
 

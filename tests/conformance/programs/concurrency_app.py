@@ -114,12 +114,33 @@ class Tasks:
         return IDENTITY, events
 
 
+@app.cls(max_containers=1)
+@farcall.concurrent(max_inputs=10)
+class Door:
+    """Lets those that wait go on when it is opened, for ever."""
+
+    name: str = farcall.parameter()
+
+    @farcall.enter()
+    def begin(self) -> None:
+        self.opened = threading.Event()
+
+    @farcall.method()
+    def open(self) -> None:
+        self.opened.set()
+
+    @farcall.method()
+    def wait(self) -> None:
+        self.opened.wait(100)
+
+
 @app.function(max_containers=2)
 @farcall.concurrent(max_inputs=4)
-async def hold_up(seconds: float) -> str:
+async def hold_up(door: str = "") -> str:
     """Blocks the loop, as careless code does."""
     print("started", flush=True)
-    time.sleep(seconds)  # noqa: ASYNC251
+    if door:
+        Door(name=door).wait.remote()
     return IDENTITY
 
 
@@ -143,8 +164,14 @@ class Threads:
         return IDENTITY
 
     @farcall.method()
-    def let_go_in(self, seconds: float) -> None:
-        threading.Timer(seconds, self.may_end.set).start()
+    def let_go_behind(self, door: str) -> None:
+        """What is held ends when the door is opened."""
+
+        def wait() -> None:
+            Door(name=door).wait.remote()
+            self.may_end.set()
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 @app.function(max_containers=1, timeout=1)
@@ -270,15 +297,19 @@ class SlowBatches:
         self.events: list[Any] = []
 
     @farcall.batched(max_batch_size=3, wait_ms=20_000)
-    def run(self, seconds: list[float]) -> list[Any]:
-        events, self.events = self.events, [seconds]
+    def run(self, items: list[Any]) -> list[Any]:
+        """Takes so many seconds, or until the door is opened that one of the items names."""
+        events, self.events = self.events, [items]
         try:
             print("started", flush=True)
-            time.sleep(max(seconds))
+            if isinstance(items[0], str):
+                Door(name=items[0]).wait.remote()
+            else:
+                time.sleep(max(items))
         except farcall.errors.InputCancellation:
             self.events.append("InputCancellation")
             raise
-        return [events] * len(seconds)
+        return [events] * len(items)
 
 
 @app.function(max_containers=1, timeout=1)

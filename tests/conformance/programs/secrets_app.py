@@ -44,6 +44,7 @@ def hold(seconds: float) -> int:
     import time
 
     print("holding", file=sys.stderr)
+    print("started", flush=True)
     time.sleep(seconds)
     return len(os.environ["TOKEN"])
 

@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
-from farcall.builder.oci.attempts import TransientError
 from farcall.builder.oci.credentials import Credentials
 from farcall.builder.oci.transport import Transport, check_transient, complaint, describe, read_body
+from farcall.content.attempts import TransientError
 from farcall.errors import AuthError, InvalidError, RegistryError
 
 _ALGORITHM = "AWS4-HMAC-SHA256"

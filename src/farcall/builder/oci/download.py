@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 
-from farcall.builder.oci.attempts import Attempts, StoppedError, TransientError
 from farcall.builder.oci.manifest import Descriptor
 from farcall.builder.oci.registry import Repository
 from farcall.builder.oci.transport import chunks
+from farcall.content.attempts import Attempts, StoppedError, TransientError
 from farcall.content.disk import disk_error, write_all
 from farcall.errors import CorruptedError, FarcallError
 

@@ -5,19 +5,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 
-from farcall.builder.oci.attempts import PATIENT, StoppedError, Timing
 from farcall.builder.oci.download import discard, download
 from farcall.builder.oci.endpoint import DIRECTLY, Access
 from farcall.builder.oci.image import Pulled, find
 from farcall.builder.oci.layers import LayerStack
 from farcall.builder.oci.manifest import Descriptor
 from farcall.builder.oci.platform import Platform, this_machine
-from farcall.builder.oci.reference import parse
+from farcall.builder.oci.reference import DOCKER_IO, parse
 from farcall.builder.oci.registry import Repository
 from farcall.content import Lease
+from farcall.content.attempts import PATIENT, StoppedError, Timing
+from farcall.errors import ConnectionError, TimeoutError
 
 _DOWNLOADS = 4  # layers at once
 _REPORT_SECONDS = 0.1  # between two words on one layer
+
+_MIRROR = "The setting `registry` (FARCALL_REGISTRY) names what stands in for docker.io: a mirror or a cache"
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,9 +49,13 @@ def pull(
     wanted = parse(reference)
     stop = threading.Event()
     with Repository(wanted, access=access, secret=credentials, timing=timing, stop=stop) as repository:
-        image = find(repository, wanted.version, platform or this_machine())
-        stack = LayerStack(lease, image.configuration.diff_ids, repository.name)
-        _Download(repository, stack, image.layers, progress, stop).run()
+        try:
+            image = find(repository, wanted.version, platform or this_machine())
+            stack = LayerStack(lease, image.configuration.diff_ids, repository.name)
+            _Download(repository, stack, image.layers, progress, stop).run()
+        except (ConnectionError, TimeoutError) as error:
+            mirror = f". {_MIRROR}" if wanted.registry == DOCKER_IO else ""
+            raise type(error)(f"{repository.name} could not be fetched: {error}{mirror}") from error
         return Pulled(stack.tree_id, image.configuration.config, image.digest)
 
 

@@ -11,7 +11,6 @@ import httpx
 import msgspec
 
 from farcall.builder.oci import aws, credentials
-from farcall.builder.oci.attempts import PATIENT, Timing, TransientError
 from farcall.builder.oci.authentication import Authenticator, refused
 from farcall.builder.oci.endpoint import DIRECTLY, Access, endpoint_of
 from farcall.builder.oci.image import Document
@@ -26,6 +25,7 @@ from farcall.builder.oci.transport import (
     read_body,
     shown,
 )
+from farcall.content.attempts import PATIENT, Timing, TransientError
 from farcall.errors import ConnectionError, CorruptedError, FarcallError, NotFoundError, RegistryError
 
 _TAG_PAGES = 20  # of 1,000 tags each, that are looked at for near ones

@@ -15,9 +15,9 @@ from urllib.parse import urljoin
 import httpx
 import msgspec
 
-from farcall.builder.oci.attempts import Attempts, StoppedError, Timing, TransientError
 from farcall.builder.oci.endpoint import is_loopback, may_be_http
 from farcall.builder.oci.manifest import MAX_DOCUMENT_BYTES
+from farcall.content.attempts import Attempts, StoppedError, Timing, TransientError
 from farcall.errors import ConnectionError, RegistryError, TimeoutError
 from farcall.version import __version__
 

@@ -18,7 +18,7 @@ class Timing(NamedTuple):
     attempts: int = 5  # in a row without progress; a time limit that ran out counts as two
     first_delay: float = 0.5
     longest_delay: float = 15.0
-    longest_retry_after: float = 120.0  # a registry that wants a longer pause is an error
+    longest_retry_after: float = 120.0  # who wants to be left alone for longer is an error
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[threading.Event, float], object] = threading.Event.wait
     random: Callable[[], float] = random

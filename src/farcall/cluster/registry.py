@@ -1,0 +1,92 @@
+"""The workers that a server knows: those that have joined, and have not been removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from farcall import errors
+from farcall.cluster.authority import write_private
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+LOCAL = "local"  # the server's own worker
+
+
+class KnownWorker(msgspec.Struct):
+    """One worker. Times are seconds since the epoch."""
+
+    worker_id: str
+    name: str
+    joined_at: float
+    is_draining: bool = False
+
+
+class Registry:
+    """In a file; names are unique."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._workers: dict[str, KnownWorker] = {}
+        if path.exists():
+            found = msgspec.json.decode(path.read_bytes(), type=list[KnownWorker])
+            self._workers = {one.worker_id: one for one in found}
+
+    @property
+    def workers(self) -> list[KnownWorker]:
+        """All, in the order in which they joined."""
+        return list(self._workers.values())
+
+    def get(self, worker_id: str) -> KnownWorker | None:
+        """The worker of that id."""
+        return self._workers.get(worker_id)
+
+    def find(self, worker: str) -> KnownWorker:
+        """The worker of that name or id. Raises NotFoundError."""
+        for one in self._workers.values():
+            if worker in (one.name, one.worker_id):
+                return one
+        names = ", ".join(sorted(one.name for one in self._workers.values())) or "none"
+        raise errors.NotFoundError(f"there is no worker {worker!r}; those that have joined: {names}")
+
+    def add(self, name: str, now: float) -> KnownWorker:
+        """A new worker. Raises InvalidError for a name that is none, and AlreadyExistsError for one that is taken."""
+        self.check_name(name)
+        worker = KnownWorker(f"wk-{os.urandom(8).hex()}", name, now)
+        self._workers[worker.worker_id] = worker
+        self._save()
+        return worker
+
+    def rename(self, worker: KnownWorker, name: str) -> None:
+        """It has another name from now on. Raises as `add` does."""
+        if worker.name != name:
+            self.check_name(name)
+            worker.name = name
+            self._save()
+
+    def drain(self, worker: KnownWorker, *, draining: bool) -> None:
+        """Whether it is to have containers; kept over restarts."""
+        worker.is_draining = draining
+        self._save()
+
+    def remove(self, worker: KnownWorker) -> None:
+        """It is none of ours any more."""
+        del self._workers[worker.worker_id]
+        self._save()
+
+    def check_name(self, name: str) -> None:
+        """Raises InvalidError for a name that is none, and AlreadyExistsError for one that is taken."""
+        if not _NAME.fullmatch(name) or name == LOCAL:
+            raise errors.InvalidError(
+                f"{name!r} cannot name a worker: letters, digits, '.', '_' and '-', at most 63, and not {LOCAL!r}"
+            )
+        if any(one.name == name for one in self._workers.values()):
+            raise errors.AlreadyExistsError(
+                f"there is a worker {name!r} already: join with another --name, or remove that one first with "
+                f"`farcall worker remove {name}`"
+            )
+
+    def _save(self) -> None:
+        write_private(self._path, msgspec.json.encode(list(self._workers.values())))

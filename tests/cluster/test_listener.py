@@ -1,0 +1,251 @@
+"""What the workers' port answers, over real TLS."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farcall import errors
+from farcall.cluster import join
+from farcall.cluster.authority import SERVER_NAME, Authority, fingerprint, new_key, unverified_context, worker_context
+from farcall.cluster.listener import Listener
+from farcall.cluster.tokens import Token
+from farcall.content.store import Store
+from farcall.spec.function import FunctionSpec, Source, TreeRef
+from farcall.version import __version__
+from farcall.wire.messages import PROTOCOL_VERSION
+from farcall.wire.workers import Attach, Attached, Enroll, Enrolled, Greet, Greeting, Offer
+from farcall.worker.container import End
+from farcall.worker.worker import Given
+
+OFFER = Offer(cpu=2000, memory=1024, disk=1024)
+LEASE = 600.0  # which no test is to see the end of
+
+
+class Host:
+    """A server that only notes which workers come and go."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.joined: list[Any] = []
+        self.lost: list[Any] = []
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    async def given(self, function: Any) -> Any:
+        raise errors.NotFoundError("there is nothing here")
+
+    def on_text(self, *_: Any) -> None: ...
+
+    def on_joined(self, machine: Any) -> None:
+        self.joined.append(machine)
+
+    def on_leaving(self, machine: Any) -> None: ...
+
+    def on_lost(self, machine: Any) -> None:
+        self.lost.append(machine)
+
+
+class Port:
+    """A listener, and a worker's side of it."""
+
+    def __init__(self, listener: Listener, host: Host, folder: Path) -> None:
+        self.listener, self.host, self.folder = listener, host, folder
+        self.authority = listener.authority
+
+    def token(self) -> Token:
+        address, fingerprint = self.listener.address, self.authority.fingerprint
+        token, _ = self.listener.tokens.create("", 60.0, address, fingerprint, time.time())
+        return token
+
+    async def enroll(self, name: str, protocol: int = PROTOCOL_VERSION) -> Enrolled:
+        token = self.token()
+        asked = Enroll(protocol, __version__, token.token_id, token.secret, name, new_key(self.folder / f"{name}.key"))
+        context = worker_context(self.authority.certificate)
+        enrolled = await join._ask(self.listener.address, context, asked, Enrolled, SERVER_NAME)
+        (self.folder / f"{name}.pem").write_bytes(enrolled.certificate)
+        return enrolled
+
+    async def attach(
+        self,
+        name: str,
+        *,
+        resumes: bool = False,
+        certified: bool = True,
+        session: bytes = b"s" * 16,
+        protocol: int = PROTOCOL_VERSION,
+    ) -> Any:
+        keys = (self.folder / f"{name}.pem", self.folder / f"{name}.key") if certified else (None, None)
+        asked = Attach(protocol, __version__, session, resumes, name, "", {}, OFFER, 0.0)
+        context = worker_context(self.authority.certificate, *keys)
+        return await join._ask(self.listener.address, context, asked, Attached, SERVER_NAME)
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Callable[[Callable[[Port], Awaitable[None]]], None]:
+    def run(test: Callable[[Port], Awaitable[None]]) -> None:
+        async def main() -> None:
+            host = Host()
+            listener = Listener(host, "sr-test", tmp_path / "cluster", Store(tmp_path / "content"), LEASE)  # type: ignore[arg-type]
+            await listener.listen("127.0.0.1:0")
+            try:
+                await test(Port(listener, host, tmp_path))
+            finally:
+                await listener.close()
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+
+    return run
+
+
+Run = Callable[[Callable[[Port], Awaitable[None]]], None]
+
+
+def test_who_asks_gets_the_authority_s_certificate(port: Run) -> None:
+    async def test(port: Port) -> None:
+        greeted = await join._ask(port.listener.address, unverified_context(), Greet(), Greeting, None)
+        assert fingerprint(greeted.certificate) == port.authority.fingerprint
+
+    port(test)
+
+
+def test_versions_that_do_not_understand_each_other(port: Run) -> None:
+    async def test(port: Port) -> None:
+        with pytest.raises(errors.VersionError, match="install that one there"):
+            await port.enroll("old", PROTOCOL_VERSION - 2)
+        with pytest.raises(errors.VersionError, match="install the worker's here"):
+            await port.enroll("new", PROTOCOL_VERSION + 1)
+        assert (await port.enroll("before", PROTOCOL_VERSION - 1)).worker_id.startswith("wk-")
+        with pytest.raises(errors.VersionError, match="install that one there"):
+            await port.attach("before", protocol=PROTOCOL_VERSION - 2)
+        assert not port.host.joined
+        assert (await port.attach("before", protocol=PROTOCOL_VERSION - 1)).lease == LEASE
+
+    port(test)
+
+
+def test_a_name_that_another_worker_has(port: Run) -> None:
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        with pytest.raises(errors.AlreadyExistsError, match="--name"):
+            await port.enroll("one")
+
+    port(test)
+
+
+def test_a_request_for_no_certificate_takes_no_name(port: Run) -> None:
+    async def test(port: Port) -> None:
+        token = port.token()
+        asked = Enroll(PROTOCOL_VERSION, __version__, token.token_id, token.secret, "one", b"none")
+        with pytest.raises(errors.InvalidError, match="no request for a certificate"):
+            await join._ask(
+                port.listener.address, worker_context(port.authority.certificate), asked, Enrolled, SERVER_NAME
+            )
+        assert port.listener.registry.workers == []
+        await port.enroll("one")
+
+    port(test)
+
+
+def test_a_certificate_of_another_authority(port: Run, tmp_path: Path) -> None:
+    """Whoever signs its own gets no answer; and a worker says nothing to a server that it has not joined."""
+
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        other = Authority(tmp_path / "other")
+        forged = other.issue(new_key(tmp_path / "one.key"), port.listener.registry.workers[0].worker_id)
+        (tmp_path / "one.pem").write_bytes(forged)
+        with pytest.raises((errors.FarcallError, OSError)):
+            await port.attach("one")
+        assert not port.host.joined
+        with pytest.raises(errors.AuthError, match="is not the server that this worker joined"):
+            await join._ask(port.listener.address, worker_context(other.certificate), Greet(), Greeting, SERVER_NAME)
+
+    port(test)
+
+
+def test_only_who_has_a_certificate_of_a_known_worker_gets_in(port: Run) -> None:
+    async def test(port: Port) -> None:
+        enrolled = await port.enroll("one")
+        with pytest.raises(errors.AuthError, match="show its certificate"):
+            await port.attach("one", certified=False)
+        assert (await port.attach("one")).lease == LEASE
+        port.listener.registry.remove(port.listener.registry.find(enrolled.worker_id))
+        with pytest.raises(errors.AuthError, match="Join again"):
+            await port.attach("one")
+
+    port(test)
+
+
+def test_a_worker_that_another_server_refuses_stays_what_it_was(port: Run, tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        membership = join.Membership(tmp_path / "worker")
+        try:
+            joined = await membership.enroll(port.token(), "one", port.listener.address)
+            files = {path.name: path.read_bytes() for path in membership.directory.iterdir()}
+            with pytest.raises(errors.AlreadyExistsError):
+                await membership.enroll(port.token(), "one", port.listener.address)
+            assert {path.name: path.read_bytes() for path in membership.directory.iterdir()} == files
+            assert membership.identity == joined
+            membership.context()
+            new_key(membership.directory / "worker.key")  # as a copy that was put together wrongly has it
+            with pytest.raises(errors.AuthError, match="join again with a new token"):
+                membership.context()
+        finally:
+            membership.close()
+
+    port(test)
+
+
+class Waiting:
+    """A pool that waits for its container."""
+
+    def __init__(self) -> None:
+        self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+
+    def on_gone(self, container: Any, end: End, *_: Any) -> None:
+        self.end.set_result(end)
+
+
+@pytest.mark.parametrize("failure", [None, OSError("no descriptor is left")], ids=["no tree", "no descriptor"])
+def test_a_container_that_cannot_be_asked_for_has_an_end(port: Run, failure: Exception | None) -> None:
+    """As its tree is not there, or for what nobody has thought of."""
+
+    async def test(port: Port) -> None:
+        async def given(function: Any) -> Any:
+            if failure is not None:
+                raise failure
+            return Given(None, ()), {}
+
+        port.host.given = given  # type: ignore[method-assign]
+        await port.enroll("one")
+        await port.attach("one")
+        [machine] = port.host.joined
+        pool = Waiting()
+        tree = TreeRef("0" * 64, "/root")
+        function = FunctionSpec("fu-1", "f", Source("m", "f"), (), trees=(tree,))
+        machine.start("ta-1", "ap-1", function, b"", pool)
+        end = await asyncio.wait_for(pool.end, 30)
+        assert isinstance(end.error, errors.NotFoundError if failure is None else errors.InternalError)
+        assert machine.containers == []
+
+    port(test)
+
+
+def test_a_lease_that_is_over_is_not_gone_on_with(port: Run) -> None:
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        await port.attach("one")
+        [machine] = port.host.joined
+        with pytest.raises(errors.ConnectionLostError, match="lease"):
+            await port.attach("one", resumes=True, session=b"t" * 16)
+        assert (await port.attach("one", resumes=True)).lease == LEASE
+        assert port.host.joined == [machine] and not port.host.lost
+        await port.attach("one", session=b"u" * 16)  # the worker was started again
+        assert port.host.lost == [machine]
+
+    port(test)

@@ -1,0 +1,163 @@
+"""Functions on workers that have joined over TLS, through real machines' network."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.machines import Cluster
+from tests.cluster.work import Map, is_back, listing, states, until
+from tests.conftest import Installation
+
+pytestmark = pytest.mark.root("network namespaces")
+
+PROGRAM = """
+import os, socket
+import farcall
+
+app = farcall.App("far")
+
+
+@app.function()
+def where(x):
+    print("hello from", x)
+    os.write(1, b"raw\\n")
+    return x, open("/proc/sys/kernel/random/boot_id").read() and socket.gethostname()
+
+
+@app.function()
+def inner(data):
+    return len(data)
+
+
+@app.function()
+def outer(size):
+    return inner.remote(bytes(size))
+
+
+@app.local_entrypoint()
+def main():
+    print(where.remote(7)[0])
+    print(sum(x for x, _ in where.map(range(500))))
+    print(outer.remote(3_000_000))
+"""
+
+
+def test_functions_run_on_workers(two_workers: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "far.py"
+    program.write_text(PROGRAM)
+    ran = two_workers.server.farcall("run", program)
+    lines = [line for line in ran.stdout.splitlines() if not line.startswith(("hello", "raw"))]
+    assert lines == ["7", str(sum(range(500))), "3000000"]
+    assert ran.stdout.count("hello from") == 501
+    assert ran.stdout.count("raw") == 501
+
+
+def test_workers_are_listed(two_workers: Cluster) -> None:
+    listed = listing(two_workers)
+    assert [(one["name"], one["state"]) for one in listed] == [("w1", "ready"), ("w2", "ready")]
+    assert all(one["cores"] >= 1 and one["memory_mib"] > 256 for one in listed)
+    assert [one["address"] for one in listed] == [worker.own_address for worker in two_workers.workers]
+
+
+def test_the_doctor_knows_the_workers(two_workers: Cluster) -> None:
+    def findings(place: Installation) -> dict[str, tuple[str, str]]:
+        said = json.loads(place.farcall("doctor", "--json", check=False).stdout)["findings"]
+        return {one["name"]: (one["status"], one["detail"]) for one in said if one["group"] == "workers"}
+
+    found = findings(two_workers.server)
+    assert "certificates are good until" in found["workers' port"][1]
+    assert found["workers' port"][1].startswith("listens at 0.0.0.0:0, as `farcall server start` was told")
+    for worker in two_workers.workers:
+        status, detail = found[f"worker {worker.name}"]
+        assert status == "ok" and "ready" in detail and worker.own_address in detail
+        [(name, (status, detail))] = findings(worker.place).items()
+        assert (name, status) == ("this machine as a worker", "ok")
+        assert detail.startswith(f"{worker.name} of {worker.server_address}:")
+
+
+def test_draining_moves_the_work_without_a_failed_call(two_workers: Cluster, tmp_path: Path) -> None:
+    running = Map(two_workers, tmp_path, 300, 0.02)
+    two_workers.server.farcall("worker", "drain", "w1")
+    drained = next(one for one in listing(two_workers) if one["name"] == "w1")
+    assert (drained["state"], drained["containers"]) == ("draining", 0)
+    running.result()
+    two_workers.server.farcall("worker", "drain", "w1", "--undo")
+    assert states(two_workers) == {"w1": "ready", "w2": "ready"}
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_map(two_workers: Cluster, tmp_path: Path) -> None:
+    """Started again, it is what it was."""
+    running = Map(two_workers, tmp_path, 400, 0.02)
+    busiest = max(listing(two_workers), key=lambda one: one["containers"])
+    assert busiest["containers"]
+    worker = next(worker for worker in two_workers.workers if worker.name == busiest["name"])
+    ran = worker.cgroups()
+    worker.kill()
+    until(
+        lambda: not worker.cgroups() & ran
+    )  # its launcher ends what nobody will take up, long before the lease is over
+    running.result()
+    worker.join()
+    until(is_back(two_workers, worker))
+
+
+PLACED = """
+import farcall
+
+app = farcall.App("placed")
+
+
+@app.function(region="eu")
+def in_eu():
+    return 1
+
+
+@app.function(region=["nowhere", "disk=nvme"])
+def on_nvme():
+    return 2
+
+
+@app.local_entrypoint()
+def main():
+    import json, subprocess, sys
+
+    def says(*words):
+        command = [sys.executable, "-m", "farcall", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def container_of(name):
+        return next(one for one in json.loads(says("container", "list", "--json")) if one["function"] == name)
+
+    assert in_eu.remote() == 1
+    assert on_nvme.remote() == 2
+    for name in ("in_eu", "on_nvme"):
+        one = container_of(name)
+        print(name, one["worker"], one["done"], one["state"])
+        print(says("container", "exec", one["container_id"], "echo", "entered").strip())
+        says("container", "stop", one["container_id"])
+        ended = json.loads(says("container", "inspect", one["container_id"], "--json"))
+        print(ended["ended"].partition(";")[0])
+"""
+
+
+def test_containers_are_placed_seen_and_entered_where_they_are(two_workers: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "placed.py"
+    program.write_text(PLACED)
+    for worker, words in zip(two_workers.workers, (("--region", "eu"), ("--label", "disk=nvme")), strict=True):
+        worker.stop()
+        worker.join(*words)
+    until(lambda: states(two_workers) == {"w1": "ready", "w2": "ready"})
+    ran = two_workers.server.farcall("run", "--quiet", program, check=False)
+    assert ran.stdout.splitlines() == [
+        "in_eu w1 1 ready",
+        "entered",
+        "stopped by hand",
+        "on_nvme w2 1 ready",
+        "entered",
+        "stopped by hand",
+    ], ran.stderr
+    for worker in two_workers.workers:
+        worker.stop()
+        worker.join()
+    until(lambda: states(two_workers) == {"w1": "ready", "w2": "ready"})

@@ -1,0 +1,74 @@
+"""The queue of what is fetched before anybody asks."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+from farcall.mounts.lazy import ahead
+from farcall.mounts.lazy.ahead import Ahead
+
+
+class Line:
+    """Blobs on their way, which arrive when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.coming: dict[int, asyncio.Future[None]] = {}
+
+    async def fetch(self, number: int) -> None:
+        self.begun.append(number)
+        self.coming[number] = asyncio.get_running_loop().create_future()
+        await self.coming[number]
+
+
+def running(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test that is a coroutine."""
+
+    @wraps(test)
+    def run() -> None:
+        asyncio.run(test())
+
+    return run
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@running
+async def test_some_at_a_time_in_their_order() -> None:
+    queue, line = Ahead(), Line()
+    done = [queue.add(lambda number=number: line.fetch(number)) for number in range(20)]
+    first = queue.add(lambda: line.fetch(99), is_first=True)
+    await settled()
+    assert line.begun == list(range(ahead._MOST))
+    line.coming[3].set_result(None)
+    await settled()
+    assert line.begun[ahead._MOST :] == [99]
+    assert done[3].done() and not done[2].done() and not first.done()
+
+
+@running
+async def test_what_fails_makes_room_too() -> None:
+    queue, line = Ahead(), Line()
+    done = [queue.add(lambda number=number: line.fetch(number)) for number in range(ahead._MOST + 1)]
+    await settled()
+    line.coming[0].set_exception(OSError("gone"))
+    line.coming[1].cancel()
+    await settled()
+    assert line.begun[-1] == ahead._MOST
+    assert done[0].result() is None and done[1].result() is None
+
+
+@running
+async def test_who_waits_is_first_in_line() -> None:
+    queue, line = Ahead(), Line()
+    with queue.waiting():
+        for number in range(20):
+            queue.add(lambda number=number: line.fetch(number))
+        await settled()
+        assert len(line.begun) == ahead._MOST_BESIDE
+    await settled()
+    assert len(line.begun) == ahead._MOST
