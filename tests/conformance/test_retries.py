@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import signal
+import threading
 import time
 from typing import Any
 
@@ -11,7 +13,8 @@ from retries_app import app
 
 import farcall
 from farcall import errors
-from tests.conformance.conftest import said, until_it_says
+from farcall.sdk import client as clients
+from tests.conformance.conftest import until_it_says
 
 # --- retries
 
@@ -220,12 +223,12 @@ def test_a_sync_input_that_ignores_its_cancellation(cancelled: Any) -> None:
 
 def test_a_cancelled_task_cancels_its_call(cancelled: Any) -> None:
     """Cancelling the task that awaits .remote.aio cancels the input."""
-    assert app.app_id is not None
-    before = said(app.app_id).count("started")
+    app_id = app.app_id
+    assert app_id is not None
 
     async def main() -> None:
-        task = asyncio.create_task(cancelled.block.remote.aio())
-        await asyncio.to_thread(until_it_says, app.app_id, times=before + 1)
+        task = asyncio.create_task(cancelled.block.remote.aio("a task's"))
+        await asyncio.to_thread(until_it_says, app_id, "a task's")
         assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -237,23 +240,37 @@ def test_a_cancelled_task_cancels_its_call(cancelled: Any) -> None:
 
 def test_an_interrupted_caller_cancels_its_call(cancelled: Any) -> None:
     """A KeyboardInterrupt while .remote waits cancels the input."""
-    import signal
-    import threading
-
-    main = threading.main_thread().ident
-    assert app.app_id is not None
-    assert main is not None
-    before = said(app.app_id).count("started")
+    app_id = app.app_id
+    assert app_id is not None
 
     def interrupt() -> None:
-        until_it_says(app.app_id, times=before + 1)
-        signal.pthread_kill(main, signal.SIGINT)
+        until_it_says(app_id, "an interrupted caller's")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     with pytest.raises(KeyboardInterrupt):
-        cancelled.block.remote()
+        cancelled.block.remote("an interrupted caller's")
     interrupting.join()
+    assert cancelled.report.remote()[1] == ["started", "InputCancellation", "finally"]
+
+
+def test_an_interrupt_as_soon_as_an_input_has_been_sent(cancelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyboardInterrupt between the sending of an input and the waiting for its result cancels it, too."""
+    app_id = app.app_id
+    assert app_id is not None
+    connection = clients.current().connection
+    send = connection.send
+
+    def interrupted(message: Any, fds: Any = ()) -> None:
+        monkeypatch.undo()
+        send(message, fds)
+        until_it_says(app_id, "sent")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cancelled.block.remote("sent")
     assert cancelled.report.remote()[1] == ["started", "InputCancellation", "finally"]
 
 

@@ -150,7 +150,7 @@ def test_async_functions(worker: Worker) -> None:
     ticks = worker.call("tell")[1]
     worker.until(lambda: worker.text() == "it goes on\n")  # while nothing is called
     _, later, _, same = worker.call(2)
-    assert later >= ticks + 50
+    assert later >= ticks + 49  # one tick may have come before `tell` returned what it had seen
     assert same == loop
     seqs = worker.run(*[(n,) for n in range(50)])
     assert [worker.outcome(seq)[0] for seq in seqs] == list(range(50))

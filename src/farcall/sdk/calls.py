@@ -102,13 +102,15 @@ def submit(
     client = target.client()
     client.open_call(call_id, receiver)
     try:
-        client.connection.send(message, fds)
+        try:
+            client.connection.send(message, fds)
+        finally:
+            if fds:
+                descriptors.close_all(fds)
     except BaseException:
+        abandon(client, call_id)  # a signal's handler (Ctrl-C) may have raised when it had gone
         client.close_call(call_id)
         raise
-    finally:
-        if fds:
-            descriptors.close_all(fds)
     return client
 
 

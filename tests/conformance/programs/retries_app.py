@@ -109,10 +109,10 @@ class Cancelled:
         self.events: list[str] = []
 
     @farcall.method()
-    def block(self) -> None:
+    def block(self, line: str = "started") -> None:
         self.events.append("started")
         try:
-            print("started", flush=True)
+            print(line, flush=True)
             time.sleep(60)
         except farcall.errors.InputCancellation:
             self.events.append("InputCancellation")
