@@ -53,6 +53,7 @@ class Workshop:
         self.programs = programs
         self.root = root
         self.runner = asyncio.Runner()
+        self._builders: list[Builder] = []
         self.runner.run(self._open())
         self.events: list[BuildEvent] = []
 
@@ -64,7 +65,9 @@ class Workshop:
         """A further builder on the same store, as another server would have."""
         elsewhere = Elsewhere(self.store, self.object_store, "")
         cache = self.root / "cache"
-        return Builder(self.store, StepContainers(self.worker, cache), cache, elsewhere=elsewhere)
+        builder = Builder(self.store, StepContainers(self.worker, cache), cache, elsewhere=elsewhere)
+        self._builders.append(builder)
+        return builder
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the builder's loop."""
@@ -131,7 +134,8 @@ class Workshop:
 
     def close(self) -> None:
         async def close() -> None:
-            await self.builder.close()
+            for builder in self._builders:
+                await builder.close()
             await self.worker.close()
 
         self.run(close())

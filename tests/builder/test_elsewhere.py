@@ -1,8 +1,10 @@
 """Builds that find what another machine built in an object store, and do without where it fails them."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +113,15 @@ def test_force_builds_here(here: Workshop, there: Workshop) -> None:
     _built_and_pushed(here)
     there.build(*STEPS, force=True)
     assert there.states == ["cached", "done", "done", "done"]
+
+
+def test_a_builder_that_is_closed_pushes_nothing(here: Workshop) -> None:
+    """Else its server, whose work ends as it closes, would leave a job behind that nobody waits for."""
+    here.build(*STEPS)
+
+    async def close() -> set[Any]:
+        await here.builder.close()
+        here.builder.elsewhere.push()
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert here.run(close()) == set()

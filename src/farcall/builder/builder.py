@@ -141,9 +141,9 @@ class Builder:
 
     async def close(self) -> None:
         """Ends what goes on in the background."""
-        await self.elsewhere.close()
         await self._finisher.close()
         await self.tidier.close()
+        await self.elsewhere.close()
 
     def _find_known(self, asked: bytes) -> Image | None:
         found = self._known.get(asked)

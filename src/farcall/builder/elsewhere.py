@@ -51,6 +51,7 @@ class Elsewhere:
         self._pushing: asyncio.Task[None] | None = None
         self._more = False
         self._is_pushing = False
+        self._is_closed = False
         self._log = logging.getLogger("farcall.builder")
 
     @property
@@ -122,7 +123,7 @@ class Elsewhere:
     def push(self) -> None:
         """Push what was built, in the background, now and until all of it is there."""
         self._more = True
-        if self._tier is not None and self._pushing is None:
+        if self._tier is not None and self._pushing is None and not self._is_closed:
             self._pushing = asyncio.ensure_future(self._push(self._tier))
 
     async def _push(self, tier: WritableTier) -> None:
@@ -153,7 +154,8 @@ class Elsewhere:
             await asyncio.wait([self._pushing])
 
     async def close(self) -> None:
-        """Ends what goes on in the background; the next server goes on with it."""
+        """Ends what goes on in the background, and nothing begins any more; the next server goes on with it."""
+        self._is_closed = True
         if self._pushing is not None:
             self._pushing.cancel()
             await asyncio.gather(self._pushing, return_exceptions=True)

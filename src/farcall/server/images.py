@@ -121,9 +121,11 @@ class ImageBuilds:
                 self.forget(record.key)
 
     async def close(self) -> None:
-        """Ends all builds."""
-        for task in self._tasks.values():
+        """Ends all builds, and returns when they have ended."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._builder.close()
 
     def root(self, image_id: str) -> Root:
