@@ -1,11 +1,13 @@
 """Functions on workers that have joined over TLS, through real machines' network."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.machines import Cluster
+from tests.cluster.machines import WITHIN, Cluster
 from tests.cluster.work import Map, is_back, listing, states, until
 from tests.conftest import Installation
 
@@ -84,6 +86,53 @@ def test_draining_moves_the_work_without_a_failed_call(two_workers: Cluster, tmp
     running.result()
     two_workers.server.farcall("worker", "drain", "w1", "--undo")
     assert states(two_workers) == {"w1": "ready", "w2": "ready"}
+
+
+HELD = """
+import os, time
+import farcall
+
+app = farcall.App("held")
+
+
+@app.function(region="number=1")
+def hold():
+    print("held", flush=True)
+    while not os.path.exists("/tmp/let-go"):
+        time.sleep(0.05)
+
+
+@app.local_entrypoint()
+def main():
+    hold.remote()
+"""
+
+
+def test_a_drain_that_is_undone_says_so(two_workers: Cluster, tmp_path: Path) -> None:
+    """Its command was waiting for a container that runs on."""
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    server = two_workers.server
+    pipe = subprocess.PIPE
+    farcall = (sys.executable, "-m", "farcall")
+    with subprocess.Popen([*farcall, "run", str(program)], env=server.environment, stdout=pipe, text=True) as running:
+        assert running.stdout is not None
+        assert any("held" in line for line in running.stdout)
+        drain = [*farcall, "worker", "drain", "w1"]
+        with subprocess.Popen(drain, env=server.environment, stderr=pipe, text=True) as draining:
+            until(lambda: states(two_workers)["w1"] == "draining")
+            assert draining.poll() is None, "it waits for what runs there"
+            server.farcall("worker", "drain", "w1", "--undo")
+            _, said = draining.communicate(timeout=WITHIN)
+        assert draining.returncode not in (0, 2), said
+        said = " ".join(said.split())
+        assert "worker w1 is not drained" in said and "drain it once more" in said
+        assert "is drained:" not in said
+        listed = json.loads(server.farcall("container", "list", "--json").stdout)
+        [container] = [one for one in listed if one["function"] == "hold"]
+        server.farcall("container", "exec", container["container_id"], "touch", "/tmp/let-go")
+        assert running.wait(WITHIN) == 0
+    assert states(two_workers)["w1"] == "ready"
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_map(two_workers: Cluster, tmp_path: Path) -> None:

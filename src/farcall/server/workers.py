@@ -236,6 +236,11 @@ class Workers:
         self.on_leaving(machine)
         while machine.containers and machine.is_draining:  # noqa: ASYNC110 - a container tells its pool, and nobody else
             await asyncio.sleep(_LOOK_SECONDS)
+        if not machine.is_draining:
+            raise errors.ConflictError(
+                f"worker {worker.name} is not drained: while its containers finished, somebody undid that with `farcall "
+                f"worker drain --undo {worker.name}`, so it gets containers again. To empty it, drain it once more"
+            )
 
     def _remove(self, listener: Listener, message: RemoveWorker) -> None:
         worker = listener.registry.find(message.worker)

@@ -44,7 +44,8 @@ class ListWorkers(Message, tag=173):
 
 class DrainWorker(Message, tag=174):
     """A worker, by name or id, gets no further containers; those that it has end when they are idle, and inputs that
-    run there finish. With `undo` it is as others again. Answer: Done, once nothing runs there."""
+    run there finish. With `undo` it is as others again. Answer: Done, once nothing runs there; Failed with `conflict`,
+    where that is undone before."""
 
     seq: int
     worker: str
