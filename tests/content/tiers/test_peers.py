@@ -1,11 +1,13 @@
 """Peers: many machines that start from one image at the same time ask the object store for it once."""
 
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from farcall.content import Store
 from farcall.content.tiers import Fetcher, layout
 from farcall.content.tiers import peers as peers_module
 from farcall.content.tiers.circles import Circle, Circles, Peer
+from farcall.content.tiers.exchange import BlobClient
 from farcall.content.tiers.passing import Passing
 from farcall.content.tiers.peers import Peers, homes
 from farcall.content.tiers.store import StoreTier
@@ -218,6 +221,63 @@ def test_who_has_no_certificate_of_the_authority_gets_nothing(
         with pytest.raises(OSError):
             peers._ask(giver.peer, tree_id, name, "get")
         peers.close()
+
+
+@pytest.mark.parametrize("is_connected", [False, True], ids=["comes anew", "is connected"])
+def test_one_that_was_removed_is_heard_no_further(
+    nodes: list[Node], tree_id: str, monkeypatch: pytest.MonkeyPatch, is_connected: bool
+) -> None:
+    """Its certificate is still good."""
+    monkeypatch.setattr(peers_module, "ADMISSION_SECONDS", 0.2)
+    giver, removed = nodes
+    giver.fetch(tree_id)
+    name = next(layout_names(giver.store, tree_id))
+    context = asking(removed.authority, removed.folder)
+
+    def connect() -> ssl.SSLSocket:
+        return context.wrap_socket(socket.create_connection((giver.peer.host, giver.peer.port), 60))
+
+    def ask(connection: ssl.SSLSocket) -> bytes:
+        client = BlobClient("giver", lambda: connection, 60.0)
+        return client.ask("get", tree_id, name)
+
+    if is_connected:
+        connection = connect()
+        assert ask(connection)
+    giver.circles.set(tree_id, Circle((giver.peer,), True))
+    if not is_connected:
+        connection = connect()
+    with connection:
+        with pytest.raises(PermissionDeniedError, match="wk-1"):
+            ask(connection)
+        assert connection.recv(1) == b"", "the connection has ended"
+    with connect() as silent:  # one that does not even ask
+        assert silent.recv(1) == b""
+
+
+def test_one_that_was_removed_keeps_nobody_else_out(
+    nodes: list[Node], tree_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many connections it opens."""
+    monkeypatch.setattr(peers_module, "MOST_STRANGERS", 2)
+    monkeypatch.setattr(peers_module, "ADMISSION_SECONDS", 600.0)
+    giver, removed = nodes
+    giver.fetch(tree_id)
+    giver.circles.set(tree_id, Circle((giver.peer,), True))
+    context = asking(removed.authority, removed.folder)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(context.wrap_socket(socket.create_connection((giver.peer.host, giver.peer.port), 60)))
+            for _ in range(6)
+        ]
+        waiting = set(opened)
+        while len(waiting) > 2:
+            ended, _, _ = select.select(list(waiting), [], [], 60)
+            assert ended, "those beyond the bound end at once"
+            waiting -= {one for one in ended if one.recv(1) == b""}
+        admit(nodes, tree_id)  # there is word of it, after all
+        [first, _] = waiting
+        assert BlobClient("giver", lambda: first, 60.0).ask("get", tree_id, next(layout_names(giver.store, tree_id)))
 
 
 def test_one_that_has_another_s_address_is_not_asked(nodes: list[Node], tree_id: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,16 +69,13 @@ class Circles:
     def admits(self, name: str, tree_id: str, seconds: float) -> bool:
         """Whether that machine may have the tree. Waits `seconds` at most to be told that it may: both ends hear of it
         at about the same time."""
-        deadline = time.monotonic() + seconds
         with self._changed:
-            while True:
-                circle = self._circles.get(tree_id)
-                if circle is not None and any(peer.name == name for peer in circle.peers):
-                    return True
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
+            return self._changed.wait_for(lambda: _has(self._circles.get(tree_id), name), seconds)
+
+    def knows(self, name: str, seconds: float) -> bool:
+        """Whether that machine may have anything that this one has. Waits as `admits` does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: any(_has(one, name) for one in self._circles.values()), seconds)
 
     def has(self, tree_id: str, name: str, find: Callable[[str], Index | None] | None = None) -> bool:
         """Whether a pack or piece is of a tree: its index names it, which `find` may know where the store does not, or
@@ -115,3 +111,7 @@ class Circles:
             if tree_id in self._circles:
                 self._named[tree_id] = named
         return named
+
+
+def _has(circle: Circle | None, name: str) -> bool:
+    return circle is not None and any(peer.name == name for peer in circle.peers)

@@ -24,6 +24,7 @@ from farcall.errors import ConnectionError, CorruptedError, FarcallError, NotFou
 HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 120.0  # after which a connection that nobody asks anything on is closed
 MAX_CONNECTIONS = 256  # further ones are closed at once
+_GOODBYE_SECONDS = 2.0  # in which one that is not admitted can ask, and is told
 _MAX_LINE = 1024
 _HEADER = struct.Struct(">BQ")
 
@@ -43,12 +44,20 @@ class Status(IntEnum):
 class BlobServer:
     """Answers what comes on a listening socket, with a thread for each connection. Close it after use."""
 
-    def __init__(self, listener: socket.socket, answer: Answer, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        answer: Answer,
+        context: ssl.SSLContext | None = None,
+        admits: Callable[[str], bool] | None = None,
+    ) -> None:
         """`answer` gets who asks, as their certificate names them ("" without TLS), the words, and the bytes behind
-        them; it returns a blob, or raises as `Tier.get` does."""
+        them; it returns a blob, or raises as `Tier.get` does. With TLS, `admits` says of such a name whether it is
+        listened to: else it is told so, and its connection ends. A certificate alone may be of one that was removed."""
         self._listener = listener
         self._answer = answer
         self._context = context
+        self._admits = admits
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._is_closed = False
@@ -96,15 +105,22 @@ class BlobServer:
                     self._open.discard(accepted)
                     self._open.add(connection)
                 who = name_of(connection)
-            connection.settimeout(IDLE_SECONDS)
+            is_admitted = self._admits is None or self._admits(who)
+            connection.settimeout(IDLE_SECONDS if is_admitted else _GOODBYE_SECONDS)
             with connection.makefile("rb") as reader:
                 while not self._is_closed and (line := reader.readline(_MAX_LINE)).endswith(b"\n"):
                     *words, size = line.decode().split()
                     if not 0 <= int(size) <= MAX_BLOB_BYTES:
                         return
-                    status, data = self._result(who, words, reader.read(int(size)))
+                    if not is_admitted:
+                        said = f"the server has not said that {who or 'nobody'} may have anything from here"
+                        status, data = Status.REFUSED, said.encode()
+                    else:
+                        status, data = self._result(who, words, reader.read(int(size)))
                     connection.sendall(_HEADER.pack(status, len(data)))
                     connection.sendall(data)
+                    if status == Status.REFUSED and self._admits is not None and not self._admits(who):
+                        return
         except (OSError, ValueError):
             pass  # a connection that breaks is the other end's business
         finally:

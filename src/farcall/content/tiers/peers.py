@@ -6,7 +6,8 @@ home fetches a blob from further away, once, while the others wait for it. So ma
 the same time ask an object store for it once.
 
 Peers speak TLS, with certificates of one authority on both sides, and give a tree's content only to those that the
-server has named for it. What they answer is believed by nobody.
+server has named for it. One that it names for nothing, as a worker that was removed, is told so, and its connection
+ends: its certificate is good for years. What peers answer is believed by nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -34,6 +36,7 @@ SILENT_SECONDS = 30.0  # for which a peer that did not answer is not asked
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0  # for all of a blob: its home may have to wait for an object store itself
 ADMISSION_SECONDS = 2.0  # that word of a new member may take
+MOST_STRANGERS = 32  # connections of one name, of which there is no word yet: further ones are refused at once
 _HOMES = 2  # peers that are asked for a blob: its home, and the next one
 _MOST = BLOB_BYTES + 4096  # bytes of a pack or piece, as it is sent
 _SHARED = ("packs/", "pieces/")  # trees and indexes are the server's to give: an index decides what belongs to a tree
@@ -65,6 +68,7 @@ class Peers:
         self._lock = threading.Lock()
         self._clients: dict[Peer, BlobClient] = {}
         self._silent: dict[Peer, float] = {}  # until when
+        self._strangers = Counter[str]()  # by name
 
     def use(self, context: ssl.SSLContext) -> None:
         """Ask peers with this machine's certificate; `context` has the authority that theirs must be of, too."""
@@ -72,7 +76,7 @@ class Peers:
 
     def listen(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         """Give peers what the server allows them. `context` must require certificates."""
-        self._server = BlobServer(listener, self._answer, context)
+        self._server = BlobServer(listener, self._answer, context, self._admits)
 
     def close(self) -> None:
         """Nothing is given any more, and nobody asked."""
@@ -160,6 +164,20 @@ class Peers:
         return connection
 
     # --- answering
+
+    def _admits(self, who: str) -> bool:
+        if self._circles.knows(who, 0):
+            return True
+        with self._lock:
+            if self._strangers[who] >= MOST_STRANGERS:
+                return False
+            self._strangers[who] += 1
+        try:
+            return self._circles.knows(who, ADMISSION_SECONDS)
+        finally:
+            with self._lock:
+                self._strangers[who] -= 1
+                self._strangers += Counter[str]()  # without those of whom there are none
 
     def _answer(self, who: str, words: Sequence[str], body: bytes) -> bytes:
         how, tree_id, name = words
