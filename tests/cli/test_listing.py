@@ -29,3 +29,12 @@ def test_a_table_in_too_narrow_a_terminal() -> None:
     for line, row in zip(columns(HEADINGS, ROWS, 20, cut_lines=False)[1:], ROWS, strict=True):
         assert line.startswith(f"{row[0]}  ") and line.endswith(f"{row[2]}{row[3]:>{17 - len(row[2])}}")
     assert columns(HEADINGS, [], 80) == ["ID  NAME  STATE  RUNNING"]
+
+
+def test_a_name_moves_no_cursor() -> None:
+    """Nor does it set titles: what is not visible is shown as its escape, and counted as that."""
+    assert columns(["NAME", "N"], [["a\x1b[2J\x07é", "1"], ["b\u202e", "2"]]) == [
+        "NAME           N",
+        "a\\x1b[2J\\x07é  1",
+        "b\\u202e        2",
+    ]

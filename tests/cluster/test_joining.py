@@ -147,6 +147,19 @@ def test_a_name_that_is_none(listening: Installation, other: Installation) -> No
     assert "cannot name a worker" in refused(other, new_token(listening), "--name", "a b")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--region", "eu\x1b]0;mine\x07"), ("--label", "disk=\x1b[2J"), ("--label", "x" * 300 + "=1")],
+    ids=["region", "label", "too long"],
+)
+def test_what_would_speak_to_terminals_is_no_region_or_label(
+    listening: Installation, other: Installation, arguments: tuple[str, ...]
+) -> None:
+    said = refused(other, new_token(listening), *arguments)
+    assert "cannot be a worker's" in said and "visible characters" in said and "\x1b" not in said
+    assert workers(listening) == [], "and it has not joined"
+
+
 def test_the_keys_are_the_user_s_only(listening: Installation) -> None:
     keys = listening.root / "state" / "cluster"
     assert {path.name for path in keys.glob("*.key")} == {"ca.key", "server.key"}

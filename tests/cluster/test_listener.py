@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,13 @@ class Port:
         certified: bool = True,
         session: bytes = b"s" * 16,
         protocol: int = PROTOCOL_VERSION,
+        version: str = __version__,
+        region: str = "",
+        labels: Mapping[str, str] = {},
+        offer: Offer = OFFER,
     ) -> Any:
         keys = (self.folder / f"{name}.pem", self.folder / f"{name}.key") if certified else (None, None)
-        asked = Attach(protocol, __version__, session, resumes, name, "", {}, OFFER, 0.0)
+        asked = Attach(protocol, version, session, resumes, name, region, dict(labels), offer, 0.0)
         context = worker_context(self.authority.certificate, *keys)
         return await join._ask(self.listener.address, context, asked, Attached, SERVER_NAME)
 
@@ -177,6 +181,34 @@ def test_only_who_has_a_certificate_of_a_known_worker_gets_in(port: Run) -> None
         port.listener.registry.remove(port.listener.registry.find(enrolled.worker_id))
         with pytest.raises(errors.AuthError, match="Join again"):
             await port.attach("one")
+
+    port(test)
+
+
+ESCAPE = "\x1b]0;mine\x07"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"region": ESCAPE},
+        {"labels": {ESCAPE: "1"}},
+        {"labels": {"disk": ESCAPE}},
+        {"labels": {str(number): "" for number in range(1000)}},
+        {"version": ESCAPE},
+        {"offer": Offer(2000, 1024, 1024, ((ESCAPE, (0,), 1024),))},
+    ],
+    ids=["region", "label", "label's value", "labels", "version", "GPU"],
+)
+def test_a_worker_that_would_speak_to_terminals_is_refused(port: Run, said: dict[str, Any]) -> None:
+    """Whatever its own `farcall worker join` makes of it."""
+
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        with pytest.raises(errors.InvalidError, match="worker") as refused:
+            await port.attach("one", **said)
+        assert str(refused.value).isprintable()
+        assert not port.host.joined
 
     port(test)
 

@@ -36,7 +36,7 @@ def columns(
     """Lines of a table, the headings first; numbers are aligned to the right. Where they would be longer than `width`,
     unless that is 0, names are cut, the longest first, and then the lines, where `cut_lines` says so; ids stay whole,
     as they are there to be copied."""
-    table = [tuple(cell.replace("\n", " ") for cell in row) for row in (headings, *rows)]
+    table = [tuple(visible(cell.replace("\n", " ")) for cell in row) for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     numbers = [
         all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:]) for column in zip(*table, strict=True)
@@ -59,6 +59,11 @@ def columns(
         line = "  ".join(cells).rstrip()
         lines.append(_cut(line, width) if width and cut_lines else line)
     return lines
+
+
+def visible(text: str) -> str:
+    """A name as it may be shown: what would move the cursor, or anything else of the terminal, as its escape."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _cut(text: str, width: int) -> str:

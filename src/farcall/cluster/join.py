@@ -30,6 +30,7 @@ from farcall.cluster.authority import (
     write_private,
 )
 from farcall.cluster.listener import tune
+from farcall.cluster.registry import check_said
 from farcall.cluster.sharing import Sharing
 from farcall.cluster.tokens import Token, split_address
 from farcall.link.stream import SocketStream
@@ -170,6 +171,7 @@ async def join(
 
     Raises AuthError where the server will not have this worker, and other errors that no further attempt would mend.
     """
+    check_said(options.region, options.labels)  # before a token is used for it
     identity = membership.identity
     token = options.token
 

@@ -15,7 +15,7 @@ from farcall.cluster import greeting
 from farcall.cluster.authority import Authority, name_in
 from farcall.cluster.contents import Contents
 from farcall.cluster.machine import Known, Machine
-from farcall.cluster.registry import KnownWorker, Registry
+from farcall.cluster.registry import KnownWorker, Registry, check_said
 from farcall.cluster.tokens import Tokens, split_address
 from farcall.link.stream import SocketStream
 from farcall.version import __version__
@@ -170,6 +170,7 @@ class Listener:
                 "with a new token (`farcall worker token create` there)"
             )
         _check_version(message.protocol, message.version)
+        check_said(message.region, message.labels, [kind for kind, _, _ in message.offer.gpus])
         machine = self.machines.get(worker_id)
         if message.resumes:
             if machine is None or machine.session != message.session:
@@ -194,6 +195,7 @@ class Listener:
 
 
 def _check_version(protocol: int, version: str) -> None:
+    check_said("", {}, [version])
     if PROTOCOL_VERSION - 1 <= protocol <= PROTOCOL_VERSION:
         return
     said = f"the worker is farcall {version} (protocol {protocol}), this server {__version__} ({PROTOCOL_VERSION})"

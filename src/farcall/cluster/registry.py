@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,9 @@ from farcall.cluster.authority import write_private
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LOCAL = "local"  # the server's own worker
+_MOST_LABELS = 64
+_LONGEST = 128  # characters of a region, a label's name or its value
+_SHOWN = 60  # of one that cannot be used
 
 
 class KnownWorker(msgspec.Struct):
@@ -90,3 +94,18 @@ class Registry:
 
     def _save(self) -> None:
         write_private(self._path, msgspec.json.encode(list(self._workers.values())))
+
+
+def check_said(region: str, labels: Mapping[str, str], others: Iterable[str] = ()) -> None:
+    """What a worker says of itself is shown on terminals and looked for in requests: raises InvalidError for a region,
+    a label or another word that cannot be, as it holds what is no visible character or is too long."""
+    kinds = [("region", region), *(("label", f"{name}={value}") for name, value in labels.items())]
+    kinds += [("word", one) for one in others]
+    for kind, text in kinds:
+        if not text.isprintable() or len(text) > (2 if kind == "label" else 1) * _LONGEST:
+            shown = ascii(text[:_SHOWN]) + "..." * (len(text) > _SHOWN)
+            raise errors.InvalidError(
+                f"{shown} cannot be a worker's {kind}: write visible characters and spaces, at most {_LONGEST}"
+            )
+    if len(labels) > _MOST_LABELS:
+        raise errors.InvalidError(f"a worker has at most {_MOST_LABELS} labels, not {len(labels)}: leave some out")
