@@ -238,8 +238,8 @@ class Workers:
             await asyncio.sleep(_LOOK_SECONDS)
         if not machine.is_draining:
             raise errors.ConflictError(
-                f"worker {worker.name} is not drained: while its containers finished, somebody undid that (`farcall worker "
-                f"drain --undo {worker.name}`), so it gets containers again. To empty it, drain it once more"
+                f"worker {worker.name} is not drained: while its containers finished, somebody undid that (`farcall "
+                f"worker drain --undo {worker.name}`), so it gets containers again. To empty it, drain it once more"
             )
 
     def _remove(self, listener: Listener, message: RemoveWorker) -> None:
