@@ -78,7 +78,7 @@ class Contents:
         close_all(fds)
         if not isinstance(message, cluster.ReadContent):
             raise errors.ProtocolError(f"a {type(message).__name__} has no place here")
-        allowed = list(self.sharers.trees(machine))
+        allowed = self._allowed(machine)
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._read, message.name, allowed)
 
         def done(future: asyncio.Future[bytes]) -> None:
@@ -96,6 +96,11 @@ class Contents:
             peer.send(messages.Failed(message.seq, messages.Failure(error.code, str(error))))
 
         work.add_done_callback(done)
+
+    def _allowed(self, machine: Machine) -> list[str]:
+        """The trees that it may have, what its containers need the last: that stays, however many others came since."""
+        needed = (one for trees, _ in self._needs.get(machine, {}).values() for one in trees)
+        return list(dict.fromkeys([*self.sharers.trees(machine), *needed]))
 
     def _read(self, name: str, allowed: Sequence[str]) -> bytes:
         self._passing.forget()
