@@ -3,17 +3,21 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from farcall import errors
-from farcall.cluster import join
+from farcall.cluster import greeting, join
+from farcall.cluster import port as port_module
 from farcall.cluster.authority import SERVER_NAME, Authority, fingerprint, new_key, unverified_context, worker_context
 from farcall.cluster.listener import Listener
 from farcall.cluster.tokens import Token
 from farcall.content.store import Store
+from farcall.link.stream import SocketStream
 from farcall.spec.function import FunctionSpec, Source, TreeRef
 from farcall.version import __version__
 from farcall.wire.messages import PROTOCOL_VERSION
@@ -90,7 +94,10 @@ class Port:
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Callable[[Callable[[Port], Awaitable[None]]], None]:
+def port(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Callable[[Port], Awaitable[None]]], None]:
+    """On the loop that servers run on, or on the one that a test names."""
+    loops = getattr(request, "param", uvloop.new_event_loop)
+
     def run(test: Callable[[Port], Awaitable[None]]) -> None:
         async def main() -> None:
             host = Host()
@@ -101,9 +108,15 @@ def port(tmp_path: Path) -> Callable[[Callable[[Port], Awaitable[None]]], None]:
             finally:
                 await listener.close()
 
-        asyncio.run(asyncio.wait_for(main(), 60))
+        with asyncio.Runner(loop_factory=loops) as runner:
+            runner.run(asyncio.wait_for(main(), 60))
 
     return run
+
+
+BOTH_LOOPS = pytest.mark.parametrize(
+    "port", [uvloop.new_event_loop, asyncio.new_event_loop], indirect=True, ids=["uvloop", "asyncio"]
+)
 
 
 Run = Callable[[Callable[[Port], Awaitable[None]]], None]
@@ -181,6 +194,66 @@ def test_only_who_has_a_certificate_of_a_known_worker_gets_in(port: Run) -> None
         port.listener.registry.remove(port.listener.registry.find(enrolled.worker_id))
         with pytest.raises(errors.AuthError, match="Join again"):
             await port.attach("one")
+
+    port(test)
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("shakes_hands", [False, True], ids=["silent", "after the handshake"])
+def test_who_holds_connections_open_keeps_nobody_out(
+    port: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shakes_hands: bool
+) -> None:
+    """Without a word, for as long as it is let; a worker that is connected stays so, and the log says it once."""
+    monkeypatch.setattr(port_module, "MOST_UNKNOWN", 5)
+    monkeypatch.setattr(port_module, "HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(greeting, "SECONDS", 600.0)
+
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        await port.attach("one")
+        host, at = port.listener.address.split(":")
+        context = unverified_context() if shakes_hands else None
+        silent = [await asyncio.open_connection(host, int(at), ssl=context) for _ in range(20)]
+        for reader, _ in silent[:15]:
+            with suppress(OSError):
+                assert await reader.read() == b"", "the oldest end"
+        await port.enroll("two")
+        assert (await port.attach("two")).lease == LEASE
+        for _, writer in silent:
+            writer.close()
+        said = [record for record in caplog.records if "have not said who they are" in record.message]
+        assert len(said) == 1 and "127.0.0.1" in said[0].message
+
+    port(test)
+
+
+@BOTH_LOOPS
+def test_one_address_with_many_connections_costs_another_none(port: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is slow, and was here before them."""
+    monkeypatch.setattr(port_module, "MOST_UNKNOWN", 5)
+    monkeypatch.setattr(port_module, "HANDSHAKE_SECONDS", 600.0)
+
+    async def test(port: Port) -> None:
+        host, at = port.listener.address.split(":")
+        slow = await asyncio.get_running_loop().create_connection(
+            lambda: SocketStream(), host, int(at), local_addr=("127.0.0.2", 0)
+        )
+        many = [await asyncio.open_connection(host, int(at)) for _ in range(20)]
+        for reader, _ in many[:15]:
+            with suppress(OSError):
+                assert await reader.read() == b""
+        assert not slow[0].is_closing()
+        _, stream = slow
+        upgraded = await asyncio.get_running_loop().start_tls(
+            slow[0], stream, unverified_context(), server_hostname="", ssl_handshake_timeout=60
+        )
+        assert upgraded is not None
+        upgraded.write(greeting.encode(Greet()))
+        greeted = await greeting.receive(stream, Greeting)
+        assert fingerprint(greeted.certificate) == port.authority.fingerprint
+        upgraded.abort()
+        for _, writer in many:
+            writer.close()
 
     port(test)
 

@@ -15,8 +15,9 @@ from farcall.cluster import greeting
 from farcall.cluster.authority import Authority, name_in
 from farcall.cluster.contents import Contents
 from farcall.cluster.machine import Known, Machine
+from farcall.cluster.port import Port
 from farcall.cluster.registry import KnownWorker, Registry, check_said
-from farcall.cluster.tokens import Tokens, split_address
+from farcall.cluster.tokens import Tokens
 from farcall.link.stream import SocketStream
 from farcall.version import __version__
 from farcall.wire.messages import PROTOCOL_VERSION
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from farcall.cluster.machine import Host
     from farcall.content.store import Store
 
-HANDSHAKE_SECONDS = 10.0
 LOOK_SECONDS = 0.25  # between looks at the leases
 _UNSENT = 256 * 1024  # bytes that the kernel keeps of what a slow line has not taken: what is urgent waits behind them
 _GOODBYE_SECONDS = 1.0  # for the word that the server ends to leave
@@ -45,29 +45,14 @@ class Listener:
         self._server_id = server_id
         self._lease = lease
         self._contents = Contents(store)
-        self._server: asyncio.Server | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._port = Port(self.authority.context(), self._serve)
         self._log = logging.getLogger("farcall.cluster")
 
     async def listen(self, address: str) -> None:
         """Begins to listen. Raises InvalidError for what is no address, and ConnectionError where nobody can listen
         there."""
-        host, port = split_address(address)
-        try:
-            self._server = await self._host.loop.create_server(
-                lambda: SocketStream(self._connected),
-                host,
-                port,
-                ssl=self.authority.context(),
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            )
-        except OSError as error:
-            raise errors.ConnectionError(
-                f"nobody can listen on {address}: {error.strerror or error}. Choose another --listen"
-            ) from error
-        bound = self._server.sockets[0].getsockname()[1]
-        self.address = f"{f'[{host}]' if ':' in host else host}:{bound}"
+        self.address = await self._port.listen(address)
         self._log.info("workers can join at %s", self.address)
         self._look()
 
@@ -75,8 +60,7 @@ class Listener:
         """Ends all workers' containers, and listens no more."""
         if self._looking is not None:
             self._looking.cancel()
-        if self._server is not None:
-            self._server.close()
+        self._port.shut()
         machines = list(self.machines.values())
         for machine in machines:
             machine.say_goodbye()
@@ -86,9 +70,7 @@ class Listener:
             )
         for machine in machines:
             self._lose(machine, "its server ended")
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._port.close()
         self._contents.close()
 
     def _look(self) -> None:
@@ -119,14 +101,10 @@ class Listener:
 
     # --- connections
 
-    def _connected(self, stream: SocketStream) -> None:
-        task = asyncio.ensure_future(self._serve(stream))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
     async def _serve(self, stream: SocketStream) -> None:
         host, port, *_ = stream.get_extra_info("peername") or ("?", 0)
         peer = f"{host}:{port}"
+        machine: Machine | None = None
         try:
             message: Opening = await greeting.receive(stream, Opening)
             match message:
@@ -136,6 +114,7 @@ class Listener:
                     stream.write(greeting.encode(self._enroll(message, peer)))
                 case Attach():
                     machine = self._attach(message, _certificate_of(stream), host)
+                    self._port.admit()
                     tune(stream)
                     welcome = Attached(PROTOCOL_VERSION, __version__, self._server_id, self._lease, time.time())
                     stream.write(greeting.encode(welcome))
@@ -145,6 +124,10 @@ class Listener:
             stream.write(greeting.encode(greeting.refusal(error)))
         except OSError as error:
             self._log.info("%s: the connection broke: %s", peer, error)
+        except asyncio.CancelledError:
+            if machine is None:
+                stream.abort()
+            raise
         finally:
             await stream.close()
 
