@@ -79,8 +79,8 @@ def look_up(paths: Sequence[bytes]) -> None:
 
 
 def _is_in_memory(fd: int, size: int) -> bool:
-    """Whether the first `size` bytes of a file are, or as many others; where the kernel cannot tell, whether the last of
-    them is: what is read ahead is read as a whole."""
+    """Whether the first `size` bytes of a file are, or as many others; where the kernel cannot tell, whether the last
+    of them is: what is read ahead is read as a whole."""
     with contextlib.suppress(OSError):
         return syscalls.cached_pages(fd) * mmap.PAGESIZE >= _SHARE * size
     try:
