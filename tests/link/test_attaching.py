@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farcall import errors
-from farcall.link import ssh
+from farcall.link import install, ssh
 from farcall.link.address import Address
 
 
@@ -25,10 +25,48 @@ def test_what_an_ssh_has_started_does_not_keep_its_error_back(tmp_path: Path) ->
 
     with pytest.raises(errors.ConnectionError, match="ssh://box cannot be reached: no route"):
         asyncio.run(attach())
+    assert _end(proxy)
+
+
+@pytest.mark.parametrize(
+    "hangs, step",
+    [("login", "logging in"), ("venv", "making an environment with python3"), ("uv", "installing packages")],
+)
+def test_an_installation_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, step: str
+) -> None:
+    """And what hung is named. The machine is this one, with programs of its own."""
+    monkeypatch.setattr(install, "SECONDS", 1.0 if hangs == "login" else 15.0)
+    pids = tmp_path / "pids"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    hang = f"echo $$ >> {pids}; echo 'is the index up?' >&2; exec sleep 1000\n"
+    python = f'[ "$1" = -c ] && exit 0\n{hang if hangs == "venv" else "exit 0"}\n'
+    for name, body in (("python3", python), ("uv", hang)):
+        (programs / name).write_text(f"#!/bin/sh\n{body}")
+        (programs / name).chmod(0o755)
+    fake = tmp_path / "ssh"
+    there = (
+        f'export HOME={tmp_path} PATH={programs}:$PATH; unset XDG_DATA_HOME; for last; do :; done; exec sh -c "$last"'
+    )
+    fake.write_text(f"#!/bin/sh\n{hang if hangs == 'login' else there}\n")
+    fake.chmod(0o755)
+    command = ssh.Command(Address.parse("ssh://box"), str(fake))
+    with pytest.raises(errors.TimeoutError) as given_up:
+        asyncio.run(asyncio.wait_for(install.install(command, "key"), 120))
+    said = str(given_up.value)
+    assert "ssh://box" in said and step in said and "is the index up?" in said and command.by_hand in said
+    assert _end(pids), "and nothing of it goes on"
+
+
+def _end(pids: Path) -> bool:
+    """Whether processes have ended, or do so now."""
     deadline = time.monotonic() + 30
-    while _runs(int(proxy.read_text())) and time.monotonic() < deadline:
+    while any(_runs(int(pid)) for pid in pids.read_text().split()):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    assert not _runs(int(proxy.read_text()))
+    return True
 
 
 def _runs(pid: int) -> bool:

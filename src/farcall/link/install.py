@@ -26,10 +26,15 @@ shift
 exec "$python" -P -m farcall "$@"
 """
 
+SECONDS = 900.0  # that the installation may take, on a slow line, with a slow index
+_AT = "at "  # begins what it does next, behind the mark
+
 # $1 is the key, $2 the wheel's name, $3 its size; its input is the wheel, and behind it uv, if anything is. It prints
-# what became of it in one line behind the mark. Into a new folder, which gets its name when it is whole.
+# what it does next, and what became of it, in lines behind the mark. Into a new folder, which gets its name when it is
+# whole.
 _INSTALL = f"""
 umask 077
+echo "{MARK}{_AT}receiving farcall"
 base={_FOLDER}
 mkdir -p "$base" && new=$(mktemp -d "$base/.new-XXXXXX") || {{ echo "{MARK}disk"; exit 0; }}
 trap "rm -rf \\"$new\\"" EXIT
@@ -40,8 +45,10 @@ for one in python3 python3.14 python3.13 python3.12 python3.11; do
     if "$one" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then python=$one; break; fi
 done
 [ -n "$python" ] || {{ echo "{MARK}no-python $(python3 -V 2>&1 | tail -n 1)"; exit 0; }}
+echo "{MARK}{_AT}making an environment with $python"
 "$python" -m venv --without-pip "$new/venv" >&2 || {{ echo "{MARK}failed"; exit 0; }}
 inside=$new/venv/bin/python
+echo "{MARK}{_AT}installing packages from an index"
 if [ -s "$new/uv" ] && "$new/uv" --version >/dev/null 2>&1; then
     "$new/uv" pip install --quiet --python "$inside" "$new/$2" >&2
 elif command -v uv >/dev/null 2>&1; then
@@ -51,6 +58,7 @@ elif "$python" -m pip --python "$inside" --version >/dev/null 2>&1; then
 else
     echo "{MARK}no-installer"; exit 0
 fi || {{ echo "{MARK}failed"; exit 0; }}
+echo "{MARK}{_AT}starting it"
 "$inside" -P -c "import farcall.link.far" >&2 || {{ echo "{MARK}failed"; exit 0; }}
 [ -d "$base/$1" ] || mv "$new/venv" "$base/$1"
 touch "$base/$1"
@@ -64,14 +72,14 @@ done
 
 async def install(command: ssh.Command, key: str) -> None:
     """Installs this farcall there, without root. Raises InvalidError where there is no Python for it, ConnectionError
-    where its dependencies cannot be had there."""
+    where its dependencies cannot be had there, TimeoutError where one of its steps goes on and on."""
     data = wheel.build()
     word, said = await _try(command, key, data, len(data))
     if word == "no-installer" and (uv := uv_executable()) is not None:
         # Neither uv nor pip is there: it gets ours.
         word, said = await _try(command, key, data + _read(uv), len(data))
     where = command.address
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+    last = _last_line(said)
     match word.split(" ", 1):
         case ["installed"]:
             return
@@ -94,14 +102,25 @@ async def install(command: ssh.Command, key: str) -> None:
             )
 
 
+def _last_line(said: str) -> str:
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+
+
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
 
 async def _try(command: ssh.Command, key: str, data: bytes, size: int) -> tuple[str, str]:
-    code, out, said = await ssh.run(command, _INSTALL, key, wheel.NAME, str(size), data=data)
-    word = next((line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)), "")
+    code, out, said = await ssh.run(command, _INSTALL, key, wheel.NAME, str(size), data=data, seconds=SECONDS)
+    words = [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]
+    word = next((one for one in words if not one.startswith(_AT)), "")
+    if not word and code is None:
+        step = words[-1].removeprefix(_AT) if words else "logging in: no script has begun"
+        raise errors.TimeoutError(
+            f"installing farcall on {command.address} was given up after {SECONDS:g} s, at this step: {step}. Its last "
+            f"line: {_last_line(said)}. See by hand what hangs, and try again: {command.by_hand}"
+        )
     if not word and code == 255:
         ssh.explain(command, code, said)
     return word, said

@@ -21,6 +21,7 @@ from farcall.link.stream import LIMIT, PipeStream
 
 CONNECT_SECONDS = 15  # for one attempt to connect
 _FAILED = 255  # ssh's own exit code
+_LEFT_SECONDS = 5.0  # for what an ssh that was ended has left to read
 _NOISE = 64  # lines that a login may print before ours
 
 
@@ -104,12 +105,34 @@ async def end(process: Process) -> None:
     await process.wait()
 
 
-async def run(command: Command, script: str, *words: str, data: bytes = b"") -> tuple[int, str, str]:
-    """Runs a script there to its end, with `data` as its input; returns its exit code and what it printed."""
+class Ran(NamedTuple):
+    """What a script on the other machine printed. `code` is its exit code, or None where it took too long."""
+
+    code: int | None
+    out: str
+    complaints: str
+
+
+async def run(command: Command, script: str, *words: str, data: bytes = b"", seconds: float) -> Ran:
+    """Runs a script there with `data` as its input, to its end, or for so many seconds: then it is ended here, and
+    hears of that when it next writes."""
     process = await command.start(script, *words, input=PIPE if data else DEVNULL)
-    out, complaints = await process.communicate(data or None)
-    assert process.returncode is not None
-    return process.returncode, out.decode(errors="replace"), complaints.decode(errors="replace")
+    talking = asyncio.ensure_future(process.communicate(data or None))
+    code: int | None = None
+    try:
+        done, _ = await asyncio.wait([talking], timeout=seconds)
+        if done:
+            code = process.returncode
+    finally:
+        if not talking.done():
+            await end(process)
+            # What has left the group, as the master of a shared connection, may hold on to the streams.
+            await asyncio.wait([talking], timeout=_LEFT_SECONDS)
+            talking.cancel()
+    if not talking.done() or talking.cancelled():
+        return Ran(None, "", "")
+    out, complaints = talking.result()
+    return Ran(code, out.decode(errors="replace"), complaints.decode(errors="replace"))
 
 
 def explain(command: Command, code: int | None, said: str) -> NoReturn:
