@@ -230,14 +230,15 @@ class InputCancelledError(RemoteError):
 
 class ImageBuildError(RemoteError):
     """A step of an image failed. `step` is its title, `command` what was run, where something was; the message has both
-    and the last lines that it printed."""
+    and the last lines that it printed: `last_lines` is that part of it."""
 
     code = "image-build"
 
-    def __init__(self, message: str, *, step: str = "", command: str = "") -> None:
+    def __init__(self, message: str, *, step: str = "", command: str = "", last_lines: str = "") -> None:
         super().__init__(message)
         self.step = step
         self.command = command
+        self.last_lines = last_lines
 
 
 class ContentError(FarcallError):

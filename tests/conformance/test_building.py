@@ -117,6 +117,32 @@ def test_the_error_of_a_step_is_typed(connected: Installation, write: Write) -> 
     assert done.stdout.splitlines() == ["RUN exit 4 | exit 4 | False"] * 3
 
 
+def test_what_a_failing_step_printed_is_shown_once(connected: Installation, write: Write, tmp_path: Path) -> None:
+    """As it comes, where that is shown; else in the error, which a program that catches it has whole in any case."""
+    program = write(
+        f"""
+        import sys
+        app = farcall.App(image=SLIM.run_commands("echo $((40 + 2))-{unique(tmp_path)}; exit 4"))
+        @app.function()
+        def f(): ...
+        @app.local_entrypoint()
+        def main(): ...
+        if __name__ == "__main__":
+            try:
+                app.image.build()
+            except farcall.errors.ImageBuildError as error:
+                print(error, error.last_lines)
+        """
+    )
+    for words, where in (("run",), "what it printed is above"), (("run", "--quiet"), "its last lines:"):
+        done = connected.farcall(*words, program, timeout=BUILD_SECONDS, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count(f"42-{unique(tmp_path)}") == 1, done.stderr
+        assert "ended with status 4" in done.stderr and where in done.stderr
+    caught = connected.farcall("python", program, timeout=BUILD_SECONDS).stdout
+    assert caught.count(f"; its last lines:\n  42-{unique(tmp_path)}") == 2
+
+
 def test_images_of_one_app_share_their_steps(connected: Installation, write: Write, tmp_path: Path) -> None:
     program = write(
         f"""

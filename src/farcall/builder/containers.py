@@ -118,7 +118,9 @@ def _failure(command: StepCommand, exited: Exited, tail: deque[str], notes: tupl
         how = f"was ended by signal {exited.signal}"
     else:
         how = f"ended with status {exited.exit_code}"
-    said = "\n".join(f"  {line}" for line in tail) or "  (it printed nothing)"
+    said = "\n".join(f"  {line}" for line in tail)
+    last_lines = f"; its last lines:\n{said}" if said else ""
     # Most steps fetch something, and what they say without a network leads astray.
     lacking = "".join(f"\n{note}" for note in notes if note.startswith(NO_NETWORK))
-    return ImageBuildError(f"`{command.shown}` {how}; its last lines:\n{said}{lacking}", command=command.shown)
+    message = f"`{command.shown}` {how}{last_lines or '; it printed nothing'}{lacking}"
+    return ImageBuildError(message, command=command.shown, last_lines=last_lines)

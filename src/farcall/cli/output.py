@@ -17,6 +17,7 @@ from farcall.cli import signals
 from farcall.cli.builds import BuildLines
 from farcall.cli.terminal import SharedStream, Style
 from farcall.cli.tracebacks import is_ours
+from farcall.errors import ImageBuildError
 from farcall.sdk.events import AppStats, BuildEnd, BuildStep, CallWaiting, Event, LogLine, MapProgress, Notice
 
 PROGRESS_SHARE = 0.1  # without a terminal, a map's progress is told when it has grown by this share,
@@ -143,6 +144,7 @@ class Renderer:
         self._open: dict[int, _Source] = {}  # whose line stands unended on a stream
         self._cut: set[_Source] = set()  # whose line was ended for them
         self._builds = BuildLines(clock, duration, in_place=self._in_place)
+        self._printed: set[str] = set()  # titles of the build steps of which there are lines
         self._maps: dict[str, _Map] = {}
         self._waiting: dict[str, CallWaiting] = {}
         self._told: set[tuple[str, str]] = set()
@@ -326,9 +328,16 @@ class Renderer:
         named = _STACK_LINE.match(line)
         return named is not None and is_ours(named[1]) and os.environ.get("FARCALL_TRACEBACK") != "full"
 
+    def tell_once(self, error: BaseException) -> None:
+        """An error that is shown next does not repeat what its build step has printed, where that stands above."""
+        if isinstance(error, ImageBuildError) and error.last_lines and error.step in self._printed:
+            error.args = (str(error).replace(error.last_lines, "; what it printed is above", 1),)
+
     # --- progress
 
     def _build(self, event: BuildStep) -> None:
+        if event.text and not self._quiet:
+            self._printed.add(event.title)
         for kind, line in self._builds.take(event):
             self.say(line if kind == "step" else self._style.dim(f"  {printable(line)}"))
         if self._builds.active:

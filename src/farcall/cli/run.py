@@ -131,6 +131,7 @@ class _Run:
         if self._renderer.lost is not None:
             return output_lost(self._renderer.lost)
         if failure is not None:
+            self._renderer.tell_once(failure)
             status = report(failure, program=program)
         if self._detach and self._app_id is not None:
             self._renderer.say(f"{self._app_id} goes on by itself; its logs: farcall logs {self._app_id}")

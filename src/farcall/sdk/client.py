@@ -310,7 +310,7 @@ def checked(message: Any) -> Any:
         if isinstance(error, errors.ConnectionLostError):
             error.may_have_run = failure.may_have_run
         elif isinstance(error, errors.ImageBuildError):
-            error.step, error.command = failure.step, failure.command
+            error.step, error.command, error.last_lines = failure.step, failure.command, failure.last_lines
         raise error
     if isinstance(message, errors.ConnectionLostError):
         raise errors.ConnectionLostError(f"{message}; see `farcall server logs`")

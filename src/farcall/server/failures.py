@@ -23,4 +23,5 @@ def of(error: FarcallError, *, call_id: str = "", container_id: str = "") -> mes
         getattr(error, "may_have_run", True),
         getattr(error, "step", ""),
         getattr(error, "command", ""),
+        getattr(error, "last_lines", ""),
     )

@@ -79,8 +79,9 @@ class Failure(_Message):
     call_id: str = ""
     container_id: str = ""
     may_have_run: bool = True
-    step: str = ""  # of an image-build error, as `command`
+    step: str = ""  # of an image-build error, as `command` and `last_lines`
     command: str = ""
+    last_lines: str = ""
 
 
 # --- both directions -------------------------------------------------------------------------------------------------
