@@ -45,7 +45,7 @@ class Host:
 
     def on_text(self, *_: Any) -> None: ...
 
-    def on_joined(self, machine: Any) -> None:
+    def on_joined(self, machine: Any, places: list[str]) -> None:
         self.joined.append(machine)
 
     def on_leaving(self, machine: Any) -> None: ...

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,10 @@ def main():
 """
 
 
+def has_waiting(made: Cluster) -> bool:
+    return any(one["waiting"] for one in json.loads(made.server.farcall("app", "list", "--json").stdout))
+
+
 def test_containers_are_placed_seen_and_entered_where_they_are(two_workers: Cluster, tmp_path: Path) -> None:
     program = tmp_path / "placed.py"
     program.write_text(PLACED)
@@ -206,6 +211,15 @@ def test_containers_are_placed_seen_and_entered_where_they_are(two_workers: Clus
         "entered",
         "stopped by hand",
     ], ran.stderr
+    away = two_workers.workers[0]
+    away.stop()
+    until(lambda: states(two_workers)["w1"] == "away")
+    assert next(one["region"] for one in listing(two_workers) if one["name"] == "w1") == "eu"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(two_workers.server.farcall, "run", "--quiet", program, check=False)
+        until(lambda: running.done() or has_waiting(two_workers))
+        away.join("--region", "eu")
+        assert running.result().stdout.startswith("in_eu w1 1 ready"), running.result().stderr
     for worker in two_workers.workers:
         worker.stop()
         worker.join()

@@ -51,13 +51,15 @@ class Box:
     def ssh(self) -> str:
         return f"ssh -F {self.root}/ssh_config"
 
-    def configure(self, key: str = "user") -> None:
-        """Writes both ends' configuration; `key` is the one that the client has."""
+    def configure(self, key: str = "user", greeting: str = "") -> None:
+        """Writes both ends' configuration; `key` is the one that the client has. Who logs in gets a `greeting` and
+        nothing else, where there is one."""
         settings = " ".join(f"{name}={value}" for name, value in self.environment.items())
         (self.root / "sshd_config").write_text(
             f"HostKey {self.keys}/host\nAuthorizedKeysFile {self.keys}/authorized\nPidFile none\nStrictModes no\n"
             f"UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n"
             f"Subsystem sftp internal-sftp\nSetEnv {settings}\n"
+            + (f"ForceCommand echo {greeting}; exit 1\n" if greeting else "")
         )
         # The descriptor of the log keeps what sshd says away from the stream.
         proxy = self.root / "proxy"

@@ -338,6 +338,9 @@ def test_what_keeps_ssh_from_connecting_is_said_with_what_helps(box: Box, instal
 
     box.trust("stranger")
     assert "host key has changed" in said()
+    status = installation.farcall("server", "status", check=False)
+    assert "host key has changed" in status.stderr
+    assert "@@@" not in status.stderr
     (box.root / "known").write_text("")
     assert "host key of ssh://box is not known here" in said()
     box.trust()
@@ -352,6 +355,8 @@ def test_what_keeps_ssh_from_connecting_is_said_with_what_helps(box: Box, instal
     box.environment["PATH"] = str(tools(box, without="python3"))
     box.configure()
     assert "has no Python 3.11 or newer" in said()
+    box.configure(greeting="This account is closed.")
+    assert "ends each command at once (exit code 1): This account is closed." in said()
 
 
 def tools(box: Box, without: str) -> Path:

@@ -413,6 +413,21 @@ def test_without_workers_nothing_runs() -> None:
         Scheduler().check("f", SMALL)
 
 
+def test_a_function_of_a_region_waits_for_it_to_come_back() -> None:
+    scheduler = cluster(here=HERE)
+    request = Request(125, 128, places=("eu",))
+    assert place(scheduler, request)[0].worker_id == "here"  # as on a single machine
+    scheduler.expect(["eu"])
+    scheduler.check("f", request)
+    demand = waiting(scheduler, request)
+    assert not scheduler.schedule(0.0).place
+    assert scheduler.why(demand) == "waiting for a worker with region='eu' to come back: see `farcall worker list`"
+    scheduler.add_worker("far", HERE, places=["eu"])
+    assert [placement.worker_id for placement in scheduler.schedule(0.0).place] == ["far"]
+    with pytest.raises(ResourceExhaustedError, match="there is no worker with region='mars'"):
+        scheduler.check("f", Request(125, 128, places=("mars",)))
+
+
 def test_why_one_waits_for_room() -> None:
     scheduler = cluster(here=HERE)
     place(scheduler, Request(1, 3 * GIB), 2, app="train", busy=True)

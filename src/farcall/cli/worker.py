@@ -245,8 +245,10 @@ def _token_text(file: str | None) -> str:
     try:
         with open(file, "rb") as source:
             text = source.read(_TOKEN_MOST).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.InvalidError(f"the token cannot be read from {file}: {error}") from None
+    except OSError as error:
+        raise errors.InvalidError(f"the token cannot be read from {file}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise errors.InvalidError(f"there is no token in {file}: it is no text") from None
     if not text:
         raise errors.InvalidError(
             f"there is no token in {file}, which is empty: `farcall worker token create` on the server's machine "

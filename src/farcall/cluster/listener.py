@@ -168,12 +168,13 @@ class Listener:
                 )
             self._lose(machine, f"worker {worker.name} was started again")
         self.registry.rename(worker, message.name)
+        self.registry.place(worker, message.region, message.labels)
         machine = Machine(self._host, Known(worker_id, worker.name), message, address, self._lease, self._contents)
         machine.is_draining = worker.is_draining
         machine.clock_offset = message.clock - time.time()
         self.machines[worker_id] = machine
         self._log.info("worker %s is here, from %s", worker.name, address)
-        self._host.on_joined(machine)
+        self._host.on_joined(machine, worker.places)
         return machine
 
 

@@ -46,8 +46,8 @@ class Host(Protocol):
         """Something that a container wrote past Python, while it ran that input where this is known."""
         ...
 
-    def on_joined(self, machine: Machine) -> None:
-        """It can have containers."""
+    def on_joined(self, machine: Machine, places: list[str]) -> None:
+        """It can have containers. `places` are the words by which functions can ask for it."""
         ...
 
     def on_leaving(self, machine: Machine) -> None:

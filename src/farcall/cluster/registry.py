@@ -20,12 +20,19 @@ _SHOWN = 60  # of one that cannot be used
 
 
 class KnownWorker(msgspec.Struct):
-    """One worker. Times are seconds since the epoch."""
+    """One worker; `region` and `labels` are those of its last session. Times are seconds since the epoch."""
 
     worker_id: str
     name: str
     joined_at: float
     is_draining: bool = False
+    region: str = ""
+    labels: dict[str, str] = {}
+
+    @property
+    def places(self) -> list[str]:
+        """The words by which functions can ask for it."""
+        return [self.region] * bool(self.region) + [f"{name}={value}" for name, value in self.labels.items()]
 
 
 class Registry:
@@ -68,6 +75,12 @@ class Registry:
         if worker.name != name:
             self.check_name(name)
             worker.name = name
+            self._save()
+
+    def place(self, worker: KnownWorker, region: str, labels: dict[str, str]) -> None:
+        """Where it is and what it is from now on."""
+        if (worker.region, worker.labels) != (region, labels):
+            worker.region, worker.labels = region, labels
             self._save()
 
     def drain(self, worker: KnownWorker, *, draining: bool) -> None:

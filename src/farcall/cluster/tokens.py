@@ -40,15 +40,16 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         """Raises InvalidError for what is none."""
         text = text.strip()
         body = text.removeprefix(PREFIX)
+        why = f"it does not begin with {PREFIX}" if body == text else "it is not whole, or has been changed"
         try:
             if body == text:
-                raise ValueError(f"it does not begin with {PREFIX}")
+                raise ValueError(why)
             token = msgspec.msgpack.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=cls)
             split_address(token.address)
             return token
-        except (ValueError, msgspec.DecodeError, errors.InvalidError) as error:
+        except (ValueError, msgspec.DecodeError, errors.InvalidError):
             raise errors.InvalidError(
-                f"that is no token of a farcall server ({error}): copy the whole of what `farcall worker token create` "
+                f"that is no token of a farcall server ({why}): copy the whole of what `farcall worker token create` "
                 "printed there"
             ) from None
 

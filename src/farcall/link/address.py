@@ -34,7 +34,8 @@ class Address(NamedTuple):
         # What ssh would take for an option, or a shell for more than a word, is no name.
         if not right or host.startswith("-") or not _HOST.fullmatch(host) or (user and not _USER.fullmatch(user)):
             raise InvalidError(
-                f"the server {url!r} is no address: write ssh://user@host, ssh://host or ssh://host:port"
+                f"the server {url!r} is no address: write ssh://user@host, ssh://host or ssh://host:port; the name of "
+                "a profile goes with --profile"
             )
         return cls(user, host, port)
 

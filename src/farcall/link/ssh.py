@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -20,8 +21,10 @@ from farcall.link.far import MARK
 from farcall.link.stream import LIMIT, PipeStream
 
 CONNECT_SECONDS = 15  # for one attempt to connect
-_FAILED = 255  # ssh's own exit code
 _LEFT_SECONDS = 5.0  # for what an ssh that was ended has left to read
+FAILED = 255  # ssh's own exit code
+_EXIT_SECONDS = 2.0  # for an `ssh` to end that says nothing more
+_REMEDY = re.compile(r"^\s*(ssh-keygen -f .+)$", re.MULTILINE)
 _NOISE = 64  # lines that a login may print before ours
 
 
@@ -39,7 +42,8 @@ class Command:
             raise ValueError("the script cannot be quoted for every shell")  # csh and fish have other rules
         return [
             *self._command,
-            "-t" if terminal else "-T",
+            # With a terminal it would say at the end that the connection is closed.
+            *(("-t", "-o", "LogLevel=ERROR") if terminal else ("-T",)),
             *("-o", "BatchMode=yes"),
             *("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
             *("-o", "ServerAliveInterval=5"),
@@ -79,7 +83,7 @@ async def attach(command: Command, script: str, *words: str) -> Attached:
     assert process.stdout is not None
     assert process.stderr is not None
     complaints = asyncio.ensure_future(_last_of(process.stderr))
-    word = ""
+    word = last = ""
     try:
         async with asyncio.timeout(4 * CONNECT_SECONDS):
             for _ in range(_NOISE):
@@ -89,11 +93,15 @@ async def attach(command: Command, script: str, *words: str) -> Attached:
                     break
                 if not line:
                     break
+                last = line.decode(errors="replace").strip() or last
     except (TimeoutError, ValueError):
         pass
     if not word:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _EXIT_SECONDS)  # with a code of its own
         await end(process)
-        explain(command, process.returncode, (await complaints).decode(errors="replace"))
+        # An account that may not log in says so as commands say what they have to.
+        explain(command, process.returncode, f"{(await complaints).decode(errors='replace')}\n{last}")
     return Attached(process, word, PipeStream(process.stdout, process.stdin), complaints)
 
 
@@ -141,9 +149,11 @@ def explain(command: Command, code: int | None, said: str) -> NoReturn:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not set(line.strip()) <= {"@"}]
     last = lines[-1] if lines else "it said nothing"
     if "HOST IDENTIFICATION HAS CHANGED" in said:
+        remedy = _REMEDY.search(said)  # it knows in which file and by which name, some do
+        removal = remedy.group(1).strip() if remedy is not None else f"ssh-keygen -R {command.address.host}"
         raise errors.AuthError(
             f"{where} is not the machine it was: its host key has changed. If that is as it should be, remove the old "
-            f"one (ssh-keygen -R {command.address.host}) and connect once by hand: {command.by_hand}"
+            f"one ({removal}) and connect once by hand: {command.by_hand}"
         )
     if "Host key verification failed" in said:
         raise errors.AuthError(f"the host key of {where} is not known here; connect once by hand: {command.by_hand}")
@@ -152,7 +162,7 @@ def explain(command: Command, code: int | None, said: str) -> NoReturn:
             f"{where} lets nobody in with the keys at hand ({last}); add one to the agent (ssh-add), and see that this "
             f"works without a question: {command.by_hand}"
         )
-    if code == _FAILED or code is None or code < 0:
+    if code == FAILED or code is None or code < 0:
         raise errors.ConnectionError(f"{where} cannot be reached: {last}; by hand: {command.by_hand}")
     raise errors.ConnectionError(f"{where} ends each command at once (exit code {code}): {last}")
 

@@ -39,6 +39,11 @@ class Fleet:
         """A worker is lost, with what is there; nothing is placed there any more."""
         self.scheduler.remove_worker(worker_id)
 
+    def expect(self, places: Iterable[str]) -> None:
+        """The places of all workers that have joined, those that are away, too."""
+        self.scheduler.expect(places)
+        self.schedule()
+
     def set_open(self, worker_id: str, *, is_open: bool) -> None:
         """Whether a worker is to have further containers."""
         self.scheduler.set_open(worker_id, is_open=is_open)

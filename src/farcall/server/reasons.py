@@ -17,8 +17,7 @@ _NAMED = 3  # apps that are named as those who hold what is wanted
 def impossible(name: str, request: Request, capacities: Sequence[Capacity]) -> str:
     """Why no worker could ever hold a container of `name`, and what there is; "" where one could."""
     if not capacities:
-        where = f" with region={' or '.join(map(repr, request.places))}" if request.places else ""
-        return f"{name} cannot run: there is no worker{where}; see `farcall worker list`"
+        return f"{name} cannot run: there is no worker{_where(request)}; see `farcall worker list`"
     if not all(capacity.lacks(request) for capacity in capacities):
         return ""
     there = "this machine has" if len(capacities) == 1 else "the largest worker has"
@@ -49,6 +48,8 @@ def why(index: Index, workers: Sequence[WorkerRoom], demand: Demand) -> str:
     if not workers:
         return "waiting for a worker to join: `farcall worker list` shows those that have"
     workers = [worker for worker in workers if worker.bit & index.at(request.places)]
+    if not workers and not index.expected.isdisjoint(request.places):
+        return f"waiting for a worker{_where(request)} to come back: see `farcall worker list`"
     if workers and not any(index.suits(worker, request, demand.barred) for worker in workers):
         return "waiting for a worker: all are being drained, or will not have it (`farcall worker list`)"
     never = impossible(demand.name, request, [worker.capacity for worker in workers])
@@ -118,6 +119,10 @@ def _holders(could: Sequence[WorkerRoom], amount: Callable[[AppUsage], float], u
     if not largest:
         return ""
     return "; " + ", ".join(f"{app.name} has {held[app]:g}{unit}" for app in largest)
+
+
+def _where(request: Request) -> str:
+    return f" with region={' or '.join(map(repr, request.places))}" if request.places else ""
 
 
 def _cores(millicores: int) -> str:

@@ -169,6 +169,7 @@ class Index:
         self._loading = 0  # the same for importing
         self._types: dict[GpuRequest, list[str]] = {}
         self._places: dict[str, int] = {}  # the workers at each
+        self.expected: frozenset[str] = frozenset()  # places of workers that have joined, those that are away, too
         self._crowded = 0  # those that have a container for each core
         self._closed = 0  # those that are to have no further containers
 
@@ -257,9 +258,9 @@ class Index:
         self._closed = self._closed & ~worker.bit if is_open else self._closed | worker.bit
 
     def at(self, places: Iterable[str]) -> int:
-        """The workers at any of these places, as bits. Where no worker is said to be anywhere, and for no places, all
-        of them."""
-        if not places or not self._places:
+        """The workers at any of these places, as bits. Where no worker is said to be anywhere, be it here or away, and
+        for no places, all of them."""
+        if not places or not (self._places or self.expected):
             return ~0
         found = 0
         for place in places:

@@ -84,6 +84,11 @@ class Scheduler:
         self._changed = True
         return lost
 
+    def expect(self, places: Iterable[str]) -> None:
+        """The places of all workers that may come, or are here: functions that ask for one of them wait for it."""
+        self._index.expected = frozenset(places)
+        self._changed = True
+
     def set_open(self, worker_id: str, *, is_open: bool) -> None:
         """Whether a worker is to have further containers."""
         worker = self._workers[worker_id]
@@ -144,7 +149,10 @@ class Scheduler:
         """Raises ResourceExhaustedError, which says what there is, where no worker could ever hold a container of
         `name`."""
         here = self._index.at(request.places)
-        message = impossible(name, request, [one.capacity for one in self._workers.values() if one.bit & here])
+        capacities = [one.capacity for one in self._workers.values() if one.bit & here]
+        if not capacities and not self._index.expected.isdisjoint(request.places):
+            return
+        message = impossible(name, request, capacities)
         if message:
             raise ResourceExhaustedError(message)
 

@@ -71,6 +71,7 @@ class Workers:
 
         directory = self._server.paths.state / "cluster"
         self._listener = Listener(self, self._server.server_id, directory, self._store, self._lease)
+        self._expect()
         await self._listener.listen(self._address)
 
     async def close(self) -> None:
@@ -152,10 +153,13 @@ class Workers:
         """Something that a container wrote past Python."""
         self._server.logs.add_of(container, stream, text, of)
 
-    def on_joined(self, machine: Machine) -> None:
-        """It can have containers."""
-        places = [*([machine.attach.region] if machine.attach.region else [])]
-        places += [f"{name}={value}" for name, value in machine.attach.labels.items()]
+    def _expect(self) -> None:
+        registry = self._listening().registry
+        self._server.fleet.expect(place for worker in registry.workers for place in worker.places)
+
+    def on_joined(self, machine: Machine, places: list[str]) -> None:
+        """It can have containers. `places` are the words by which functions can ask for it."""
+        self._expect()
         offered = capacity.of(machine.attach.offer)
         self._server.fleet.add_worker(machine.worker_id, offered, places, is_open=not machine.is_draining)
 
@@ -251,6 +255,7 @@ class Workers:
                 f"drain {worker.name}`, or lose them with --force"
             )
         listener.remove(worker)
+        self._expect()
 
     def _listings(self) -> list[WorkerListing]:
         found: list[WorkerListing] = []
@@ -261,6 +266,7 @@ class Workers:
         for worker in self._listener.registry.workers:
             machine = self._listener.machines.get(worker.worker_id)
             listing = WorkerListing(worker.worker_id, worker.name, "away", joined_at=worker.joined_at)
+            listing.region, listing.labels = worker.region, worker.labels
             if machine is not None:
                 _fill(listing, machine, self._server.fleet.free_memory(worker.worker_id))
             elif worker.is_draining:
@@ -291,8 +297,6 @@ def _fill(listing: WorkerListing, machine: Machine, free_memory: int) -> None:
     offer = machine.attach.offer
     listing.state = "draining" if machine.is_draining else "ready" if machine.is_reachable else "silent"
     listing.address = machine.address
-    listing.region = machine.attach.region
-    listing.labels = machine.attach.labels
     listing.version = machine.attach.version
     listing.containers = len(machine.containers)
     listing.cores = offer.cpu / 1000

@@ -283,7 +283,7 @@ def _profile(config: Table, name: str, file: Path, origin: str) -> Table:
         known = ", ".join(sorted(_profiles(config))) or "none"
         raise InvalidError(
             f"there is no profile {name!r} ({origin}) in {file}; profiles there: {known}. "
-            f"Add a table [profiles.{name}] to it."
+            f"`farcall profile add {name} ssh://user@host` makes it one of a server elsewhere."
         )
     return cast(Table, found)
 

@@ -82,7 +82,7 @@ class TokenListing(msgspec.Struct):
 
 class WorkerListing(msgspec.Struct):
     """A worker. `state` is "ready", "silent" (its lease runs), "draining", "away", or "local" for the server's own.
-    Memory and disk are MiB."""
+    Memory and disk are MiB. `region` and `labels` of one that is away are those it had."""
 
     worker_id: str
     name: str
