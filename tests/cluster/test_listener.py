@@ -341,6 +341,62 @@ def test_a_container_that_cannot_be_asked_for_has_an_end(port: Run, failure: Exc
     port(test)
 
 
+def test_a_container_whose_worker_lets_go_of_it_has_an_end(port: Run) -> None:
+    """Without a word: it could not even take the request up."""
+
+    async def test(port: Port) -> None:
+        async def given(function: Any) -> Any:
+            return Given(None, ()), {}
+
+        port.host.given = given  # type: ignore[method-assign]
+        await port.enroll("one")
+        await port.attach("one")
+        [machine] = port.host.joined
+        pool = Waiting()
+        mirror = machine.start("ta-1", "ap-1", FunctionSpec("fu-1", "f", Source("m", "f"), ()), b"", pool)
+        while mirror.way._channel is None:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+        mirror.way._channel.finish()  # as when the other end's CLOSE has come
+        assert (await asyncio.wait_for(pool.end, 30)).lost
+        assert machine.containers == []
+
+    port(test)
+
+
+def test_what_is_no_message_is_refused_with_a_word(port: Run) -> None:
+    async def test(port: Port) -> None:
+        stream = await join._connect(port.listener.address, unverified_context(), None)
+        asked = greeting.encode(Enroll(PROTOCOL_VERSION, __version__, "wt-1", "secret", "name", b""))
+        stream.write(asked.replace(b"name", b"\xff\xff\xff\xff"))
+        with pytest.raises(errors.ProtocolError, match="no known message"):
+            await greeting.receive(stream, Greeting)
+        await stream.close()
+
+    port(test)
+
+
+def test_what_nobody_has_asked_for_waits_in_the_kernel(port: Run) -> None:
+    async def test(port: Port) -> None:
+        streams: list[SocketStream] = []
+        server = await asyncio.get_running_loop().create_server(lambda: SocketStream(streams.append), "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        data = bytes(1 << 20)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 256:
+                writer.write(data)
+                await asyncio.wait_for(writer.drain(), 1)
+                sent += 1
+        assert sent < 256, "it took all that came"
+        taken = 0
+        while taken < (sent + 1) * len(data):
+            taken += len(await asyncio.wait_for(streams[0].readexactly(len(data)), 30))
+        writer.close()
+        server.close()
+
+    port(test)
+
+
 def test_a_lease_that_is_over_is_not_gone_on_with(port: Run) -> None:
     async def test(port: Port) -> None:
         await port.enroll("one")

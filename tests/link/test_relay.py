@@ -1,6 +1,7 @@
 """Two ends of a link in one process, with real sockets: messages, descriptors, cuts, slow readers."""
 
 import asyncio
+import errno
 import gc
 import os
 import random
@@ -11,10 +12,14 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from farcall.link.channel import WINDOW, Connect, over_socket
+from farcall.errors import ProtocolError
+from farcall.link import channel as channels
+from farcall.link.channel import WINDOW, Channel, Connect, over_socket
+from farcall.link.packets import MAX_BODY, Kind
 from farcall.link.relay import Relay
 from farcall.link.stream import LIMIT, PipeStream
 from farcall.wire.descriptors import close_all
+from farcall.wire.frames import MAX_DESCRIPTORS
 from farcall.wire.memory import from_memory, to_memory
 from farcall.wire.transport import Transport
 from tests.conftest import open_descriptors
@@ -258,5 +263,58 @@ def test_what_waits_for_a_client_that_has_gone_is_let_go() -> None:
         client.transport.close()
         await asyncio.wait_for(server.closed.wait(), 60)
         assert link.near.channels == 0
+
+    run(test)
+
+
+def test_both_sides_may_close_with_more_on_the_way_than_the_window() -> None:
+    async def test(link: Link) -> None:
+        client = link.client()
+        server = await server_of(link)
+        for peer in (client, server):
+            peer.send(1, [b"x" * (3 * WINDOW)])
+            peer.transport.close(after_flush=True)
+        async with asyncio.timeout(60):
+            while link.near.channels or link.far.channels:  # noqa: ASYNC110 - a link tells nobody
+                await asyncio.sleep(0.01)
+
+    run(test)
+
+
+def test_what_one_message_cannot_be_taken_for_costs_its_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(link: Link) -> None:
+        unlucky, lucky = link.client(), link.client()
+        servers = [await server_of(link, count + 1) for count in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(channels, "new_memory", refuse)
+            unlucky.send(1, [b"data"])
+            await asyncio.wait_for(unlucky.closed.wait(), 60)
+        lucky.send(2, [b"data"])
+        await servers[1].has(1)
+        assert servers[0].received == []
+        assert servers[0].closed.is_set()
+        assert link.near.channels == link.far.channels == 1
+
+    def refuse() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    run(test)
+
+
+def test_who_sends_more_than_it_may_is_refused() -> None:
+    async def test(link: Link) -> None:
+        for kind, size, allowed in (
+            (Kind.CHUNK, MAX_BODY, WINDOW // MAX_BODY + 1),
+            (Kind.FILE, 0, MAX_DESCRIPTORS - 1),
+        ):
+            ours, theirs = socket.socketpair()
+            channel = Channel(1, over_socket(theirs), lambda _: None)
+            channel.take(Kind.FILE, b"")
+            for _ in range(allowed):
+                channel.take(kind, bytes(size))
+            with pytest.raises(ProtocolError):
+                channel.take(kind, bytes(size))
+            channel.close()
+            ours.close()
 
     run(test)

@@ -145,7 +145,11 @@ class Session:
                 close_all(fds)
                 self.fetching = Fetching(self._agent.store, self._agent.room, end, self._agent.sharing)
             case cluster.StartContainer():
-                self.containers[message.container_id] = Hosted(self._agent, end, message, fds)
+                try:
+                    self.containers[message.container_id] = Hosted(self._agent, end, message, fds)
+                except Exception:
+                    end.close()  # the server takes it for lost; else it would wait
+                    raise
             case _:
                 close_all(fds)
                 raise errors.ProtocolError(f"no channel begins with a {type(message).__name__}")

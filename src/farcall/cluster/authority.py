@@ -13,6 +13,7 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -71,7 +72,7 @@ class Authority:
         try:
             asked = x509.load_pem_x509_csr(request)
             valid = asked.is_signature_valid
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise errors.InvalidError(f"that is no request for a certificate: {error}") from None
         if not valid:
             raise errors.InvalidError("the request for a certificate is not signed with its own key")

@@ -62,6 +62,10 @@ class LocalEnd:
             self._channel.ended()
         self.on_close()
 
+    def cut(self) -> None:
+        """The other end has closed it."""
+        self.close()
+
     def take(self, message: Any, fds: tuple[int, ...]) -> None:
         """What has come by the link, encoded."""
         if self.closed:
@@ -103,7 +107,7 @@ class _ChannelSide:
         self._end.on_resume()
 
     def close(self, *, after_flush: bool = False) -> None:
-        self._end.close()
+        self._end.cut()
 
 
 def _refuse(message: Any, fds: tuple[int, ...]) -> None:

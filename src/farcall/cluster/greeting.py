@@ -36,7 +36,7 @@ async def receive(reader: Reader, expected: Any) -> Any:
         raise errors.ConnectionError(f"the other end closed the connection ({error})") from error
     try:
         message = msgspec.msgpack.decode(body, type=expected | messages.Failed)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError, OverflowError) as error:
         raise errors.ProtocolError(f"what the other end said is no known message: {error}") from None
     if isinstance(message, messages.Failed):
         raise errors.from_code(message.failure.code, message.failure.message)

@@ -55,14 +55,20 @@ class AssumedPage(SharedPage):
 
 
 class Way(LocalEnd):
-    """A container's channel. Who serves its runner's requests here ends the container by closing it."""
+    """A container's channel. Who serves its runner's requests here ends the container by closing it; its machine closes
+    it when the container is gone, which it tells first."""
 
     def __init__(self) -> None:
         super().__init__(cluster.OfContainer)
         self.on_given_up: Callable[[], None] = lambda: None
+        self.on_cut: Callable[[], None] = lambda: None
 
     def close(self, *, after_flush: bool = False) -> None:
         self.on_given_up()
+
+    def cut(self) -> None:
+        LocalEnd.close(self)
+        self.on_cut()
 
 
 class Mirror(Container):
@@ -86,6 +92,7 @@ class Mirror(Container):
         self.way = Way()
         self.way.on_message = self._take
         self.way.on_given_up = lambda: self.kill("it did not keep to the protocol")
+        self.way.on_cut = lambda: self.gone(End(None, f"worker {machine.name} does not know it", lost=True))
         self.transport: Transport | None = self.way  # pyright: ignore[reportAttributeAccessIssue]
         self._together = self._concurrent or function.batching is not None
         self._asked_back: set[int] = set()
@@ -214,6 +221,15 @@ class Mirror(Container):
                 self.owner.on_message(self, message, fds)
                 if not results:
                     close_all(fds)
+            case _ if isinstance(message, messages.FromRunner):
+                self.owner.on_message(self, message, fds)
+            case _:
+                close_all(fds)
+                self._told(message)
+
+    def _told(self, message: Any) -> None:
+        """What its machine says of it."""
+        match message:
             case cluster.TakenBack():
                 self._taken_back(message)
             case cluster.TimedOut(seq=seq):
@@ -236,7 +252,7 @@ class Mirror(Container):
                 if (command := self._execs.get(message.seq)) is not None:
                     command.take(message)
             case _:
-                self.owner.on_message(self, message, fds)
+                raise errors.ProtocolError(f"a {type(message).__name__} has no place here")
 
     def _taken_back(self, message: cluster.TakenBack) -> None:
         tokens: list[Any] = []

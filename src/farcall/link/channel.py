@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from farcall.errors import ProtocolError
-from farcall.link.packets import CHUNK, Kind
+from farcall.link.packets import CHUNK, MAX_BODY, Kind
 from farcall.wire import descriptors
+from farcall.wire.frames import MAX_DESCRIPTORS
 from farcall.wire.memory import new_memory
 from farcall.wire.transport import Transport
 
@@ -140,29 +141,36 @@ class Channel:
     # --- from the link to this end
 
     def take(self, kind: Kind, body: bytes) -> None:
-        """A packet of this channel. Raises ProtocolError for what cannot be."""
+        """A packet of this channel. Raises ProtocolError for what cannot be, and OSError where there is no memory, or
+        no descriptor, for what it brings: then a part of a message is missing, and the channel is of no more use."""
+        self._owed += len(body)
+        if self._owed > WINDOW + MAX_BODY:  # the last packet may be larger than what was left
+            raise ProtocolError(f"{self._owed:,} bytes came on a channel for {WINDOW:,}")
+        if self.over:
+            return  # nobody takes it
         if kind is Kind.FRAME:
             fds, self._incoming = tuple(self._incoming), []
             for fd in fds:
                 os.lseek(fd, 0, os.SEEK_SET)
             self._end.send(msgspec.Raw(body), fds)
         elif kind is Kind.FILE:
+            if len(self._incoming) == MAX_DESCRIPTORS:
+                raise ProtocolError(f"more than {MAX_DESCRIPTORS} files came with one message")
             self._incoming.append(new_memory())
         elif self._incoming:
             _write(self._incoming[-1], body)
         else:
             raise ProtocolError("a piece of no file")
-        self._owed += len(body)
 
     @property
     def is_owing(self) -> bool:
         """Whether the other end is to be told of what was passed on, as soon as that is so."""
-        return self._owed >= _GRANT and not self.over
+        return self._owed >= _GRANT
 
     def credit(self) -> int:
         """How many bytes the other end may send in place of those that were passed on. A client that does not read is
-        given no more."""
-        if not self.is_owing or self._end.buffered:
+        given no more; where this end has closed, what comes counts as passed on, or both ends might wait to be."""
+        if not self.is_owing or (self._end.buffered and not self.over):
             return 0
         owed, self._owed = self._owed, 0
         return owed

@@ -257,8 +257,14 @@ class Relay:
             channel.grant(packets.count(packet.body))  # for what was said before this end closed, too
         elif packet.kind is Kind.CLOSE:
             channel.finish()
-        elif not channel.over:
-            channel.take(packet.kind, packet.body)
+        else:
+            try:
+                channel.take(packet.kind, packet.body)
+            except OSError as error:  # it costs this connection, and no other
+                logging.getLogger("farcall.link").error("channel %d is given up: %s", channel.number, error)
+                del self._channels[channel.number]
+                channel.close()
+                self._urgent(Kind.CLOSE, channel.number)
 
     def _open(self, number: int) -> None:
         if self._dial is None or number in self._channels:

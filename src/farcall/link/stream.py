@@ -9,6 +9,7 @@ from typing import Any, cast
 
 LIMIT = 1 << 18  # bytes read ahead, and bytes that wait to be written
 _PAUSE = 0.001  # seconds
+_UNREAD = 1 << 21  # bytes that wait for who has not asked for them, above which no more are read; a frame fits
 
 
 class PipeStream:
@@ -62,6 +63,8 @@ class SocketStream(asyncio.Protocol):
         if self._take is None:
             self._buffer += data
             self._changed.set()
+            if len(self._buffer) > _UNREAD and self._transport is not None:
+                self._transport.pause_reading()
             return
         try:
             self._take(bytes(data))
@@ -103,6 +106,7 @@ class SocketStream(asyncio.Protocol):
             await self._changed.wait()
         data = bytes(self._buffer[:n])
         del self._buffer[:n]
+        self._read_on()
         return data
 
     async def deliver(self, take: Callable[[bytes], None]) -> None:
@@ -111,12 +115,17 @@ class SocketStream(asyncio.Protocol):
         if data:
             take(data)
         self._take = take
+        self._read_on()
         try:
             await asyncio.shield(self._closed)
         finally:
             self._take = None
         if self._failure is not None:
             raise self._failure
+
+    def _read_on(self) -> None:
+        if self._transport is not None and len(self._buffer) <= _UNREAD and not self._transport.is_reading():
+            self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Queues bytes. Those for a connection that has ended are dropped."""
