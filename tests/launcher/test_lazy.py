@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,27 @@ def test_a_full_disk_is_an_error_for_who_reads_until_there_is_room(
     filler.unlink()
     far.output("cat /large > /dev/null")
     eventually(lambda: "fetched again" in far.log, "the end of it in the log")
+
+
+def test_a_lack_of_descriptors_is_no_full_disk(far: FarImage) -> None:
+    """It is the server's, not the reader's; nothing in the store makes way for it."""
+    far.output("cat /etc/passwd")  # the programs are here
+    far.lose("etc/motd")
+    with far.store.lease("test") as lease:
+        old = lease.add_bytes(os.urandom(1 << 20))
+    running = far.start("go; cat /etc/motd; go; cat /etc/motd")
+    server = far.server()
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        far.go()
+        eventually(lambda: far.log, "a line in the log")
+    finally:
+        resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    assert far.log.count("\n") == 1 and "Too many open files" in far.log and "input/output error" in far.log, far.log
+    far.go()
+    assert running.result().output == "cat: /etc/motd: Input/output error\nfrom the image\n"
+    assert far.store.has(old)
 
 
 def test_on_a_full_disk_what_nobody_keeps_makes_way(far_on_small_disk: FarImage, small_disk: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +18,7 @@ from farcall.errors import FarcallError, ResourceExhaustedError
 from farcall.mounts.lazy.ahead import Ahead
 from farcall.mounts.lazy.foresight import Foresight
 from farcall.mounts.lazy.index import Wanted
-from farcall.mounts.lazy.outages import Outages
+from farcall.mounts.lazy.outages import Outages, errno_for
 from farcall.mounts.lazy.packs import Packs
 from farcall.mounts.lazy.parts import Parts
 from farcall.mounts.lazy.threads import Threads
@@ -85,6 +86,10 @@ class Arrivals:
         is_known = wanted.tree_id in self._known
         return await self._asked(wanted, lambda: self._parts.read(wanted, offset, size, is_start_known=is_known))
 
+    def cannot_open(self, wanted: Wanted, error: FarcallError) -> None:
+        """What is here could not be opened for who asked for it."""
+        self._outages.failed(wanted, error)
+
     def forget(self, wanted: Wanted) -> None:
         """Nobody has this large object open any more."""
         self._parts.forget(wanted)
@@ -149,7 +154,9 @@ class Arrivals:
             try:
                 with self._ahead.waiting():
                     result = await work()
-            except ResourceExhaustedError:
+            except ResourceExhaustedError as error:
+                if errno_for(error) != errno.ENOSPC:
+                    raise  # no room on the disk would help
                 await self._threads.run(lambda: self._room.make(min(wanted.size, WHOLE_BYTES), wanted.title))
                 result = await work()
         except FarcallError as error:

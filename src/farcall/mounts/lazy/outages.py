@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 
 from farcall.errors import CorruptedError, FarcallError, NotFoundError, ResourceExhaustedError
 from farcall.mounts.lazy.index import Wanted
 
+_OTHER_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # than of room on the disk
 _MOST = 100  # objects that are named one by one
+
+
+def errno_for(error: FarcallError | OSError) -> int:
+    """What who opens or reads an object gets for this failure of ours. That no descriptor is left is true of this
+    process and not of theirs: for them it is an input/output error, and the log says what it was."""
+    if isinstance(error, FarcallError):
+        cause = error.__cause__
+        lacking = cause.errno if isinstance(cause, OSError) else None
+        if lacking not in _OTHER_LACKS:
+            return errno.ENOSPC if isinstance(error, ResourceExhaustedError) else errno.EIO
+    else:
+        lacking = error.errno
+    return errno.EIO if lacking in (None, errno.EMFILE) else lacking
 
 
 class Outages:
@@ -32,8 +48,8 @@ class Outages:
         self._failed += 1
         if self._since is None:
             self._since = self._clock()
-            gets = "no space left on device" if isinstance(error, ResourceExhaustedError) else "an input/output error"
-            self._log(f"{wanted.title} cannot be fetched: {error}; who opens it until then gets {gets}")
+            gets = os.strerror(errno_for(error)).lower()
+            self._log(f"{wanted.title} cannot be fetched: {error}; who opens it until then gets: {gets}")
 
     def worked(self) -> None:
         """An object was fetched."""

@@ -9,12 +9,14 @@ import stat
 from collections.abc import Coroutine
 from contextlib import suppress
 
+from farcall.content.disk import disk_error
 from farcall.content.store import Store
-from farcall.errors import FarcallError, ResourceExhaustedError
+from farcall.errors import FarcallError
 from farcall.mounts.lazy import fuse, index
 from farcall.mounts.lazy.arrivals import WHOLE_BYTES, Arrivals
 from farcall.mounts.lazy.index import Index, Wanted
 from farcall.mounts.lazy.openings import Openings
+from farcall.mounts.lazy.outages import errno_for
 from farcall.mounts.lazy.parts import pieces
 from farcall.mounts.lazy.recording import Recordings
 
@@ -74,10 +76,8 @@ class Server:
                 return
             try:
                 self._take(request)
-            except FarcallError as error:
-                self._device.refuse(request, _errno(error))
-            except OSError as error:
-                self._device.refuse(request, error.errno or errno.EIO)
+            except (FarcallError, OSError) as error:
+                self._device.refuse(request, errno_for(error))
 
     def _take(self, request: fuse.Request) -> None:
         device = self._device
@@ -198,6 +198,11 @@ class Server:
                 file = self._files[node] = os.open(self._store.object_path(wanted.digest), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                failure = disk_error(error, "opening", self._store.object_path(wanted.digest))
+                failure.__cause__ = error  # of which the log tells
+                self._arrivals.cannot_open(wanted, failure)
+                raise failure from error
         return file
 
     # --- reading
@@ -234,10 +239,8 @@ class Server:
                 await work
             except asyncio.CancelledError:
                 self._device.refuse(request, errno.EINTR)
-            except FarcallError as error:
-                self._device.refuse(request, _errno(error))
-            except OSError as error:
-                self._device.refuse(request, error.errno or errno.EIO)
+            except (FarcallError, OSError) as error:
+                self._device.refuse(request, errno_for(error))
             except Exception:
                 self._device.refuse(request, errno.EIO)
                 raise
@@ -254,10 +257,6 @@ class Server:
             watcher = asyncio.ensure_future(_cancel_when_killed(task, request.pid))
             self._dying.add(watcher)
             watcher.add_done_callback(self._dying.discard)
-
-
-def _errno(error: FarcallError) -> int:
-    return errno.ENOSPC if isinstance(error, ResourceExhaustedError) else errno.EIO
 
 
 async def _cancel_when_killed(task: asyncio.Task[None], thread: int) -> None:
