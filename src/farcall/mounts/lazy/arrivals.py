@@ -121,7 +121,7 @@ class Arrivals:
                 self._foresight.begin_start(tree_id)
                 return
             self._known.add(tree_id)
-            self._packs.add_own(profile.packs)
+            self._packs.set_own(tree_id, profile.packs)
             await self._fetch_ahead(tree_id, profile, (await looked_up).located.packs)
 
     async def _fetch_ahead(self, tree_id: str, profile: profiles.Profile, packs: dict[bytes, Pack]) -> None:

@@ -23,6 +23,7 @@ from farcall.mounts.lazy.index import Wanted
 from farcall.mounts.lazy.names import Names, group_of, is_program, package_of
 from farcall.mounts.lazy.packs import Packs
 from farcall.mounts.lazy.parts import Parts, pieces
+from farcall.mounts.lazy.recent import Recent
 from farcall.mounts.lazy.threads import Threads
 
 _MOST_PACKS = 24  # of one package
@@ -41,7 +42,8 @@ class _Tree:
 
 
 class Foresight:
-    """For all trees of a store. All methods belong to one event loop, and raise nothing."""
+    """For the trees of a store, a few of which it knows at a time. All methods belong to one event loop, and raise
+    nothing."""
 
     def __init__(self, store: Store, packs: Packs, parts: Parts, threads: Threads, ahead: Ahead) -> None:
         self._store = store
@@ -49,7 +51,7 @@ class Foresight:
         self._parts = parts
         self._threads = threads
         self._ahead = ahead
-        self._trees: dict[str, asyncio.Future[_Tree]] = {}
+        self._trees = Recent[_Tree](lambda tree_id: asyncio.ensure_future(self._look(tree_id)))
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin_start(self, tree_id: str) -> None:
@@ -64,14 +66,14 @@ class Foresight:
     # --- inside
 
     async def _fetch_start(self, tree_id: str) -> None:
-        tree = await self._tree(tree_id)
+        tree = await self._trees.get(tree_id)
         self._fetch_small(tree_id, tree, tree.names.starts)
         for interpreter in tree.names.interpreters:
             self._follow_soon(tree_id, tree, interpreter.digest, interpreter.size)
             self._fetch_small(tree_id, tree, tree.names.standard_library(interpreter))
 
     async def _go_on(self, wanted: Wanted) -> None:
-        tree = await self._tree(wanted.tree_id)
+        tree = await self._trees.get(wanted.tree_id)
         group = group_of(wanted.path)
         if group is None:
             self._follow_soon(wanted.tree_id, tree, wanted.digest, wanted.size)
@@ -137,21 +139,10 @@ class Foresight:
                 return read_part(self._store, wanted.digest, offset, size)
         return data or b""
 
-    def _tree(self, tree_id: str) -> asyncio.Future[_Tree]:
-        found = self._trees.get(tree_id)
-        if found is None:
-            found = self._trees[tree_id] = asyncio.ensure_future(self._look(tree_id))
-            found.add_done_callback(lambda done: self._looked(tree_id, done))
-        return asyncio.shield(found)
-
     async def _look(self, tree_id: str) -> _Tree:
         located = self._packs.look_up(tree_id)
         names = await self._threads.run(lambda: Names.of(self._store.tree(tree_id)))
         return _Tree(names, (await located).located.packs)
-
-    def _looked(self, tree_id: str, done: asyncio.Future[_Tree]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            del self._trees[tree_id]
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         async def do() -> None:

@@ -18,8 +18,10 @@ from farcall.content.tiers import Fetcher
 from farcall.content.tiers.layout import Located, Pack
 from farcall.content.tiers.unpacked import Unpacked
 from farcall.errors import FarcallError
+from farcall.mounts.lazy import recent
 from farcall.mounts.lazy.ahead import Ahead
 from farcall.mounts.lazy.index import Wanted
+from farcall.mounts.lazy.recent import Recent
 from farcall.mounts.lazy.threads import Threads
 
 _QUIET_SECONDS = 1.0  # without a question, after which what is in memory is put into the store
@@ -48,8 +50,8 @@ class Packs:
         self._threads = threads
         self._ahead = ahead
         self._loop = asyncio.get_running_loop()
-        self._trees: dict[str, asyncio.Future[_Tree]] = {}
-        self._own: dict[bytes, Pack] = {}  # packs of profiles, by what is in them
+        self._trees = Recent[_Tree](lambda tree_id: threads.run(lambda: _ordered(fetcher.locate(tree_id))))
+        self._own: OrderedDict[str, dict[bytes, Pack]] = OrderedDict()  # packs of trees' profiles, by what is in them
         self._coming: dict[str, asyncio.Future[Unpacked]] = {}
         self._here: OrderedDict[str, Unpacked] = OrderedDict()
         self._left: dict[bytes, Unpacked] = {}  # by what is in them
@@ -78,7 +80,7 @@ class Packs:
         """
         if self.put(wanted.digest):
             return
-        own = self._own.get(wanted.digest)
+        own = self._own.get(wanted.tree_id, {}).get(wanted.digest)
         if own is not None:
             with suppress(FarcallError):  # the tree's own packs have it, too
                 await asyncio.shield(self.fetch(wanted.tree_id, own, whole=True))
@@ -99,17 +101,14 @@ class Packs:
 
     def look_up(self, tree_id: str) -> asyncio.Future[_Tree]:
         """Where a tree's objects are. Raises what a `Fetcher` raises."""
-        found = self._trees.get(tree_id)
-        if found is None:
-            found = self._trees[tree_id] = self._threads.run(lambda: _ordered(self._fetcher.locate(tree_id)))
-            found.add_done_callback(lambda done: self._looked_up(tree_id, done))
-        return asyncio.shield(found)
+        return self._trees.get(tree_id)
 
-    def add_own(self, packs: Iterable[Pack]) -> None:
-        """Packs that a profile has of its own: who asks for what is in them gets it from them."""
-        for pack in packs:
-            for digest, _, _ in pack.objects():
-                self._own[digest] = pack
+    def set_own(self, tree_id: str, packs: Iterable[Pack]) -> None:
+        """Packs that a tree's profile has of its own: who asks for what is in them gets it from them."""
+        self._own[tree_id] = {digest: pack for pack in packs for digest, _, _ in pack.objects()}
+        self._own.move_to_end(tree_id)
+        while len(self._own) > recent.MOST:
+            self._own.popitem(last=False)
 
     def fetch(self, tree_id: str, pack: Pack, *, whole: bool = False) -> asyncio.Future[Unpacked]:
         """Begin to fetch a pack, unless it is on its way. A `whole` one's objects are put into the store at once."""
@@ -157,10 +156,6 @@ class Packs:
             self._spawn(self._spread_all())
 
     # --- inside
-
-    def _looked_up(self, tree_id: str, done: asyncio.Future[_Tree]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            del self._trees[tree_id]
 
     def _came(self, name: str, done: asyncio.Future[Unpacked]) -> None:
         del self._coming[name]
