@@ -164,6 +164,28 @@ def test_what_was_said_before_a_close_is_waited_for_over_cuts() -> None:
     run(test)
 
 
+def test_what_was_said_last_is_confirmed_or_the_stream_is_gone() -> None:
+    async def test(link: Link) -> None:
+        link.client()
+        server = await server_of(link)
+        for _ in range(20):
+            link.clients[0].send(1, [b"x" * 1000])
+        await server.has(1)
+        link.near.bye()
+        assert not link.far.said_bye
+        waiting = [asyncio.ensure_future(link.near.confirmed()) for _ in range(2)]
+        await asyncio.wait_for(asyncio.gather(*waiting), 60)
+        assert link.far.said_bye, "the other end has it"
+        await asyncio.wait_for(link.near.confirmed(), 60)  # nothing is to be waited for
+        link.near.ping()
+        link.near.bye()
+        waiting = [asyncio.ensure_future(link.near.confirmed()) for _ in range(2)]
+        link.cut()
+        await asyncio.wait_for(asyncio.gather(*waiting), 60)
+
+    run(test)
+
+
 def test_either_side_may_close_with_messages_on_the_way() -> None:
     async def test(link: Link) -> None:
         client = link.client()

@@ -136,8 +136,7 @@ class Machine:
 
     async def said_goodbye(self) -> None:
         """Returns when that has left, where there is a connection."""
-        while self._relay.is_linked and self._relay.unconfirmed:  # noqa: ASYNC110 - a link tells nobody
-            await asyncio.sleep(0.01)
+        await self._relay.confirmed()
 
     def lost(self, why: str) -> None:
         """Its lease is over, or it said that it is: its containers are gone, or are taken for it."""

@@ -134,10 +134,9 @@ class _Near:
             if self._relay.channels:
                 since = loop.time()
         self._relay.bye()
-        until = loop.time() + _BYE_SECONDS
         # Else the other end would keep for a while what nobody comes back for.
-        while self._relay.is_linked and self._relay.unconfirmed and loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._relay.confirmed(), _BYE_SECONDS)
 
     # --- the connection
 

@@ -18,7 +18,6 @@ _AHEAD = 1 << 18  # bytes given to the stream that it has not passed on: what an
 _KEPT = 32 << 20  # bytes sent and not acknowledged, above which nothing more is sent
 _ACK_BYTES = 1 << 18  # received, after which that is acknowledged at once
 _ACK_SECONDS = 0.05  # after which it is in any case
-_LOOK_SECONDS = 0.01  # between looks at what has been confirmed
 
 
 class Stream(Protocol):
@@ -57,6 +56,7 @@ class Relay:
         self._pending: list[bytes] = []  # packets that leave together
         self._flushing = False
         self._work = asyncio.Event()
+        self._progress = asyncio.Event()  # something was confirmed, a channel has ended, or the stream
         self._unacknowledged = 0
         self._ack_timer: asyncio.TimerHandle | None = None
         self.heard = 0.0  # the loop's time when the other end last sent something
@@ -72,19 +72,21 @@ class Relay:
         """Whether there is a stream."""
         return self._stream is not None
 
-    @property
-    def unconfirmed(self) -> int:
-        """Bytes sent that the other end has not confirmed."""
-        return self._session.kept_bytes
+    async def confirmed(self) -> None:
+        """Returns when the other end has confirmed all that was sent, or when there is no stream."""
+        await self._until(lambda: not self.is_linked or not self._session.kept_bytes)
 
     async def deliver_closed(self) -> None:
         """Returns when the other end has confirmed all that this end had to say on the channels that it has closed,
         over however many streams that takes."""
-        while any(channel.over for channel in self._channels.values()):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        await self._until(lambda: not any(channel.over for channel in self._channels.values()))
         sent = self._session.sent
-        while self._session.acknowledged < sent:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        await self._until(lambda: self._session.acknowledged >= sent)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._progress.clear()
+            await self._progress.wait()
 
     def open(self, connect: Connect) -> Channel:
         """A client has connected at this end."""
@@ -106,6 +108,7 @@ class Relay:
         for channel in list(self._channels.values()):
             channel.close()
         self._channels.clear()
+        self._progress.set()
 
     async def run(self, stream: Stream) -> None:
         """Carries the channels over this stream until it ends. Raises ProtocolError where it is none of this link."""
@@ -124,6 +127,7 @@ class Relay:
             logging.getLogger("farcall.link").info("the stream broke: %s", error)
         finally:
             self._stream = None
+            self._progress.set()
             self._pending.clear()  # what was numbered is kept
             for task in tasks:
                 task.cancel()
@@ -197,6 +201,7 @@ class Relay:
             self._queue(channel)
         elif channel.finished and not channel.can_send:
             del self._channels[channel.number]
+            self._progress.set()
             channel.close()
             if not channel.closing:
                 self._urgent(Kind.CLOSE, channel.number)
@@ -211,6 +216,7 @@ class Relay:
                 stream.write(packet)
             self._stream = stream
             self._work.set()
+            self._progress.set()
         with reading():
             self._take(arrived)
 
@@ -224,6 +230,7 @@ class Relay:
             elif packet.kind is Kind.ACK:
                 self._session.acknowledge(packets.count(packet.body))
                 self._work.set()
+                self._progress.set()
             elif packet.kind is Kind.PING:
                 self._acknowledge()
             elif packet.kind is Kind.HELLO:
@@ -263,6 +270,7 @@ class Relay:
             except OSError as error:  # it costs this connection, and no other
                 logging.getLogger("farcall.link").error("channel %d is given up: %s", channel.number, error)
                 del self._channels[channel.number]
+                self._progress.set()
                 channel.close()
                 self._urgent(Kind.CLOSE, channel.number)
 
