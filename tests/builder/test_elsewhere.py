@@ -2,13 +2,15 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from farcall.builder.images import Image
+from farcall.builder import finisher
+from farcall.builder.images import Image, Python
 from farcall.builder.pushing import waiting
 from farcall.content.gc import collect
 from farcall.content.tiers.places import open_place
@@ -125,3 +127,69 @@ def test_a_builder_that_is_closed_pushes_nothing(here: Workshop) -> None:
         return asyncio.all_tasks() - {asyncio.current_task()}
 
     assert here.run(close()) == set()
+
+
+PYTHON = Run("printf '#!/bin/sh\\necho bytecode > /work/bytecode\\n' > /bin/python3; chmod 755 /bin/python3")
+
+
+@pytest.fixture
+def pythonic(here: Workshop, there: Workshop, monkeypatch: pytest.MonkeyPatch) -> Callable[[Image], Image]:
+    """Says of an image that it has a Python, whose compiler leaves a file behind; it has not been compiled."""
+    monkeypatch.setattr(finisher.private, "existing", lambda details: Path("/nonexistent"))
+
+    def pythonic(image: Image) -> Image:
+        python = Python("/bin/python3", "3.11", "cpython-311", ".so", "/", ())
+        here.builder.images.put(msgspec.structs.replace(image, python=python))
+        return here.builder.images.get(image.image_id)
+
+    return pythonic
+
+
+def _is_partial(workshop: Workshop, image: Image) -> bool:
+    return workshop.store.partial_path(image.tree).exists()
+
+
+def _pushed(workshop: Workshop) -> None:
+    workshop.builder.elsewhere.push()
+    workshop.run(workshop.builder.settle())
+
+
+def test_bytecode_is_waited_for_from_who_built_the_image(
+    here: Workshop, there: Workshop, pythonic: Callable[[Image], Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than made of source that is not here."""
+    monkeypatch.setattr(finisher, "_LOOK_SECONDS", 0.0)
+    built = pythonic(here.build(*STEPS, PYTHON))
+    _pushed(here)
+    found = there.build(*STEPS, PYTHON)
+    if not _is_partial(there, found):
+        pytest.skip("images do not start before they have arrived here")
+    there.run(there.builder.settle())
+    assert not there.builder.images.get(found.image_id).compiled and _is_partial(there, found)
+
+    async def compile_here() -> None:
+        here.builder._finisher.compile(built)
+        await here.builder.settle()
+
+    here.run(compile_here())
+    compiled = here.builder.images.get(built.image_id)
+    assert compiled.compiled
+    there.build(*STEPS, PYTHON)
+    there.run(there.builder.settle())
+    adopted = there.build(*STEPS, PYTHON)
+    assert adopted.compiled and adopted.root == compiled.root
+    assert there.store.tree(adopted.root).get(b"work/bytecode") is not None
+    assert _is_partial(there, adopted), "and nothing of it was fetched for that"
+
+
+def test_bytecode_that_nobody_else_makes_is_made_here(
+    here: Workshop, there: Workshop, pythonic: Callable[[Image], Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finisher, "_ELSEWHERE_SECONDS", 0.0)
+    pythonic(here.build(*STEPS, PYTHON))
+    _pushed(here)
+    there.build(*STEPS, PYTHON)
+    there.run(there.builder.settle())
+    compiled = there.build(*STEPS, PYTHON)
+    assert compiled.compiled
+    assert there.store.tree(compiled.root).get(b"work/bytecode") is not None

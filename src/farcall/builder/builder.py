@@ -116,6 +116,7 @@ class Builder:
         progress = Progress(count_steps(spec), send)
         asked = hashlib.sha256(encode(spec)).digest()
         if not force and (image := self._find_known(asked)) is not None:
+            self._finisher.compile(image)  # where that could not be done before
             return image
         with self._store.lease("build") as lease:
             build = Build(lease, secrets, force, progress, access, alone=not self.elsewhere.is_anywhere)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +23,16 @@ from farcall.content.lease import Lease
 from farcall.content.store import Store
 from farcall.interpreters import private
 from farcall.interpreters.probe import details_of, program, report_in
+
+_LOOK_SECONDS = 30.0  # between looks for another machine's bytecode
+_ELSEWHERE_SECONDS = 900.0  # for which an image that is not all here is left to the machine that built it
+
+
+class _Lacking(NamedTuple):
+    """Since when an image lacks its bytecode here, and when that was last looked for elsewhere."""
+
+    since: float
+    looked: float
 
 
 class Finisher:
@@ -45,6 +56,7 @@ class Finisher:
         self._tidier = tidier
         self._finishes: SharedWork[Image] = SharedWork()
         self._compiling: dict[str, asyncio.Future[None]] = {}
+        self._lacking: dict[str, _Lacking] = {}  # images that have not all arrived, and have no bytecode
         self._compiler = asyncio.Lock()  # one at a time: it has all the time there is
         self._log = logging.getLogger("farcall.builder")
 
@@ -72,7 +84,7 @@ class Finisher:
         with self._store.lease("image") as lease:
             image = self._images.find(name)
             if image is None or not image.probed:
-                image = await self._found_elsewhere(name, build)
+                image = None if build.alone else await self._found_elsewhere(name)
                 if image is None:
                     image = Image(name, state.tree, state.tree, state.config, await self.python(lease, state, build))
                     with build.fetching():
@@ -89,8 +101,8 @@ class Finisher:
                 await self._make_runner(lease, image)
             return image
 
-    async def _found_elsewhere(self, name: str, build: Build) -> Image | None:
-        record = None if build.alone else await self._elsewhere.record(IMAGES, name, Image)
+    async def _found_elsewhere(self, name: str) -> Image | None:
+        record = await self._elsewhere.record(IMAGES, name, Image)
         image = None if record is None else msgspec.convert(record.data, Image)
         return image if image is not None and image_id(image.tree, image.config) == image.image_id == name else None
 
@@ -146,9 +158,21 @@ class Finisher:
     # --- bytecode
 
     def compile(self, image: Image) -> None:
-        """Begins to compile what is installed in an image, unless that is done or being done."""
-        if image.python is not None and not image.compiled and image.image_id not in self._compiling:
-            self._compiling[image.image_id] = asyncio.ensure_future(self._compile(image, image.python))
+        """Begins to compile what is installed in an image, unless that is done or being done.
+
+        Where the image has not all arrived, that would fetch all its source, while whoever built it most likely
+        compiles it: so its bytecode is looked for, now and then, and made here only if that does not come.
+        """
+        name = image.image_id
+        if image.python is None or image.compiled or name in self._compiling:
+            return
+        now = time.monotonic()
+        lacking = self._lacking.get(name, _Lacking(now, float("-inf")))
+        if not self._store.partial_path(image.tree).exists() or now - lacking.since >= _ELSEWHERE_SECONDS:
+            self._compiling[name] = asyncio.ensure_future(self._compile(image, image.python))
+        elif now - lacking.looked >= _LOOK_SECONDS:
+            self._lacking[name] = lacking._replace(looked=now)
+            self._compiling[name] = asyncio.ensure_future(self._adopt_bytecode(image))
 
     def is_compiling(self, image: Image) -> bool:
         """Whether that goes on."""
@@ -165,6 +189,23 @@ class Finisher:
             task.cancel()
         await asyncio.gather(*self._compiling.values(), return_exceptions=True)
 
+    async def _adopt_bytecode(self, image: Image) -> None:
+        """Takes what another machine has compiled since this one found the image there."""
+        try:
+            found = await self._found_elsewhere(image.image_id)
+            if found is not None and found.compiled:
+                with self._store.lease("compile") as lease:
+                    await self._elsewhere.announce(lease, (found.tree, found.root))
+                    if self._mounts:
+                        await self._containers.prepare(lease, found.root)
+                    self._images.put(msgspec.structs.replace(image, root=found.root, compiled=True))
+                    self._lacking.pop(image.image_id, None)
+        except errors.FarcallError as error:
+            self._log.warning("the bytecode of image %s was not fetched: %s", image.image_id, error)
+        finally:
+            del self._compiling[image.image_id]
+            self._elsewhere.push()
+
     async def _compile(self, image: Image, python: Python) -> None:
         """Compiles what is installed in an image, for the containers that start when that is done. The image can be
         used meanwhile: its containers compile what they import, as they would anywhere."""
@@ -178,6 +219,7 @@ class Finisher:
                     if self._mounts:
                         await self._containers.prepare(lease, root)
                     self._images.put(msgspec.structs.replace(image, root=root, compiled=True))
+                    self._lacking.pop(image.image_id, None)
                     await self._tidier.tidy()
         except errors.FarcallError as error:
             self._log.warning("the bytecode of image %s was not compiled: %s", image.image_id, error)
