@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.bucket import NAME as BUCKET
+from bench.bucket import make_bucket, open_bucket
 from bench.elsewhere import OBJECT_STORE_RATE, OBJECT_STORE_ROUND_TRIP
 from bench.peers import Measurement, Result, run
 from bench.peers.builds import TORCH, Workshop
@@ -43,7 +45,7 @@ from tests.content.tiers.seaweedfs import KEYS, SeaweedFS
 LAZY, PROFILE, PULL, BUILT = "farcall", "farcall, with a start profile", "skopeo, umoci and runc", "built there"
 STARTS = 3
 FETCHED_SAMPLES = 12  # of reads from a disk that has some 20 % of noise
-_PLACE = "s3://farcall/content"
+_PLACE = f"s3://{BUCKET}/content"
 _PROGRAM = ("-c", "import time; begin = time.monotonic(); import torch; print('imported', begin, time.monotonic())")
 _READ = """
 import pathlib, sys, time
@@ -56,9 +58,7 @@ for path in files:
             pass
 print("imported", begin, time.monotonic())
 """
-_BUCKET_SECONDS = 30.0
 _PROFILE_SECONDS = 4.0  # after which nothing more is added to a profile, and it has been sent
-_SIGNED_PUT = ("curl", "-sf", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "-u", "writer:secret")
 
 
 class Span(NamedTuple):
@@ -185,21 +185,7 @@ class Cold:
         self.received.setdefault(contender, []).append(line.received - before)
 
     def _push(self, store: Store, tree: str) -> None:
-        import obstore
-        from obstore.store import S3Store
-
-        bucket = S3Store("farcall", endpoint=self._weed.endpoint, client_options={"allow_http": True})
-        deadline = time.monotonic() + _BUCKET_SECONDS
-        # It may be there from an earlier round.
-        subprocess.run([*_SIGNED_PUT, f"{self._weed.endpoint}/farcall"], check=False)
-        while True:
-            try:
-                obstore.put(bucket, "probe", b"here")
-                break
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        make_bucket(self._weed.endpoint)
         pusher = Pusher(store, open_place(_PLACE, self._weed.endpoint))
         try:
             pusher.push_tree(tree)
@@ -208,10 +194,8 @@ class Cold:
 
     def _forget_profile(self, tree: str) -> None:
         import obstore
-        from obstore.store import S3Store
 
-        bucket = S3Store("farcall", endpoint=self._weed.endpoint, client_options={"allow_http": True})
-        obstore.delete(bucket, f"content/profiles/{tree}")
+        obstore.delete(open_bucket(self._weed.endpoint), f"content/profiles/{tree}")
 
     def _start(self, line: SlowLine, tree: str) -> list[Span]:
         """From knowing the tree's id to the end of the import, on a machine that has nothing."""

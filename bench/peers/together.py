@@ -7,7 +7,6 @@ finds it there, and five workers that have joined it over TLS, with the same obj
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.bucket import make_bucket
 from bench.elsewhere import OBJECT_STORE_RATE, OBJECT_STORE_ROUND_TRIP
 from bench.peers import Measurement, Result, run
 from bench.slowline import slow_line
@@ -27,7 +27,6 @@ from tests.content.tiers.seaweedfs import KEYS, SeaweedFS
 NAME = "farcall"
 NODES = 5
 _BUILD_SECONDS = 600
-_BUCKET_SECONDS = 30.0
 _PROGRAM = """
 import os, time
 import farcall
@@ -51,7 +50,6 @@ def main():
     assert len(set(imported.map(range(NODES)))) == 1
     print("took", time.monotonic() - begin - 1)
 """
-_SIGNED_PUT = ("curl", "-sf", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "-u", "writer:secret")
 
 
 def _settings(endpoint: str) -> dict[str, str]:
@@ -92,7 +90,7 @@ class Together:
 
     def _build(self, builder: Installation) -> None:
         """Done once: what is there is found, and nothing pushed again."""
-        self._make_bucket()
+        make_bucket(self._weed.endpoint)
         builder.environment |= _settings(self._weed.endpoint)
         try:
             builder.farcall("run", self._program(1), timeout=_BUILD_SECONDS)
@@ -102,32 +100,14 @@ class Together:
             builder.farcall("server", "stop", "--force")
 
     def _wait_for_bytecode(self, builder: Installation) -> None:
-        """It is compiled behind the first start. Else the server that finds the image in the object store would compile
-        it, and ask the object store for all its source: what is counted is what the five nodes ask for."""
+        """It is compiled behind the first start. Else the five nodes would start without it, and each compile what it
+        imports."""
         store = Store(Path(builder.environment["XDG_DATA_HOME"]) / "farcall" / "content" / "local")
         deadline = time.monotonic() + _BUILD_SECONDS
         while not all(record.data["compiled"] for record in store.records(IMAGES) if record.data["python"]):
             if time.monotonic() > deadline:
                 raise RuntimeError("the image's bytecode was not compiled")
             time.sleep(0.2)
-
-    def _make_bucket(self) -> None:
-        import obstore
-        from obstore.store import S3Store
-
-        os.environ |= KEYS
-        bucket = S3Store("farcall", endpoint=self._weed.endpoint, client_options={"allow_http": True})
-        deadline = time.monotonic() + _BUCKET_SECONDS
-        # It may be there from an earlier round.
-        subprocess.run([*_SIGNED_PUT, f"{self._weed.endpoint}/farcall"], check=False)
-        while True:
-            try:
-                obstore.put(bucket, "probe", b"here")
-                return
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
 
     def _start(self, endpoint: str, shared: Path) -> float:
         """Seconds."""
