@@ -25,8 +25,8 @@ def open_bucket(endpoint: str) -> S3Store:
 
 
 def make_bucket(endpoint: str) -> None:
-    """Makes it, unless it is there from an earlier round, and returns when it can be written to. The environment of this
-    process has the keys from then on."""
+    """Makes it, unless it is there from an earlier round, and returns when it can be written to. This process's
+    environment has the keys from then on."""
     import obstore
 
     os.environ |= KEYS

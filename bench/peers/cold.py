@@ -147,7 +147,7 @@ class Cold:
         """The image, built here and in the object store."""
         workshop = Workshop(self._scratch)
         self._weed.start()
-        os.environ |= KEYS
+        os.environ |= KEYS  # launchers that are started from now on have them
         try:
             image = workshop.build(Pip("uv", (TORCH, "numpy")))
             workshop.settle()
