@@ -37,21 +37,24 @@ class Limit:
         self._tokens = float(BURST)
         self._then = clock()
         self._held = False
+        self._dropping = False
         self.dropped = 0  # characters, since the last marker
 
     def admit(self, length: int) -> bool:
         """Whether text of this length may be sent."""
         self._refill()
-        if self.dropped:
+        if self._dropping:
             if self._tokens < RATE:
                 self.dropped += length
                 return False
+            self._dropping = False
         elif self._tokens < length:
             if not self._held:
                 self._held = True
                 self._sleep(HOLD_SECONDS)
                 self._refill()
             if self._tokens < length:
+                self._dropping = True
                 self.dropped += length
                 return False
         self._tokens -= length
@@ -80,6 +83,7 @@ class Output:
         self.divided = False
         self.dirty = False  # whether a stream holds text
         self.limit = Limit()
+        self.dropping: Literal["stdout", "stderr"] = "stdout"  # where output was dropped last
         self.stdout = Stream(self, "stdout", 1)
         self.stderr = Stream(self, "stderr", 2)
 
@@ -98,11 +102,20 @@ class Output:
         self.dirty = False
         self.stdout.flush_all()
         self.stderr.flush_all()
+        self.tell_dropped(self.seq)
 
     def flush_input(self, seq: int) -> None:
         """Hands what the streams hold of this input to the outbox."""
         self.stdout.flush_input(seq)
         self.stderr.flush_input(seq)
+        self.tell_dropped(seq)
+
+    def tell_dropped(self, seq: int) -> None:
+        """Says in the output how much is missing there, if anything."""
+        if self.limit.dropped:
+            count, self.limit.dropped = self.limit.dropped, 0
+            note = f"\n[farcall: {count:,} characters of output dropped: more than {RATE // 2**20} MiB/s]\n"
+            self.outbox.add_text(seq, self.dropping, note, False)
 
     def use_descriptors(self) -> None:
         """After a fork, in the child: writes go to the descriptors, which are shared with the parent's."""
@@ -249,13 +262,10 @@ class Stream(io.TextIOBase):
         if not text:
             return
         output = self._output
-        limit = output.limit
-        if not limit.admit(len(text)):
+        if not output.limit.admit(len(text)):
+            output.dropping = self._stream
             return
-        if limit.dropped:
-            count, limit.dropped = limit.dropped, 0
-            note = f"\n[farcall: {count:,} characters of output dropped: more than {RATE // 2**20} MiB/s]\n"
-            output.outbox.add_text(seq, self._stream, note, False)
+        output.tell_dropped(seq)
         if not text.isascii():
             try:
                 text.encode()
