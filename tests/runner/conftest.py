@@ -253,7 +253,7 @@ class Worker:
         self.send(messages.CancelInput(seq, reason))
 
     def wait_exit(self, timeout: float = PATIENCE) -> int:
-        """The wait status of the runner, which is about to end."""
+        """The wait status of the runner, which is about to end. What was written past Python has been read then."""
         if self.status is None:
             deadline = time.monotonic() + timeout
             while not select.select([self.pidfd], [], [], 0)[0]:
@@ -267,15 +267,14 @@ class Worker:
                 with contextlib.suppress(OSError):
                     while self.read(0.05):
                         pass
+            for reader in self._readers:
+                reader.join(PATIENCE)
         return self.status
 
     def stop(self, grace: float = 5.0) -> int:
-        """Ends the runner in the usual way; its wait status. What was written past Python has been read then."""
+        """Ends the runner in the usual way; its wait status."""
         self.send(messages.Stop(grace))
-        status = self.wait_exit()
-        for reader in self._readers:
-            reader.join(PATIENCE)
-        return status
+        return self.wait_exit()
 
     def close(self) -> None:
         if self.status is None:
