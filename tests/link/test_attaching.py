@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -12,16 +13,26 @@ from farcall.link import install, ssh
 from farcall.link.address import Address
 
 
-def test_what_an_ssh_has_started_does_not_keep_its_error_back(tmp_path: Path) -> None:
-    """As the `ssh` to a jump host does, that waits for a network that is gone."""
+@pytest.mark.parametrize("detached", [False, True], ids=["jump host", "master"])
+def test_what_an_ssh_has_started_does_not_keep_its_error_back(tmp_path: Path, detached: bool) -> None:
+    """As the `ssh` to a jump host does, that waits for a network that is gone; or the master of a shared connection,
+    which is to stay when this one ends."""
     proxy = tmp_path / "proxy"
     fake = tmp_path / "ssh"
-    fake.write_text(f"#!/bin/sh\nsleep 1000 </dev/null >/dev/null & echo $! > {proxy}\necho 'no route' >&2; exit 255\n")
+    script = f"echo $$ > {proxy}; exec sleep 1000"
+    left = f'{"setsid " if detached else ""}sh -c "{script}" </dev/null >/dev/null &'.replace("$$", r"\$\$")
+    wait = f"until [ -s {proxy} ]; do sleep 0.01; done"
+    fake.write_text(f"#!/bin/sh\n{left}\n{wait}; echo 'no route' >&2; exit 255\n")
     fake.chmod(0o755)
 
     async def attach() -> None:
         command = ssh.Command(Address.parse("ssh://box"), str(fake))
-        await asyncio.wait_for(ssh.attach(command, "true"), 60)
+        try:
+            await asyncio.wait_for(ssh.attach(command, "true"), 60)
+        finally:
+            if detached:
+                os.kill(int(proxy.read_text()), signal.SIGKILL)
+                await asyncio.sleep(0.1)  # for the loop to see the end of its stream
 
     with pytest.raises(errors.ConnectionError, match="ssh://box cannot be reached: no route"):
         asyncio.run(attach())

@@ -173,7 +173,7 @@ class _Near:
             finally:
                 watch.cancel()
                 await ssh.end(attached.process)
-            said = (await attached.complaints).decode(errors="replace").strip()
+            said = await attached.complaints.text()
             self._log.warning("the connection to %s was cut: %s", self._command.address, said or "no word")
             self._mark(is_cut=True)
             deadline = loop.time() + LOST_SECONDS

@@ -66,13 +66,32 @@ class Command:
             ) from error
 
 
+class Complaints:
+    """What an `ssh` says of itself: the end of it."""
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._kept = b""
+        self._reading = asyncio.ensure_future(self._read(stream))
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while data := await stream.read(4096):
+            self._kept = (self._kept + data)[-8192:]
+
+    async def text(self) -> str:
+        """All of that, of an `ssh` that has ended: also where something else goes on and could say more, as the master
+        of a shared connection."""
+        await asyncio.wait([self._reading], timeout=_LEFT_SECONDS)
+        self._reading.cancel()
+        return self._kept.decode(errors="replace").strip()
+
+
 class Attached(NamedTuple):
     """A script on the other machine that has said its first word."""
 
     process: Process
     word: str
     stream: PipeStream
-    complaints: asyncio.Task[bytes]
+    complaints: Complaints
 
 
 async def attach(command: Command, script: str, *words: str) -> Attached:
@@ -82,7 +101,7 @@ async def attach(command: Command, script: str, *words: str) -> Attached:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    complaints = asyncio.ensure_future(_last_of(process.stderr))
+    complaints = Complaints(process.stderr)
     word = last = ""
     try:
         async with asyncio.timeout(4 * CONNECT_SECONDS):
@@ -101,7 +120,7 @@ async def attach(command: Command, script: str, *words: str) -> Attached:
             await asyncio.wait_for(process.wait(), _EXIT_SECONDS)  # with a code of its own
         await end(process)
         # An account that may not log in says so as commands say what they have to.
-        explain(command, process.returncode, f"{(await complaints).decode(errors='replace')}\n{last}")
+        explain(command, process.returncode, f"{await complaints.text()}\n{last}")
     return Attached(process, word, PipeStream(process.stdout, process.stdin), complaints)
 
 
@@ -165,11 +184,3 @@ def explain(command: Command, code: int | None, said: str) -> NoReturn:
     if code == FAILED or code is None or code < 0:
         raise errors.ConnectionError(f"{where} cannot be reached: {last}; by hand: {command.by_hand}")
     raise errors.ConnectionError(f"{where} ends each command at once (exit code {code}): {last}")
-
-
-async def _last_of(stream: asyncio.StreamReader) -> bytes:
-    """The end of what a stream says, once it has ended."""
-    kept = b""
-    while data := await stream.read(4096):
-        kept = (kept + data)[-8192:]
-    return kept
