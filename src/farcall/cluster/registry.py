@@ -60,6 +60,11 @@ class Registry:
             if worker in (one.name, one.worker_id):
                 return one
         names = ", ".join(sorted(one.name for one in self._workers.values())) or "none"
+        if worker == LOCAL:
+            raise errors.NotFoundError(
+                f"{LOCAL!r} is the server's own worker, which is there unless the server is started with "
+                "`farcall server start --no-own-worker`"
+            )
         raise errors.NotFoundError(f"there is no worker {worker!r}; those that have joined: {names}")
 
     def add(self, name: str, now: float) -> KnownWorker:

@@ -499,6 +499,8 @@ class Pool:
         self.server.forget_container(container, end)
         if not end.reason and not goes_elsewhere:
             self.server.logs.add_system(container, f"container {container.container_id} {end.describe()}\n")
+        elif end.lost and started and not self.app.stopping:  # what it printed comes once more
+            self.server.logs.add_system(container, f"container {container.container_id} was lost: {end.reason}\n")
         if not loaded and not self.app.stopping and not goes_elsewhere:
             self._start_failed(container, end)
         for one in started:
@@ -545,7 +547,8 @@ class Pool:
         if one.losses <= LOSSES and not one.call.method.is_generator:
             self.requeue([one])
             return
-        said = f"the container of {self.function.name} was lost {one.losses} times in a row ({why})"
+        often = f" {one.losses} times in a row" if one.losses > 1 else ""
+        said = f"the container of {self.function.name} was lost{often} ({why})"
         self.fail(one, errors.ContainerCrashedError(said), container.container_id)
 
     def _start_failed(self, container: Container, end: End) -> None:
