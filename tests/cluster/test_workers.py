@@ -148,7 +148,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_map(two_workers: Cluster, tm
         lambda: not worker.cgroups() & ran
     )  # its launcher ends what nobody will take up, long before the lease is over
     running.result()
-    assert f"was lost: worker {worker.name} was silent for" in two_workers.server.farcall("logs", "steady").stdout
+    assert f"was lost: worker {worker.name} was silent for" in two_workers.server.farcall("logs", "steady").stderr
     worker.join()
     until(is_back(two_workers, worker))
 
