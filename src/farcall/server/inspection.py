@@ -185,7 +185,7 @@ class Inspection:
             inputs,
             function.cpu,
             function.memory,
-            "" if function.interpreter is None else function.interpreter.executable,
+            "" if function.interpreter is None or function.image_id else function.interpreter.executable,
             function.image_id,
             function.runtime,
         )
