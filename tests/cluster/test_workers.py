@@ -1,6 +1,7 @@
 """Functions on workers that have joined over TLS, through real machines' network."""
 
 import json
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -129,11 +130,35 @@ def test_a_drain_that_is_undone_says_so(two_workers: Cluster, tmp_path: Path) ->
         said = " ".join(said.split())
         assert "worker w1 is not drained" in said and "drain it once more" in said
         assert "is drained:" not in said
-        listed = json.loads(server.farcall("container", "list", "--json").stdout)
-        [container] = [one for one in listed if one["function"] == "hold"]
-        server.farcall("container", "exec", container["container_id"], "touch", "/tmp/let-go")
+        let_go(server)
         assert running.wait(WITHIN) == 0
     assert states(two_workers)["w1"] == "ready"
+
+
+def let_go(server: Installation) -> None:
+    listed = json.loads(server.farcall("container", "list", "--json").stdout)
+    [container] = [one for one in listed if one["function"] == "hold"]
+    server.farcall("container", "exec", container["container_id"], "touch", "/tmp/let-go")
+
+
+def test_a_worker_that_leaves_is_not_kept_by_a_drain_that_is_undone(two_workers: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    server, worker = two_workers.server, two_workers.workers[0]
+    command = [sys.executable, "-m", "farcall", "run", str(program)]
+    with subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert any("held" in line for line in running.stdout)
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGINT)
+        until(lambda: states(two_workers)["w1"] == "draining")
+        server.farcall("worker", "drain", "w1", "--undo")
+        assert states(two_workers)["w1"] == "draining"
+        let_go(server)
+        assert running.wait(WITHIN) == 0
+    assert worker.process.wait(WITHIN) == 0
+    worker.join()
+    until(is_back(two_workers, worker))
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_map(two_workers: Cluster, tmp_path: Path) -> None:

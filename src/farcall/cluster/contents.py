@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from farcall import errors
@@ -45,6 +46,7 @@ class Contents:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="contents")
         self._needs: dict[Machine, dict[str, tuple[list[str], Lease]]] = {}
         self._names: dict[str, frozenset[str]] = {}
+        self._lock = Lock()  # of the threads, for the names
 
     def allow(self, machine: Machine, container_id: str, trees: Iterable[str], root: str = "") -> None:
         """A container that is to be made there needs these trees, and this one of an image. They are kept until it is
@@ -131,9 +133,11 @@ class Contents:
             found = index(tree_id)
             if found is None:
                 return False
-            names = self._names[tree_id] = frozenset(found.names())
-            while len(self._names) > _KNOWN_TREES:
-                self._names.pop(next(iter(self._names)), None)
+            names = frozenset(found.names())
+            with self._lock:
+                self._names[tree_id] = names
+                while len(self._names) > _KNOWN_TREES:
+                    del self._names[next(iter(self._names))]
         return name in names
 
     def _stored_index(self, tree_id: str) -> Index | None:

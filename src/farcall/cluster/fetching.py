@@ -176,8 +176,9 @@ class Fetching:
                 self._images.fetch_tree(lease, tree_id)
         except errors.FarcallError as error:
             logging.getLogger("farcall.cluster").info("not all of image tree %s is here yet: %s", tree_id, error)
+        finally:
             with suppress(RuntimeError):  # of a loop that is closed: the worker has ended
-                # The next container tries again.
+                # The next container that finds something missing tries again: it may have had to make room since.
                 self._loop.call_soon_threadsafe(self._completing.pop, tree_id, None)
 
 

@@ -185,7 +185,10 @@ class Hosted:
         async def run() -> None:
             try:
                 ended = cluster.ExecEnded(message.seq, _encode(await command.run(message)))
-            except errors.FarcallError as error:
+            except Exception as error:  # or who asked would wait for as long as the container runs
+                if not isinstance(error, errors.FarcallError):
+                    logging.getLogger("farcall.cluster").exception("a command was not run in %s", self.container_id)
+                    error = errors.InternalError(f"{error!r}, on worker {self._agent.name}; see its log")
                 ended = cluster.ExecEnded(message.seq, b"", messages.Failure(error.code, str(error)))
             finally:
                 self._execs.pop(message.seq, None)

@@ -81,6 +81,7 @@ class Machine:
         self.now = host.now
         self.on_text = host.on_text
         self.is_draining = False
+        self.is_leaving = False  # it said so: it has no further containers, whatever it is told
         self.clock_offset = 0.0
         self._host = host
         self._contents = contents
@@ -174,6 +175,7 @@ class Machine:
                 if (future := self._measuring.pop(seq, None)) is not None and not future.done():
                     future.set_result({one: Usage(*usage) for one, usage in usages.items()})
             case cluster.Leaving():
+                self.is_leaving = True
                 self._host.on_leaving(self)
             case _:
                 self._log.error("worker %s sent a %s on its own channel", self.name, type(message).__name__)

@@ -285,7 +285,10 @@ class Mirror(Container):
     # --- commands in it
 
     def exec(self, peer: Peer, seq: int) -> ExecRelay:
-        """A command that is to run in it, for a client's request of that number."""
+        """A command that is to run in it, for a client's request of that number. Raises NotFoundError where its machine
+        has not been told of it yet."""
+        if not self._started:
+            raise errors.NotFoundError(f"container {self.container_id} is only being made; try again in a moment")
         number = max(self._execs, default=0) + 1
         command = self._execs[number] = ExecRelay(self, peer, seq, number, lambda: self._execs.pop(number, None))
         return command

@@ -234,6 +234,8 @@ class Workers:
         if machine is None:
             return
         if message.undo:
+            if machine.is_leaving:
+                return  # it has them again when it is started again
             machine.is_draining = False
             self._server.fleet.set_open(machine.worker_id, is_open=True)
             return
