@@ -132,7 +132,7 @@ class Watched:
         wait_until(lambda: b"sleep" in self.execute(container, "sh", "-c", names).stdout, "sleep runs")
 
 
-def wait_until(condition: Callable[[], Any], what: str, within: float = 30.0) -> None:
+def wait_until(condition: Callable[[], Any], what: str, within: float = 90.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not within {within:.0f} s: {what}"
