@@ -19,7 +19,7 @@ from farcall.content.ingest import ingest_directory
 from farcall.content.store import Store
 from farcall.content.tree import Tree
 from farcall.spec.image import Copy, ImageSpec, ScratchBase, Step
-from farcall.wire.messages import BuildEvent
+from farcall.wire.builds import BuildEvent
 from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
 from tests.conftest import short_directory

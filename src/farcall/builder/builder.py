@@ -62,7 +62,7 @@ from farcall.spec.image import (
     encode,
     identity,
 )
-from farcall.wire.messages import BuildEvent
+from farcall.wire.builds import BuildEvent
 
 # A registry that says this of an image that can be made without it is none.
 _NO_HELP = (errors.NotFoundError, errors.AuthError, errors.RegistryError, errors.ConnectionError, errors.TimeoutError)

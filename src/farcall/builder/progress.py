@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from farcall.spec.image import Configure, Copy, ImageSpec
-from farcall.wire.messages import BuildEvent
+from farcall.wire.builds import BuildEvent
 
 _State = Literal["queued", "cached", "running", "done", "failed"]
 

@@ -16,6 +16,7 @@ from farcall.sdk.image_parts import Resolution
 from farcall.sdk.local_trees import LocalTrees
 from farcall.spec.image import encode
 from farcall.wire import descriptors, messages
+from farcall.wire.builds import BuildEvent, BuildImage, BuiltImage, CancelBuild, PublishImage
 from farcall.wire.connection import Waiter
 from farcall.wire.memory import INLINE_LIMIT, to_memory
 
@@ -40,7 +41,7 @@ class Builds:
         self._resolution = resolution
         self._wanted: dict[bytes, _Wanted] = {}
         self._known: dict[int, _Wanted] = {}
-        self.built: dict[int, messages.BuiltImage] = {}
+        self.built: dict[int, BuiltImage] = {}
 
     def add(self, image: Image, name: str = "") -> None:
         """Wants an image, for the function of that name. Raises InvalidError for what is wrong with local files."""
@@ -94,7 +95,7 @@ class Builds:
             for wanted in self._wanted.values()
         ]
 
-    def _take(self, results: list[messages.BuiltImage]) -> None:
+    def _take(self, results: list[BuiltImage]) -> None:
         for wanted, built in zip(self._wanted.values(), results, strict=True):
             for image in wanted.images:
                 image.built(built.image_id)
@@ -110,9 +111,9 @@ class _Request(NamedTuple):
     registry: str
     insecure_registries: tuple[str, ...]
 
-    def message(self, seq: int, encoded: bytes, fds: int) -> messages.BuildImage:
+    def message(self, seq: int, encoded: bytes, fds: int) -> BuildImage:
         """As the server is told; `encoded` may be empty, and travel as a file."""
-        return messages.BuildImage(
+        return BuildImage(
             seq,
             encoded,
             self.secrets,
@@ -132,7 +133,7 @@ class _Progress:
 
     def receive(self, message: Any, fds: tuple[int, ...]) -> None:
         descriptors.close_all(fds)
-        if isinstance(message, messages.BuildEvent):
+        if isinstance(message, BuildEvent):
             output.emit(
                 events.BuildStep(
                     image=self._label,
@@ -189,11 +190,11 @@ class _Running:
             answer is not None and not isinstance(answer, messages.Done) for answer in answers
         )
 
-    def results(self) -> list[messages.BuiltImage]:
+    def results(self) -> list[BuiltImage]:
         """What was built, in order. Raises the error of one that failed."""
         failed = [one.answer for one in self._builds.values() if isinstance(one.answer, messages.Failed)]
         answers = failed or [one.answer for one in self._builds.values()]
-        return [msgspec.msgpack.decode(clients.checked(answer).body, type=messages.BuiltImage) for answer in answers]
+        return [msgspec.msgpack.decode(clients.checked(answer).body, type=BuiltImage) for answer in answers]
 
     def close(self) -> None:
         """Ends those that are still on their way."""
@@ -201,7 +202,7 @@ class _Running:
             self._client.end(seq)
             if progress.answer is None:
                 try:
-                    self._client.connection.send(messages.CancelBuild(0, seq))
+                    self._client.connection.send(CancelBuild(0, seq))
                 except ConnectionError:
                     pass  # with the connection they end, too
 
@@ -245,11 +246,11 @@ def _check_place() -> None:
         raise errors.InvalidError("image.build() is for the program that runs the app, not for its containers")
 
 
-def _publishing(image: Image, name: str) -> Callable[[int], messages.PublishImage]:
+def _publishing(image: Image, name: str) -> Callable[[int], PublishImage]:
     image_id = image.object_id
     if image_id is None:
         raise errors.InvalidError("image.publish: Image.host() is not built and cannot have a name")
-    return lambda seq: messages.PublishImage(seq, image_id, name)
+    return lambda seq: PublishImage(seq, image_id, name)
 
 
 def _of_one(image: Image, trees: LocalTrees) -> Builds | None:

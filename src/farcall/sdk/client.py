@@ -21,7 +21,7 @@ from farcall import errors
 from farcall.sdk import shared_memory
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.version import __version__
-from farcall.wire import descriptors, messages
+from farcall.wire import builds, descriptors, messages
 from farcall.wire.connection import Connection, Waiter
 from farcall.wire.execs import ExecOutput, ExecTaken
 from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
@@ -160,7 +160,7 @@ class Client:
                 | messages.Failed(seq=seq)
                 | messages.Pending(seq=seq)
                 | messages.Outputs(seq=seq)
-                | messages.BuildEvent(seq=seq)
+                | builds.BuildEvent(seq=seq)
                 | ExecOutput(seq=seq)
                 | ExecTaken(seq=seq)
             ):

@@ -18,7 +18,7 @@ from farcall.interpreters import private
 from farcall.spec.container import Interpreter
 from farcall.spec.function import FunctionSpec
 from farcall.spec.image import ImageSpec
-from farcall.wire import messages
+from farcall.wire import builds
 from farcall.wire.descriptors import close_all
 from farcall.wire.memory import from_memory
 from farcall.worker.filesystems import Root
@@ -56,7 +56,7 @@ class ImageBuilds:
         """Pushes what an earlier server built and did not get to push."""
         self._builder.elsewhere.push()
 
-    async def build(self, session: Session, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
+    async def build(self, session: Session, message: builds.BuildImage, fds: tuple[int, ...]) -> bytes:
         """Builds an image, telling the session how it goes on; the body of the answer."""
         try:
             encoded = from_memory(fds[0]) if message.descriptors and fds else message.image
@@ -67,7 +67,7 @@ class ImageBuilds:
         except msgspec.DecodeError as error:
             raise errors.ProtocolError(f"that is no image: {error}") from None
 
-        def send(event: messages.BuildEvent) -> None:
+        def send(event: builds.BuildEvent) -> None:
             session.send(msgspec.structs.replace(event, seq=message.seq))
 
         access = Access(message.registry, message.insecure_registries)
@@ -79,7 +79,7 @@ class ImageBuilds:
             raise errors.InputCancelledError("the build was cancelled: nobody waits for it any more") from None
         finally:
             del self._tasks[session, message.seq]
-        return _encode(messages.BuiltImage(image.image_id, image.config, image.python.version if image.python else ""))
+        return _encode(builds.BuiltImage(image.image_id, image.config, image.python.version if image.python else ""))
 
     def cancel(self, session: Session, seq: int) -> None:
         """Nobody waits any more for the build that the session's request `seq` asked for."""
@@ -93,7 +93,7 @@ class ImageBuilds:
             if other is session:
                 task.cancel()
 
-    def publish(self, message: messages.PublishImage) -> None:
+    def publish(self, message: builds.PublishImage) -> None:
         """Gives an image a name."""
         self._builder.images.publish(message.image_id, message.name)
 

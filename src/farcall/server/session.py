@@ -17,7 +17,7 @@ from farcall.server.call import Call, Input, check_size
 from farcall.server.flow import Flow
 from farcall.server.logs import UNSENT_LIMIT, Subscription, batches
 from farcall.spec.function import FunctionSpec
-from farcall.wire import messages
+from farcall.wire import builds, messages
 from farcall.wire.content import AddContent, OfferTree, ReleaseContent
 from farcall.wire.descriptors import close_all
 from farcall.wire.execs import ExecCommand, ExecInput, ExecResize, ExecSignal
@@ -137,7 +137,7 @@ class Session:
             case messages.CreateApp():
                 self._answer_later(message, self._create_app(message, fds))
                 return
-            case messages.BuildImage():
+            case builds.BuildImage():
                 self._answer_later(message, self._build_image(message, fds))
                 return
             case AddVolumeFiles() | CommitVolume():
@@ -179,11 +179,11 @@ class Session:
                 app_id = message.app_id
                 self.server.logs.subscribe(Subscription(self, 0, lambda entry: entry.app_id == app_id))
                 self.send(messages.Done(seq))
-            case messages.CancelBuild(seq=seq):
+            case builds.CancelBuild(seq=seq):
                 self._only_clients()
                 self.server.images.cancel(self, message.build)
                 self.send(messages.Done(seq))
-            case messages.PublishImage(seq=seq):
+            case builds.PublishImage(seq=seq):
                 self._only_clients()
                 self.server.images.publish(message)
                 self.send(messages.Done(seq))
@@ -403,7 +403,7 @@ class Session:
         functions = [await self.server.on_this_machine(function) for function in functions]
         await self.server.create_app(msgspec.structs.replace(message.app, functions=tuple(functions)), self)
 
-    async def _build_image(self, message: messages.BuildImage, fds: tuple[int, ...]) -> bytes:
+    async def _build_image(self, message: builds.BuildImage, fds: tuple[int, ...]) -> bytes:
         try:
             self._only_clients()
         except errors.FarcallError:

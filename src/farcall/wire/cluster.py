@@ -16,7 +16,7 @@ from farcall.spec.container import Interpreter
 from farcall.spec.function import FunctionSpec
 from farcall.wire import messages
 from farcall.wire.execs import ExecCommand, ExecInput, ExecOutput, ExecResize, ExecSignal, ExecTaken
-from farcall.wire.message import Message
+from farcall.wire.message import DescriptorCount, Message
 from farcall.wire.volumes import MountedVolume
 
 
@@ -142,7 +142,7 @@ class StartContainer(Message, tag=210):
     image: ImageRoot | None
     volumes: tuple[MountedVolume, ...]
     gpus: tuple[int, ...]
-    descriptors: messages.DescriptorCount = 0
+    descriptors: DescriptorCount = 0
 
 
 class EndContainer(Message, tag=211):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
-from farcall.wire.message import Message
+from farcall.wire.message import DescriptorCount, Message
 
 PART_BYTES = 4 << 20  # the most that one part has
 MESSAGE_BYTES = 128 * 1024  # the most that the parts of one AddContent have in its frame
@@ -21,7 +19,7 @@ class OfferTree(Message, tag=160):
 
     seq: int
     tree: bytes
-    descriptors: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    descriptors: DescriptorCount = 0
 
 
 class ContentPart(msgspec.Struct, frozen=True, array_like=True):
@@ -32,7 +30,7 @@ class ContentPart(msgspec.Struct, frozen=True, array_like=True):
     size: int
     offset: int
     data: bytes
-    descriptors: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    descriptors: DescriptorCount = 0
 
 
 class AddContent(Message, tag=161):
