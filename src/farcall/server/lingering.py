@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 SECONDS = 100e-6
 
@@ -25,7 +26,8 @@ class Lingering:
         """From now on."""
         if not self._allowed:
             return
-        self._until = self._loop.time() + SECONDS
+        # Not the loop's time: uvloop counts that in milliseconds.
+        self._until = time.monotonic() + SECONDS
         if not self._looks:
             self._looks = True
             self._loop.call_soon(self._look)
@@ -35,6 +37,6 @@ class Lingering:
         self._until = 0.0
 
     def _look(self) -> None:
-        self._looks = self._loop.time() < self._until
+        self._looks = time.monotonic() < self._until
         if self._looks:
             self._loop.call_soon(self._look)
