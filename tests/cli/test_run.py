@@ -125,7 +125,7 @@ def unnoticed(number: int):
 
 @app.local_entrypoint()
 def spawned():
-    print(slow.spawn(0.2).object_id)
+    print(slow.spawn(60).object_id)
 
 
 @app.function()
