@@ -4,7 +4,7 @@
 #   make test-long  all tests, the long ones too         make clean   remove .venv and what was built
 
 SEED ?= 1
-JOBS ?= 2
+JOBS ?= 3
 PYTEST = .venv/bin/python -m pytest --seed=$(SEED) --hypothesis-seed=$(SEED)
 
 .PHONY: demo test test-long check bench clean

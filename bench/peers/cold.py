@@ -43,6 +43,7 @@ from farcall.worker.worker import Worker
 from tests.content.tiers.seaweedfs import KEYS, SeaweedFS
 
 LAZY, PROFILE, PULL, BUILT = "farcall", "farcall, with a start profile", "skopeo, umoci and runc", "built there"
+COPIED = "a copy of what was built"  # the same bytes at another place of the disk: what that alone makes of it
 STARTS = 3
 FETCHED_SAMPLES = 12  # of reads from a disk that has some 20 % of noise
 _PLACE = f"s3://{BUCKET}/content"
@@ -99,8 +100,11 @@ class Cold:
                 fetcher.fetch_tree(lease, image.root)
                 store.put_record("bench", "image", trees=[image.root])
             fetcher.close()
+            built = workshop.store
+            subprocess.run(["cp", "-a", "--reflink=never", built.root, self._scratch / "copied"], check=True)
             os.sync()
-            yield from workshop.run(self._beside_each_other({LAZY: store, BUILT: workshop.store}, image.root))
+            stores = {LAZY: store, BUILT: built, COPIED: Store(self._scratch / "copied")}
+            yield from workshop.run(self._beside_each_other(stores, image.root))
 
     async def _beside_each_other(self, stores: Mapping[str, Store], tree: str) -> list[Result]:
         results: list[Result] = []

@@ -39,6 +39,7 @@ class RunnerConnection(Connection):
         self._bell = open(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
         self._rung = False
         self._poll.register(self._bell, select.POLLIN)
+        self.longest_sleep = 3600.0  # what a signal is to end comes on the connection, too
         self._senders: set[int] = set()  # threads
         self._main_thread = get_ident()
 

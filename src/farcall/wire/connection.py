@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 READ_SIZE = 256 * 1024  # bytes, of one read
 
 SPIN_SECONDS = 600e-6  # twice a short call, also on a worker near by
+# The longest sleep. A signal that comes just before it, or that the kernel gives to another thread, does not end it,
+# and what the signal's handler raises is raised after it.
+SLEEP_SECONDS = 1.0
 SLEEPING_READS = 128  # at most, after spins in vain: not one call in a hundred is to look where that does not help
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
@@ -101,6 +104,7 @@ class Connection:
         self._on_close = on_close
         self._encoder = FrameEncoder()
         self._incoming = Incoming(messages)
+        self.longest_sleep = SLEEP_SECONDS
         self.spins = False  # whether a wait looks for a while before it sleeps
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -193,8 +197,10 @@ class Connection:
                 assert wake is not None
                 # `set` may have come before it could see the lock.
                 if not waiter.done:
-                    remaining = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not wake.acquire(timeout=remaining):
+                    while not (woken := wake.acquire(timeout=self._sleep_seconds(deadline))):
+                        if deadline is not None and time.monotonic() >= deadline:
+                            break
+                    if not woken:
                         break
                 self._unfollow(waiter)
             return waiter.done
@@ -283,15 +289,18 @@ class Connection:
                     raise
 
     def _read(self, deadline: float | None) -> bool:
-        if not self._interrupted:
-            # Not by a blocking read: the kernel wakes that also when the peer takes what was sent to it.
-            if deadline is not None:
-                if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        # Not by a blocking read: the kernel wakes that also when the peer takes what was sent to it.
+        if not self._interrupted and (deadline is not None or not (self.spins and self._spin())):
+            while not self._poll.poll(self._sleep_seconds(deadline) * 1000):
+                if deadline is not None and time.monotonic() >= deadline:
                     return False
-            elif not (self.spins and self._spin()):
-                self._poll.poll()
         self._receive()
         return not self._over
+
+    def _sleep_seconds(self, deadline: float | None) -> float:
+        return (
+            self.longest_sleep if deadline is None else min(self.longest_sleep, max(0.0, deadline - time.monotonic()))
+        )
 
     def _spin(self) -> bool:
         """Looks for an answer for as long as a short call takes, and says whether something came. To sleep and be woken

@@ -24,6 +24,9 @@ from farcall.worker.limit import OutputLimit
 _FRAME_BYTES = MAX_BODY - 16 * 1024  # of values in one frame; the rest is for the message around them
 _FRAME_DESCRIPTORS = 48
 CANCEL_GRACE = 2.0  # seconds a cancelled or timed out input has to end before its container is replaced
+_SIGNAL_AGAIN = (
+    0.5  # seconds after which an input that is to end is told again: a signal just before a sleep goes unheard
+)
 STOP_GRACE = 1.5  # the same where the container is to stop anyway
 
 
@@ -200,6 +203,7 @@ class Container:
         self._batches: dict[int, int] = {}  # how many of a batch have no answer, by its first number
         self._cancelled: set[int] = set()
         self._ending: dict[int, float] = {}  # cancelled inputs that run, and until when they may
+        self._signal_at = 0.0  # when the runner is signalled once more
         self._final: Assignment | None = None  # the input that ran when the container ended
 
     @property
@@ -362,6 +366,7 @@ class Container:
             return  # it will not be started, or the batch runs on for the others
         if not self._concurrent:
             self.worker.signal(self, signal.SIGUSR1)
+            self._signal_at = now + _SIGNAL_AGAIN
         self._ending[seq] = now + CANCEL_GRACE
         self.kill_at = self.kill_at or now + CANCEL_GRACE
 
@@ -373,6 +378,9 @@ class Container:
 
     def check_time(self, now: float) -> list[Assignment]:
         """Times out the inputs that have run too long; returns them then, once."""
+        if self._ending and 0.0 < self._signal_at <= now:
+            self._signal_at = 0.0
+            self.worker.signal(self, signal.SIGUSR1)
         if self.state is not State.READY:
             return []
         started = self.page.started
