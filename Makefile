@@ -1,6 +1,6 @@
 # Each target sets up what it needs in this checkout (.venv), as root or not; the second time that costs nothing.
 #   make demo       run the examples                     make check   lint, types, floors, public surface, docs
-#   make test       the tests, at most 10 minutes        make bench   measure against Ray, Celery, ProcessPoolExecutor
+#   make test       the tests, some 10 minutes           make bench   measure against Ray, Celery, ProcessPoolExecutor
 #   make test-long  all tests, the long ones too         make clean   remove .venv and what was built
 
 SEED ?= 1
