@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +186,46 @@ def test_a_wait_ends_at_its_timeout(server: EchoServer, client: Client) -> None:
     assert not client.connection.wait(client.ask(1), 0.01)
     server.run(lambda: server.transport.send(messages.Done(1)))
     assert client.connection.wait(client.waiters[1], 10)
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["reads", "is woken by who reads"])
+def test_a_signal_that_does_not_end_the_sleep_ends_the_wait(server: EchoServer, client: Client, leads: bool) -> None:
+    """As one that comes just before the sleep, or as here goes to another thread."""
+    server.hold.set()
+    connection = client.connection
+    other = threading.Thread(target=lambda: connection.wait(client.waiters[2]))
+    client.ask(2)
+    if not leads:
+        other.start()
+        until_asleep(other)
+    sent_at = 0.0
+
+    def interrupt() -> None:
+        nonlocal sent_at
+        until_asleep(threading.main_thread())
+        sent_at = time.monotonic()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    give_up = threading.Timer(30, lambda: server.run(lambda: server.transport.send(messages.Done(1))))
+    give_up.start()
+    with pytest.raises(KeyboardInterrupt):
+        connection.wait(client.ask(1))
+    assert time.monotonic() - sent_at < 20
+    give_up.cancel()
+    if leads:
+        other.start()
+    server.run(lambda: server.transport.send(messages.Done(2)))
+    other.join()
+
+
+def until_asleep(thread: threading.Thread) -> None:
+    """Waits until the kernel has put a thread to sleep in a call of its own, and not to wait for the interpreter."""
+    slept = 0
+    while slept < 20:
+        state = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()[0]
+        slept = slept + 1 if state == "S" else 0
+        time.sleep(0.005)  # lets go of the interpreter
 
 
 def test_descriptors_arrive_with_their_frame(client: Client) -> None:
