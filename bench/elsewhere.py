@@ -142,7 +142,10 @@ ROWS = (
         )
         for name, title in (
             ("import torch", "from asking for a container to the end of `import torch` in it"),
-            ("reading torch", "reading all files of torch in a container, 4 MiB at a time"),
+            (
+                "reading torch",
+                "reading all files of torch in containers, 4 MiB at a time, each file from one after the other",
+            ),
         )
         for is_cold in (False, True)
     ),

@@ -10,6 +10,7 @@ import asyncio
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from farcall.content.tiers import Fetcher
 from farcall.content.tiers.places import open_place
 from farcall.content.tiers.pusher import Pusher
 from farcall.mounts.lazy.sources import Source, set_sources
-from farcall.spec.container import ContainerSpec, Limits, TreeMount
+from farcall.spec.container import Bind, ContainerSpec, Limits, TreeMount
 from farcall.spec.image import Pip
 from farcall.worker.filesystems import Filesystems
 from farcall.worker.worker import Worker
@@ -45,19 +46,23 @@ from tests.content.tiers.seaweedfs import KEYS, SeaweedFS
 LAZY, PROFILE, PULL, BUILT = "farcall", "farcall, with a start profile", "skopeo, umoci and runc", "built there"
 COPIED = "a copy of what was built"  # the same bytes at another place of the disk: what that alone makes of it
 STARTS = 3
-FETCHED_SAMPLES = 12  # of reads from a disk that has some 20 % of noise
+FETCHED_STARTS = 12
+FETCHED_READS = 9  # of all files
 _PLACE = f"s3://{BUCKET}/content"
 _PROGRAM = ("-c", "import time; begin = time.monotonic(); import torch; print('imported', begin, time.monotonic())")
+# Reads the file of torch whose number it is asked for, and tells how long that took.
 _READ = """
 import pathlib, sys, time
 [torch] = [folder / "torch" for folder in map(pathlib.Path, sys.path) if (folder / "torch").is_dir()]
-files = [path for path in torch.rglob("*") if path.is_file() and not path.is_symlink()]
-begin = time.monotonic()
-for path in files:
-    with open(path, "rb", buffering=0) as file:
-        while file.read(4 << 20):
-            pass
-print("imported", begin, time.monotonic())
+files = sorted(str(path) for path in torch.rglob("*") if path.is_file() and not path.is_symlink())
+with open("/reading/asked") as asked, open("/reading/told", "w") as told:
+    print(len(files), file=told, flush=True)
+    for line in asked:
+        begin = time.perf_counter()
+        with open(files[int(line)], "rb", buffering=0) as file:
+            while file.read(4 << 20):
+                pass
+        print(time.perf_counter() - begin, file=told, flush=True)
 """
 _PROFILE_SECONDS = 4.0  # after which nothing more is added to a profile, and it has been sent
 
@@ -67,6 +72,52 @@ class Span(NamedTuple):
 
     name: str
     seconds: float
+
+
+class Reader:
+    """A container that reads files of torch when it is asked to."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.bind = Bind(str(folder), "/reading", read_only=False)
+        self._folder = folder
+        for name in ("asked", "told"):
+            os.mkfifo(folder / name)
+
+    @contextmanager
+    def open(self) -> Generator[int]:
+        """Waits for it; how many files there are. At the end, so does it."""
+        with open(self._folder / "asked", "w") as self._asked, open(self._folder / "told") as self._told:
+            yield int(self._told.readline())
+
+    def read(self, number: int) -> float:
+        """Has a file read; how long that took."""
+        print(number, file=self._asked, flush=True)
+        return float(self._told.readline())
+
+
+def _read_beside_each_other(readers: Mapping[str, Reader]) -> list[Result]:
+    """All files, each read from one store after the other: what else the disk does in that minute it does to all."""
+    order = random.Random(5)
+    results: list[Result] = []
+    with ExitStack() as stack:
+        [count] = {stack.enter_context(reader.open()) for reader in readers.values()}
+        for is_cold in (False, True):
+            took: dict[str, list[float]] = {name: [] for name in readers}
+            for _ in range(FETCHED_READS):
+                if is_cold:
+                    _drop_caches()
+                spent = dict.fromkeys(readers, 0.0)
+                for number in order.sample(range(count), count):
+                    for name in order.sample(list(readers), len(readers)):
+                        if not is_cold:
+                            readers[name].read(number)
+                        spent[name] += readers[name].read(number)
+                for name, seconds in spent.items():
+                    took[name].append(seconds)
+            title = "reading torch once fetched" + (", cold" if is_cold else "")
+            results += [Result(title, name, median(seconds), FETCHED_READS) for name, seconds in took.items()]
+    return results
 
 
 class Cold:
@@ -119,32 +170,36 @@ class Cold:
                 await worker.measure()
                 roots[name] = await worker.prepare_tree(leases[name], tree)
                 assert not roots[name].is_lazy
-            for row, program, is_start in (("import torch", _PROGRAM, True), ("reading torch", ("-c", _READ), False)):
-                for is_cold in (False, True):
-                    took: dict[str, list[float]] = {name: [] for name in stores}
-                    for number in range(FETCHED_SAMPLES + 1):
-                        for name in list(stores)[:: 1 if number % 2 else -1]:
-                            if is_cold:
-                                _drop_caches()
-                            said: list[str] = []
-                            command = (self._python, *program)
-                            spec = ContainerSpec(
-                                "ta-cold", None, Limits(), root=roots[name], command=command, cwd="/root"
-                            )
-                            asked = time.monotonic()
-                            await workers[name].run(spec, said.append)
-                            spans = _imported("".join(said), asked)
-                            took[name].append(sum(span.seconds for span in spans[0 if is_start else 1 :]))
-                    for name, seconds in took.items():
-                        title = f"{row} once fetched{', cold' if is_cold else ''}"
-                        # The first one fills the page cache.
-                        results.append(Result(title, name, median(seconds[1:]), FETCHED_SAMPLES))
+            for is_cold in (False, True):
+                title = "import torch once fetched" + (", cold" if is_cold else "")
+                took: dict[str, list[float]] = {name: [] for name in stores}
+                for number in range(FETCHED_STARTS + 1):
+                    for name in list(stores)[:: 1 if number % 2 else -1]:
+                        if is_cold:
+                            _drop_caches()
+                        said: list[str] = []
+                        asked = time.monotonic()
+                        await workers[name].run(self._container(roots[name], _PROGRAM), said.append)
+                        took[name].append(sum(span.seconds for span in _imported("".join(said), asked)))
+                # The first one fills the page cache.
+                results += [Result(title, name, median(seconds[1:]), FETCHED_STARTS) for name, seconds in took.items()]
+            readers = {name: Reader(self._scratch / f"reading-{number}") for number, name in enumerate(stores)}
+            running = [
+                workers[name].run(self._container(roots[name], ("-c", _READ), reader.bind), lambda text: None)
+                for name, reader in readers.items()
+            ]
+            *_, found = await asyncio.gather(*running, asyncio.to_thread(_read_beside_each_other, readers))
+            results += found
         finally:
             for worker in workers.values():
                 await worker.close()
             for lease in leases.values():
                 lease.close()
         return results
+
+    def _container(self, root: TreeMount, program: tuple[str, ...], *binds: Bind) -> ContainerSpec:
+        command = (self._python, *program)
+        return ContainerSpec("ta-cold", None, Limits(), binds, root=root, command=command, cwd="/root")
 
     @contextmanager
     def _pushed(self) -> Generator[tuple[Workshop, Image]]:

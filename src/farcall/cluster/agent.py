@@ -21,6 +21,7 @@ from farcall.content.room import Room
 from farcall.link.relay import Relay, Stream
 from farcall.wire import cluster
 from farcall.wire.descriptors import close_all
+from farcall.wire.lingering import Lingering
 from farcall.worker.filesystems import Filesystems, Root
 from farcall.worker.worker import Given, Worker
 
@@ -194,6 +195,7 @@ class Agent:
         self.room = Room(store, f"worker {name}")
         self.sharing = sharing
         self.loop = asyncio.get_running_loop()
+        self.lingering = Lingering(self.loop)
         self.worker = Worker(launcher_state, server_id, self._on_text, Filesystems(store), ALONE_SECONDS)
         self.worker.gpus = gpus
         self.worker.on_tick = self._tick

@@ -152,6 +152,7 @@ class Hosted:
             )
         if not message.batch:
             container.hand(assignments, self._agent.now())
+            self._agent.lingering.call(is_lone=container.holds == 1)
             close_all(fds)
             return
         self._batch += assignments
@@ -210,6 +211,7 @@ class Hosted:
         if isinstance(message, messages.Results):
             for result in message.results:
                 container.answered(result.seq)
+            self._agent.lingering.answer(is_lone=not container.holds)
         self._end.send(message, fds)
 
     def on_stopping(self, container: Container) -> None:

@@ -197,8 +197,7 @@ class Pool:
                 self._busy_from[container.container_id] = now
                 self.scaler.busy(container)
             container.hand(assignments, now, batch=self.function.batching is not None)
-            if container.where:
-                self.server.lingering.stop()
+            self.server.lingering.call(is_lone=self.server.is_lone(assignments[0].token.call))
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
         return bool(assignments)

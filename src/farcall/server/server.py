@@ -30,7 +30,6 @@ from farcall.server.execs import Execs
 from farcall.server.fleet import HERE, Fleet
 from farcall.server.images import ImageBuilds
 from farcall.server.inspection import Inspection
-from farcall.server.lingering import Lingering
 from farcall.server.logs import Logs
 from farcall.server.overload import Overload
 from farcall.server.pool import Pool
@@ -50,6 +49,7 @@ from farcall.spec.gpu import format_simulated
 from farcall.state.store import StateStore
 from farcall.version import __version__
 from farcall.wire import messages
+from farcall.wire.lingering import Lingering
 from farcall.wire.page import SharedPage
 from farcall.wire.transport import Transport
 from farcall.worker import offer
@@ -476,10 +476,13 @@ class Server:
             self.spawned.deliver(call, outputs, fds)
             return
         _send_outputs(call.session, call.call_id, outputs, fds)
-        if call.kind == "remote" and len(self.calls) == 1:
-            self.lingering.start()
+        self.lingering.answer(is_lone=self.is_lone(call))
         if not call.inputs:
             call.session.call_done(call)
+
+    def is_lone(self, call: Call) -> bool:
+        """Whether somebody waits for it, and no other call is being run."""
+        return call.kind == "remote" and len(self.calls) == 1
 
     # --- time
 
