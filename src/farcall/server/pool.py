@@ -197,7 +197,9 @@ class Pool:
                 self._busy_from[container.container_id] = now
                 self.scaler.busy(container)
             container.hand(assignments, now, batch=self.function.batching is not None)
-            self.server.lingering.call(is_lone=self.server.is_lone(assignments[0].token.call))
+            # One here has need of the processors itself.
+            is_far_and_lone = bool(container.where) and self.server.is_lone(assignments[0].token.call)
+            self.server.lingering.call(is_lone=is_far_and_lone)
             if self.function.single_use_containers:
                 container.inputs_done += len(assignments)
         return bool(assignments)
