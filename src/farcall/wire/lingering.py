@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 
-SECONDS = 500e-6
+SECONDS = 1e-3
 
 _CALL, _ANSWER = 0, 1
 _yield = getattr(os, "sched_yield", lambda: None)  # not on macOS
