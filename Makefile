@@ -4,7 +4,7 @@
 #   make test-long  all tests, the long ones too         make clean   remove .venv and what was built
 
 SEED ?= 1
-JOBS ?= 3
+JOBS ?= 4
 PYTEST = .venv/bin/python -m pytest --seed=$(SEED) --hypothesis-seed=$(SEED)
 
 .PHONY: demo test test-long check bench clean
@@ -12,6 +12,7 @@ PYTEST = .venv/bin/python -m pytest --seed=$(SEED) --hypothesis-seed=$(SEED)
 demo: .venv/farcall
 	@scripts/demo
 
+test: export PYTHONDONTWRITEBYTECODE =  # what one process has compiled, or pytest has rewritten, the others load
 test: .venv/dev
 	$(PYTEST) -n $(JOBS) --dist loadfile -m "not long" $(ARGS)
 

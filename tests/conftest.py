@@ -5,6 +5,7 @@ Markers: `@pytest.mark.root("why")` and `@pytest.mark.kernel("overlay", "why")` 
 """
 
 import ctypes
+import gc
 import os
 import random
 import secrets
@@ -63,6 +64,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from tests.order import place
 
         items.sort(key=lambda item: place(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    # The tests, and all that they import, stay: a garbage collection looks only at what has come since.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -4,7 +4,8 @@
 A row passes with the right answers, or where the first line that farcall writes to stderr names the cause and the
 remedy; with `--runtime process` every row must answer. Nothing may stay behind, and no row may take 60 s, or 100 s
 where an image is built.
-Prints a table; exits with 1 when a row fails. Needs only Python and pip; rows that need root say so without it.
+Prints a table; exits with 1 when a row fails. Needs only Python and uv, which farcall brings along; rows that need root
+say so without it.
 
     --prepare DIR   builds the wheel, installs it into DIR/venv and ends
     --farcall FILE  takes this farcall instead of building one; other users must be able to run it
@@ -148,14 +149,17 @@ ROWS = (
 
 def build(directory: Path) -> Path:
     """Builds the wheel and installs it into an empty environment that any user can run. Returns its farcall."""
+    from uv import find_uv_bin  # not there where rows run
+
     directory.chmod(0o755)
     found = subprocess.run([REPOSITORY / "scripts/find-python"], check=True, capture_output=True, text=True)
     python = found.stdout.strip()
     environment = directory / "venv"
-    quietly([python, "-m", "venv", environment])
-    pip = [environment / "bin/python", "-m", "pip", "--disable-pip-version-check"]
-    quietly([*pip, "wheel", "--no-deps", "--wheel-dir", directory, REPOSITORY])
-    quietly([*pip, "install", next(directory.glob("farcall-*.whl"))])
+    uv = find_uv_bin()
+    quietly([uv, "venv", "--python", python, environment])
+    quietly([uv, "build", "--wheel", "--out-dir", directory, REPOSITORY])
+    install = [uv, "pip", "install", "--compile-bytecode", "--link-mode", "copy", "--python", environment]
+    quietly([*install, next(directory.glob("farcall-*.whl"))])
     return environment / "bin/farcall"
 
 

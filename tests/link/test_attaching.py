@@ -47,7 +47,7 @@ def test_an_installation_that_hangs_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, step: str
 ) -> None:
     """And what hung is named. The machine is this one, with programs of its own."""
-    monkeypatch.setattr(install, "SECONDS", 1.0 if hangs == "login" else 15.0)
+    monkeypatch.setattr(install, "SECONDS", 1.0 if hangs == "login" else 5.0)
     pids = tmp_path / "pids"
     programs = tmp_path / "bin"
     programs.mkdir()

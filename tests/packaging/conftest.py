@@ -65,10 +65,10 @@ class OrdinaryUser:
         return completed.stdout
 
     def give(self, source: Path) -> Path:
-        """A copy of a file in the user's home."""
+        """A copy of a file in the user's home, which can be run if the file can."""
         copy = self.home / source.name
         shutil.copy(source, copy)
-        copy.chmod(0o644)
+        copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
         return copy
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from uv import find_uv_bin
 
 import farcall
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELLO = REPOSITORY / "examples/hello.py"
+UV = Path(find_uv_bin())  # what pip would install as `uv`
 
 
 class Built(Protocol):
@@ -31,15 +33,13 @@ def with_pip(user: User, wheel: Path, python: str) -> Path:
 
 
 def with_uv(user: User, wheel: Path, python: str) -> Path:
-    user.run(python, "-m", "venv", user.home / "tools")
-    user.run(user.home / "tools/bin/pip", "install", "--quiet", "uv")
-    user.run(user.home / "tools/bin/uv", "tool", "install", "--no-build", "--python", python, wheel)
+    user.run(user.give(UV), "tool", "install", "--no-build", "--python", python, wheel)
     return user.home / ".local/bin/farcall"
 
 
 def with_pipx(user: User, wheel: Path, python: str) -> Path:
-    user.run(python, "-m", "venv", user.home / "tools")
-    user.run(user.home / "tools/bin/pip", "install", "--quiet", "pipx")
+    user.run(user.give(UV), "venv", "--quiet", "--python", python, user.home / "tools")
+    user.run(user.home / UV.name, "pip", "install", "--quiet", "--python", user.home / "tools/bin/python", "pipx")
     user.run(user.home / "tools/bin/pipx", "install", "--python", python, wheel)
     return user.home / ".local/bin/farcall"
 
