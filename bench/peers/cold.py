@@ -97,26 +97,26 @@ class Reader:
 
 
 def _read_beside_each_other(readers: Mapping[str, Reader]) -> list[Result]:
-    """All files, each read from one store after the other: what else the disk does in that minute it does to all."""
+    """All files, each read from one store after the other: what else the disk does in that minute it does to all. The
+    sum of the median times of each file."""
     order = random.Random(5)
     results: list[Result] = []
     with ExitStack() as stack:
         [count] = {stack.enter_context(reader.open()) for reader in readers.values()}
         for is_cold in (False, True):
-            took: dict[str, list[float]] = {name: [] for name in readers}
+            took: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in readers}
             for _ in range(FETCHED_READS):
                 if is_cold:
                     _drop_caches()
-                spent = dict.fromkeys(readers, 0.0)
                 for number in order.sample(range(count), count):
                     for name in order.sample(list(readers), len(readers)):
                         if not is_cold:
                             readers[name].read(number)
-                        spent[name] += readers[name].read(number)
-                for name, seconds in spent.items():
-                    took[name].append(seconds)
+                        took[name][number].append(readers[name].read(number))
             title = "reading torch once fetched" + (", cold" if is_cold else "")
-            results += [Result(title, name, median(seconds), FETCHED_READS) for name, seconds in took.items()]
+            results += [
+                Result(title, name, sum(map(median, files)), FETCHED_READS * count) for name, files in took.items()
+            ]
     return results
 
 
