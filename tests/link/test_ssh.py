@@ -289,6 +289,18 @@ def test_a_cut_in_the_middle_of_a_map_loses_nothing(away: Away, seconds: float) 
 
 
 @pytest.mark.long
+def test_a_link_goes_on_though_farcall_was_removed_there_meanwhile(away: Away) -> None:
+    """It is installed once more, for the connection that takes the place of the one that was cut."""
+    [folder] = (Path(away.box.environment["XDG_DATA_HOME"]) / "farcall" / "remote").glob("[0-9]*")
+    with in_the_middle_of_a_map(away) as running:
+        folder.rename(folder.with_name("gone"))
+        away.box.cut()
+        away.box.mend()
+        said(running, "is back")
+    assert folder.exists()
+
+
+@pytest.mark.long
 def test_a_connection_on_which_nothing_comes_is_made_anew(away: Away) -> None:
     before = away.box.connections()
     with in_the_middle_of_a_map(away):

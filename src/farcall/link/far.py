@@ -23,7 +23,9 @@ from farcall.link.relay import Relay
 from farcall.link.stream import LIMIT, PipeStream
 
 MARK = "farcall-link:"
-HELD_SECONDS = 120.0  # that the connections outlive a link that was cut
+# That the connections outlive the last word from the other end: longer than that one may take to see that the link is
+# cut, and to make another one.
+HELD_SECONDS = 150.0
 
 
 def main(arguments: list[str]) -> int:
@@ -130,19 +132,23 @@ class _Holder:
         self._stream_ended = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until the other end says good-bye, or has not come back for `HELD_SECONDS`."""
+        """Until the other end says good-bye, or nothing was heard from it for `HELD_SECONDS`, whether or not there is
+        a connection: where a machine is gone without a word, its `ssh` here may stay for hours."""
         server = await asyncio.start_unix_server(self._attach, sock=self._listener, limit=LIMIT)
         null = os.open(os.devnull, os.O_WRONLY)
         os.write(1, b"ready\n")
         os.dup2(null, 1)
         os.close(null)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         async with server:
             while not self._relay.said_bye:
-                try:
-                    await asyncio.wait_for(self._stream_ended.wait(), HELD_SECONDS)
-                except TimeoutError:
-                    if self._attached is None:
-                        break
+                left = max(began, self._relay.heard) + HELD_SECONDS - loop.time()
+                if left <= 0:
+                    logging.getLogger("farcall.link").warning("the other end was silent for %.0f s", HELD_SECONDS)
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stream_ended.wait(), left)
                 self._stream_ended.clear()
             self._relay.close()
             # What the connections' ends cause is nobody's any more.

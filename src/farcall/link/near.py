@@ -79,7 +79,7 @@ class _Near:
         self._command = command
         self._path = path
         self._cut = Path(f"{path}{CUT_SUFFIX}")
-        self._announce = announce
+        self._announce: int | None = announce  # until who started this process knows what came of it
         self._session_id = os.urandom(16)
         self._relay = Relay(self._session_id)
         self._ending = asyncio.Event()
@@ -93,7 +93,9 @@ class _Near:
         listener.listen(128)
         listener.setblocking(False)
         accepting = asyncio.ensure_future(self._accept(listener))
+        assert self._announce is not None
         _say(self._announce, "ready")
+        self._announce = None
         self._log.info("linked to %s, pid %d", self._command.address, os.getpid())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,7 +153,10 @@ class _Near:
             await ssh.end(attached.process)
             if word == "missing" and attempt == 0:
                 self._log.info("installing farcall on %s", self._command.address)
-                os.write(self._announce, f"notice installing farcall on {self._command.address}, once\n".encode())
+                if self._announce is not None:
+                    with suppress(OSError):  # whoever started us is gone
+                        notice = f"notice installing farcall on {self._command.address}, once\n"
+                        os.write(self._announce, notice.encode())
                 await install.install(self._command, key)
             elif word == "error":
                 code, _, message = rest.partition(" ")
