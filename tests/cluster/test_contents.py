@@ -1,6 +1,8 @@
 """What workers may read of the server's content, and what not."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +11,11 @@ from typing import Any
 import pytest
 
 from farcall import errors
+from farcall.cluster import contents as contents_module
 from farcall.cluster import sharers as sharers_module
 from farcall.cluster.contents import Contents
 from farcall.content import Entry, Store
+from farcall.content.tiers import layout
 from farcall.wire import cluster, messages
 
 
@@ -77,3 +81,30 @@ def test_a_container_that_runs_reads_its_tree_after_however_many_others(
         contents.close()
 
     asyncio.run(test())
+
+
+def test_who_asks_is_answered_where_there_is_no_descriptor_for_what_was_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker waits for the answer for as long as its lease holds."""
+
+    def to_memory(data: bytes) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(contents_module, "to_memory", to_memory)
+    data = os.urandom(1 << 20)
+    with store.lease("test") as lease:
+        tree = lease.add_tree([Entry(b"file", 0o100644, size=len(data), digest=lease.add_bytes(data))])
+
+        async def test() -> None:
+            contents = Contents(store)
+            worker: Any = Worker(contents)
+            contents.allow(worker, "ta-1", [tree])
+            await worker.read(f"indexes/{tree}")
+            index = layout.stored_index(store, tree)
+            assert index is not None
+            with pytest.raises(errors.FarcallError, match=r"could not be sent: .*Too many open files"):
+                await worker.read(next(index.names()))
+            contents.close()
+
+        asyncio.run(test())

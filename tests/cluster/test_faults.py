@@ -1,5 +1,6 @@
 """Workers that are cut off while they work, in either direction, and for good: nothing lost, nothing answered twice."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -139,3 +140,66 @@ def test_a_slow_line(two_workers: Cluster, tmp_path: Path) -> None:
     log = (two_workers.server.root / "state" / "server.log").read_text()[before:]
     assert "w1 is lost" not in log and "w1 was silent" not in log, log
     worker.mend()
+
+
+NO_DESCRIPTOR = """
+import errno, os
+
+made = os.memfd_create
+
+
+def memfd_create(name, flags=0):
+    if name == "farcall" and os.path.exists(FLAG):
+        os.unlink(FLAG)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return made(name, flags)
+
+
+os.memfd_create = memfd_create
+"""
+
+READS = """
+import os
+import farcall
+
+app = farcall.App("reads")
+
+
+@app.function(volumes={"/weights": farcall.Volume.from_name("lacking")})
+def size():
+    return os.path.getsize("/weights/large")
+
+
+@app.local_entrypoint()
+def main():
+    print(size.remote())
+"""
+
+
+@pytest.mark.long
+def test_a_worker_that_once_lacked_a_descriptor_for_content_gets_content_again(
+    two_workers: Cluster, tmp_path: Path
+) -> None:
+    server, one = two_workers.server, two_workers.workers[0]
+    (tmp_path / "large").write_bytes(os.urandom(1 << 20))
+    server.farcall("volume", "create", "lacking")
+    server.farcall("volume", "put", "lacking", tmp_path / "large", "/large")
+    (tmp_path / "reads.py").write_text(READS)
+    flag = tmp_path / "flag"
+    (tmp_path / "sitecustomize.py").write_text(NO_DESCRIPTOR.replace("FLAG", repr(str(flag))))
+    for worker in two_workers.workers:
+        worker.stop()
+    one.join(PYTHONPATH=str(tmp_path))
+    until(is_back(two_workers, one))
+    flag.touch()
+
+    def works() -> bool:
+        ran = server.farcall("run", tmp_path / "reads.py", check=False)
+        return ran.returncode == 0 and ran.stdout.endswith(f"{1 << 20}\n")
+
+    until(works)
+    assert not flag.exists()
+    one.stop()
+    for worker in two_workers.workers:
+        worker.join()
+        until(is_back(two_workers, worker))

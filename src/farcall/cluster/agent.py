@@ -145,6 +145,9 @@ class Session:
             case cluster.Contents():
                 close_all(fds)
                 self.fetching = Fetching(self._agent.store, self._agent.room, end, self._agent.sharing)
+                # As where there was no descriptor for what came. Only a new lease has another channel: in this one
+                # every container would be refused.
+                end.on_close = lambda: self.end("the channel for content has ended")
             case cluster.StartContainer():
                 try:
                     self.containers[message.container_id] = Hosted(self._agent, end, message, fds)

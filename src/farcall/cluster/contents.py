@@ -90,9 +90,13 @@ class Contents:
             if error is None:
                 body = future.result()
                 long = len(body) > INLINE_LIMIT
-                answer = messages.Done(message.seq, b"" if long else body, int(long))
-                peer.send(answer, (to_memory(body),) if long else ())
-                return
+                try:
+                    fds = (to_memory(body),) if long else ()
+                except OSError as failure:  # who asked waits for an answer for as long as its lease holds
+                    error = errors.ResourceExhaustedError(f"{message.name} could not be sent: {failure.strerror}")
+                else:
+                    peer.send(messages.Done(message.seq, b"" if long else body, int(long)), fds)
+                    return
             if not isinstance(error, errors.FarcallError):
                 error = errors.InternalError(f"{message.name} could not be read: {error!r}")
             peer.send(messages.Failed(message.seq, messages.Failure(error.code, str(error))))

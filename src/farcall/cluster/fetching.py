@@ -44,7 +44,6 @@ class ServerTier:
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._is_over = False
         peer.on_message = self._answered
-        peer.on_close = self.close
 
     def get(self, name: str) -> bytes:
         """The blob of that name. Not for the event loop's thread."""

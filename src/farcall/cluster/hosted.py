@@ -177,7 +177,8 @@ class Hosted:
                 container.kill(order.reason)
 
     def _given_up(self) -> None:
-        if self.container is not None and self.container.state is not State.GONE:
+        """The channel has ended: also while it is only being made, or it would run here for nobody."""
+        if self.container is None or self.container.state is not State.GONE:
             self.kill("its server is gone")
 
     def _exec(self, message: ExecCommand) -> None:
