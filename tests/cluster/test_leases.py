@@ -118,7 +118,8 @@ class Both:
         self.store = Store(folder / "content")
         self.listener = Listener(self, "sr-test", folder / "cluster", self.store, LEASE)  # type: ignore[arg-type]
         self.name = f"w{len(self.listener.registry.workers)}"
-        self.worker = self.listener.registry.add(self.name, 0.0)
+        self.worker = self.listener.registry.make(self.name, 0.0)
+        self.listener.registry.add(self.worker)
         attach = Attach(PROTOCOL_VERSION, __version__, b"s" * 16, False, self.name, "", {}, OFFER, 0.0)
         self.machine: Machine = self.listener._attach(attach, self.worker.worker_id, "10.0.0.2")
         self.session = Session(self, attach.session, LEASE)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What the workers' port answers, over real TLS."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -164,6 +165,44 @@ def test_a_request_for_no_certificate_takes_no_name(port: Run) -> None:
             )
         assert port.listener.registry.workers == []
         await port.enroll("one")
+
+    port(test)
+
+
+@pytest.mark.parametrize("lacking", ["workers.json", "tokens.json"])
+def test_a_worker_that_could_not_be_written_down_takes_no_name(port: Run, lacking: str) -> None:
+    """As on a full disk. It may join when there is room."""
+
+    async def test(port: Port) -> None:
+        blocked = port.folder / "cluster" / f".{lacking}.{os.getpid()}"  # where it is written first
+        asked = port.token()
+        blocked.mkdir()
+        enroll = Enroll(PROTOCOL_VERSION, __version__, asked.token_id, asked.secret, "one", new_key(port.folder / "k"))
+        context = worker_context(port.authority.certificate)
+        with pytest.raises(errors.FarcallError, match=lacking):
+            await join._ask(port.listener.address, context, enroll, Enrolled, SERVER_NAME)
+        blocked.rmdir()
+        assert port.listener.registry.workers == []
+        await port.enroll("one")
+
+    port(test)
+
+
+def test_what_could_not_be_written_down_of_a_worker_has_not_happened(port: Run) -> None:
+    async def test(port: Port) -> None:
+        await port.enroll("one")
+        registry = port.listener.registry
+        blocked = port.folder / "cluster" / f".workers.json.{os.getpid()}"
+        blocked.mkdir()
+        with pytest.raises(errors.ContentError):
+            port.listener.remove(registry.find("one"))
+        with pytest.raises(errors.ContentError):
+            registry.drain(registry.find("one"), draining=True)
+        assert not registry.find("one").is_draining
+        blocked.rmdir()
+        await port.attach("one")
+        port.listener.remove(registry.find("one"))
+        assert registry.workers == []
 
     port(test)
 

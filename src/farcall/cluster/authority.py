@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from farcall import errors
+from farcall.content.disk import disk_error, sync_one, write_file
 
 SERVER_NAME = "farcall-server"  # in its certificate: it has no other name that matters
 YEARS = 20
@@ -150,18 +151,19 @@ def name_in(certificate: bytes) -> str:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Writes a file that only this user can read: all of it, on disk, or nothing."""
+    """Writes a file that only this user can read: all of it, on disk, or nothing. Raises what `disk_error` says."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # of a process of that number that was killed
+        write_file(os.fspath(temporary), data, 0o600, synced=True)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink()
+            raise
+        sync_one(path.parent)  # or, after a power cut, one that was removed could be back
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise errors.ResourceExhaustedError(f"{path} cannot be written: {error.strerror}") from error
+        raise disk_error(error, "writing", path) from error
 
 
 def _builder(

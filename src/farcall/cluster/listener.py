@@ -134,14 +134,10 @@ class Listener:
     def _enroll(self, message: Enroll, peer: str) -> Enrolled:
         _check_version(message.protocol, message.version)
         self.tokens.check(message.token_id, message.secret, time.time())
-        self.registry.check_name(message.name)
-        worker = self.registry.add(message.name, time.time())
-        try:
-            certificate = self.authority.issue(message.request, worker.worker_id)
-        except errors.FarcallError:
-            self.registry.remove(worker)  # or its name would be taken
-            raise
+        worker = self.registry.make(message.name, time.time())
+        certificate = self.authority.issue(message.request, worker.worker_id)
         self.tokens.used(message.token_id)
+        self.registry.add(worker)  # the last: whatever failed before, its name is not taken
         self._log.info("worker %s (%s) has joined from %s", worker.name, worker.worker_id, peer)
         return Enrolled(worker.worker_id, certificate)
 
@@ -167,8 +163,8 @@ class Listener:
                     "state directory of its own, which is not to be copied"
                 )
             self._lose(machine, f"worker {worker.name} was started again")
-        self.registry.rename(worker, message.name)
-        self.registry.place(worker, message.region, message.labels)
+        worker = self.registry.rename(worker, message.name)
+        worker = self.registry.place(worker, message.region, message.labels)
         machine = Machine(self._host, Known(worker_id, worker.name), message, address, self._lease, self._contents)
         machine.is_draining = worker.is_draining
         machine.clock_offset = message.clock - time.time()

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ _LONGEST = 128  # characters of a region, a label's name or its value
 _SHOWN = 60  # of one that cannot be used
 
 
-class KnownWorker(msgspec.Struct):
+class KnownWorker(msgspec.Struct, frozen=True):
     """One worker; `region` and `labels` are those of its last session. Times are seconds since the epoch."""
 
     worker_id: str
@@ -36,7 +37,8 @@ class KnownWorker(msgspec.Struct):
 
 
 class Registry:
-    """In a file; names are unique."""
+    """In a file; names are unique. What cannot be written has not happened: all that change it raise what
+    `disk_error` says."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,36 +69,36 @@ class Registry:
             )
         raise errors.NotFoundError(f"there is no worker {worker!r}; those that have joined: {names}")
 
-    def add(self, name: str, now: float) -> KnownWorker:
-        """A new worker. Raises InvalidError for a name that is none, and AlreadyExistsError for one that is taken."""
+    def make(self, name: str, now: float) -> KnownWorker:
+        """A new worker, which is none of ours before it is added. Raises InvalidError for a name that is none, and
+        AlreadyExistsError for one that is taken."""
         self.check_name(name)
-        worker = KnownWorker(f"wk-{os.urandom(8).hex()}", name, now)
-        self._workers[worker.worker_id] = worker
-        self._save()
-        return worker
+        return KnownWorker(f"wk-{os.urandom(8).hex()}", name, now)
 
-    def rename(self, worker: KnownWorker, name: str) -> None:
-        """It has another name from now on. Raises as `add` does."""
-        if worker.name != name:
-            self.check_name(name)
-            worker.name = name
-            self._save()
+    def add(self, worker: KnownWorker) -> None:
+        """It is one of ours."""
+        self._keep(self._workers | {worker.worker_id: worker})
 
-    def place(self, worker: KnownWorker, region: str, labels: dict[str, str]) -> None:
+    def rename(self, worker: KnownWorker, name: str) -> KnownWorker:
+        """It has another name from now on. Raises as `make` does."""
+        if worker.name == name:
+            return worker
+        self.check_name(name)
+        return self._change(worker, name=name)
+
+    def place(self, worker: KnownWorker, region: str, labels: dict[str, str]) -> KnownWorker:
         """Where it is and what it is from now on."""
-        if (worker.region, worker.labels) != (region, labels):
-            worker.region, worker.labels = region, labels
-            self._save()
+        if (worker.region, worker.labels) == (region, labels):
+            return worker
+        return self._change(worker, region=region, labels=labels)
 
-    def drain(self, worker: KnownWorker, *, draining: bool) -> None:
+    def drain(self, worker: KnownWorker, *, draining: bool) -> KnownWorker:
         """Whether it is to have containers; kept over restarts."""
-        worker.is_draining = draining
-        self._save()
+        return self._change(worker, is_draining=draining)
 
     def remove(self, worker: KnownWorker) -> None:
         """It is none of ours any more."""
-        del self._workers[worker.worker_id]
-        self._save()
+        self._keep({one: other for one, other in self._workers.items() if one != worker.worker_id})
 
     def check_name(self, name: str) -> None:
         """Raises InvalidError for a name that is none, and AlreadyExistsError for one that is taken."""
@@ -110,8 +112,15 @@ class Registry:
                 f"`farcall worker remove {name}`"
             )
 
-    def _save(self) -> None:
-        write_private(self._path, msgspec.json.encode(list(self._workers.values())))
+    def _change(self, worker: KnownWorker, **changes: Any) -> KnownWorker:
+        changed = msgspec.structs.replace(self._workers[worker.worker_id], **changes)
+        self._keep(self._workers | {worker.worker_id: changed})
+        return changed
+
+    def _keep(self, workers: dict[str, KnownWorker]) -> None:
+        """These are all from now on; where they cannot be written, those that were."""
+        write_private(self._path, msgspec.json.encode(list(workers.values())))
+        self._workers = workers
 
 
 def check_said(region: str, labels: Mapping[str, str], others: Iterable[str] = ()) -> None:

@@ -64,13 +64,16 @@ def sync_one(path: str | Path) -> None:
         os.close(fd)
 
 
-def write_file(path: str, data: bytes, mode: int = 0o644, *, mtime_ns: int | None = None) -> None:
-    """Make the file `path`, which must not exist, in one go. Leaves nothing behind when it raises (OSError)."""
+def write_file(path: str, data: bytes, mode: int = 0o644, *, mtime_ns: int | None = None, synced: bool = False) -> None:
+    """Make the file `path`, which must not exist, in one go; when it is `synced`, its bytes are on the disk after that.
+    Leaves nothing behind when it raises (OSError)."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
             write_all(fd, data)
             finish_file(fd, mode, mtime_ns)
+            if synced:
+                os.fsync(fd)
         finally:
             os.close(fd)
     except BaseException:
