@@ -1,6 +1,7 @@
 """Who may join, and what those are told who may not."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from farcall import settings
 from farcall.cluster.tokens import Token
 from tests.conftest import Installation, leftovers, short_directory, snapshot
 
@@ -124,6 +126,18 @@ def test_a_worker_that_was_removed_joins_anew(listening: Installation, other: In
         assert [one["name"] for one in workers(listening)] == ["again"]
     listening.farcall("worker", "remove", "again")
     assert not leftovers(other.root, before)
+
+
+def test_a_worker_whose_state_is_far_down(listening: Installation, other: Installation) -> None:
+    """At a path that is too long for a socket."""
+    other.environment["FARCALL_STATE_DIR"] += "/deep" * 25
+    try:
+        with working(other, "--name", "deep", token=new_token(listening)) as process:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+    finally:
+        shutil.rmtree(settings.paths(other.environment).runtime)
+    listening.farcall("worker", "remove", "deep")
 
 
 def test_a_token_file_that_is_empty(other: Installation) -> None:

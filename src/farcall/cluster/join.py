@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from farcall import errors
+from farcall import errors, settings
 from farcall.cluster import greeting
 from farcall.cluster.agent import Agent
 from farcall.cluster.authority import (
@@ -192,7 +192,8 @@ async def join(
     while True:
         identity.name = options.name or identity.name
         identity.address = options.address or (token.address if token is not None else identity.address)
-        sharing = Sharing(identity.worker_id, store, membership.directory, options.object_store, options.peer_listen)
+        sockets = settings.paths().runtime  # whose path is short enough, wherever the state is
+        sharing = Sharing(identity.worker_id, store, sockets, options.object_store, options.peer_listen)
         agent = Agent(identity.name, identity.worker_id, store, launcher_state, gpus, sharing)
         await agent.worker.open()
         joined = _Joined(membership, identity, options, agent, say, leaving)

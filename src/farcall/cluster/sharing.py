@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from farcall.wire import cluster
 
 NOWHERE = "off"  # in place of an address where this worker listens
-_SOCKET = "content.sock"
+_SOCKET = "worker.sock"
 _PEERS, _STORES, _SERVER = "peers", "stores", "server"
 _HOUSEKEEPING = 10.0  # seconds
 _BACKLOG = 128
@@ -115,3 +115,4 @@ class Sharing:
     def _keep_house(self) -> None:
         self._keeping = asyncio.get_running_loop().call_later(_HOUSEKEEPING, self._keep_house)
         self._passing.forget()
+        self.peers.keep_house()

@@ -134,6 +134,31 @@ def test_peers_that_are_gone_are_done_without(nodes: list[Node], tree_id: str) -
     nodes[0].fetch(tree_id)
 
 
+def test_no_connection_stays_to_one_that_is_gone_or_is_asked_nothing(
+    nodes: list[Node], tree_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers come and go for months."""
+
+    def connections() -> int:
+        """Those of this process to the second node."""
+        lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+        far_end = f":{nodes[1].peer.port:04X}"
+        return sum(line.split()[2].endswith(far_end) and line.split()[9] != "0" for line in lines)
+
+    nodes[0].fetch(tree_id)
+    assert connections() > 0
+    nodes[0].peers.keep_house()
+    assert connections() > 0, "it may be asked for more in a moment"
+    nodes[0].circles.set(tree_id, Circle((nodes[0].peer,), True))
+    nodes[0].peers.keep_house()
+    assert connections() == 0, "the server has said that it is gone"
+    admit(nodes, tree_id)
+    nodes[0].peers._ask(nodes[1].peer, tree_id, next(layout_names(nodes[0].store, tree_id)), "get")
+    monkeypatch.setattr(peers_module, "IDLE_SECONDS", 0.0)
+    nodes[0].peers.keep_house()
+    assert connections() == 0
+
+
 def test_a_peer_that_says_nothing_costs_its_time_once(
     nodes: list[Node], tree_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

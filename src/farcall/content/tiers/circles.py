@@ -62,6 +62,10 @@ class Circles:
         """The circle of a tree."""
         return self._circles.get(tree_id)
 
+    def members(self) -> set[Peer]:
+        """All that are in a circle with this machine, and itself."""
+        return {peer for circle in list(self._circles.values()) for peer in circle.peers}
+
     def find(self, name: str) -> str:
         """A tree of a circle that a blob is of, as the store knows; "" for none."""
         return next((tree_id for tree_id in list(self._circles) if self.has(tree_id, name)), "")

@@ -153,7 +153,7 @@ class BlobClient:
         self._connect = connect
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
+        self._idle: list[tuple[socket.socket, float]] = []  # with since when, the last one last
         self._busy: set[socket.socket] = set()
         self._is_closed = False
 
@@ -161,7 +161,7 @@ class BlobClient:
         """The answer. Raises OSError where the other end is gone, or takes too long, or answers with more than `most`
         bytes; else as `Tier.get` does."""
         with self._lock:
-            connection = self._idle.pop() if self._idle else None
+            connection = self._idle.pop()[0] if self._idle else None
         if connection is not None:
             try:
                 return self._exchange(connection, words, body, most)
@@ -179,7 +179,16 @@ class BlobClient:
             for connection in self._busy:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-        for connection in idle:
+        for connection, _ in idle:
+            connection.close()
+
+    def close_idle(self, seconds: float) -> None:
+        """Ends the connections on which nothing was asked for so many seconds."""
+        since = time.monotonic() - seconds
+        with self._lock:
+            old = [one for one in self._idle if one[1] <= since]
+            self._idle = [one for one in self._idle if one[1] > since]
+        for connection, _ in old:
             connection.close()
 
     def _exchange(self, connection: socket.socket, words: Sequence[str], body: bytes, most: int) -> bytes:
@@ -202,8 +211,11 @@ class BlobClient:
             raise
         with self._lock:
             self._busy.discard(connection)
-            if not self._is_closed:
-                self._idle.append(connection)
+            is_kept = not self._is_closed
+            if is_kept:
+                self._idle.append((connection, time.monotonic()))
+        if not is_kept:
+            connection.close()
         return self._open(status, data)
 
     def _open(self, status: int, data: bytes) -> bytes:

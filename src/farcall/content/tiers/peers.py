@@ -37,6 +37,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0  # for all of a blob: its home may have to wait for an object store itself
 ADMISSION_SECONDS = 2.0  # that word of a new member may take
 MOST_STRANGERS = 32  # connections of one name, of which there is no word yet: further ones are refused at once
+IDLE_SECONDS = 60.0  # after which a connection is closed on which no peer was asked for anything
 _HOMES = 2  # peers that are asked for a blob: its home, and the next one
 _MOST = BLOB_BYTES + 4096  # bytes of a pack or piece, as it is sent
 _SHARED = ("packs/", "pieces/")  # trees and indexes are the server's to give: an index decides what belongs to a tree
@@ -88,6 +89,19 @@ class Peers:
             clients, self._clients = self._clients, {}
         for client in clients.values():
             client.close()
+
+    def keep_house(self) -> None:
+        """Lets go of connections that are not used, and of peers that the server names no more. To be called now and
+        then."""
+        members = self._circles.members()
+        with self._lock:
+            gone = [self._clients.pop(peer) for peer in list(self._clients) if peer not in members]
+            self._silent = {peer: until for peer, until in self._silent.items() if peer in members}
+            clients = list(self._clients.values())
+        for client in gone:
+            client.close()
+        for client in clients:
+            client.close_idle(IDLE_SECONDS)
 
     # --- asking
 
