@@ -12,7 +12,7 @@ import pytest
 from farcall.content import Lease, Store, Tree
 from farcall.content.attempts import TransientError
 from farcall.content.gc import collect
-from farcall.content.tiers import Fetcher
+from farcall.content.tiers import Fetcher, layout
 from farcall.content.tiers.directory import DirectoryTier
 from farcall.content.tiers.layout import BLOB_BYTES
 from farcall.content.tiers.pusher import Pusher, pending
@@ -204,8 +204,6 @@ def test_pieces_that_are_right_and_make_another_file_are_refused(
     store: Store, other: Store, other_lease: Lease, tree_id: str, filled: Counting
 ) -> None:
     """An index that lies: its pieces are what it says they are, and not what the file is made of."""
-    from farcall.content.tiers import layout
-
     index = layout.stored_index(store, tree_id)
     assert index is not None
     [large] = index.large
@@ -218,6 +216,56 @@ def test_pieces_that_are_right_and_make_another_file_are_refused(
         fetcher.fetch_tree(other_lease, tree_id)
     assert not other.has(large.digest)
     assert not other.tree_path(tree_id).exists()
+    fetcher.close()
+
+
+@pytest.mark.parametrize("lie", ["lacks an object", "another size", "other pieces"])
+def test_an_index_that_lies_is_asked_for_again(
+    store: Store, other: Store, other_lease: Lease, tree_id: str, filled: Counting, lie: str
+) -> None:
+    """When there is a right one in its place, nothing is left of it."""
+    right = layout.stored_index(store, tree_id)
+    assert right is not None
+    [large], [pack, *packs] = right.large, right.packs
+    match lie:
+        case "lacks an object":
+            wrong = layout.Index(tuple(packs), right.large)
+        case "another size":
+            wrong = layout.Index((layout.Pack(pack.digests, (pack.sizes[0] + 1, *pack.sizes[1:])), *packs), right.large)
+        case _:
+            piece = layout.Large(
+                large.digest, large.size, hashlib.sha256(bytes(BLOB_BYTES)).digest() + large.pieces[32:]
+            )
+            wrong = layout.Index(right.packs, (piece,))
+            filled.inner.put(piece.piece(0).name, layout.encode_blob(bytes(BLOB_BYTES)))
+    filled.inner.put(layout.index_name(tree_id), layout.encode_blob(layout.encode_index(wrong)))
+    fetcher = Fetcher(other, [filled], timing=HURRIED)
+    with pytest.raises(CorruptedError):
+        fetcher.fetch_tree(other_lease, tree_id)
+    filled.inner.put(layout.index_name(tree_id), layout.encode_blob(layout.encode_index(right)))
+    fetcher.fetch_tree(other_lease, tree_id)
+    _same(store, other, other.tree(tree_id))
+    fetcher.close()
+
+
+def test_an_index_is_kept_while_what_nobody_keeps_is_collected(
+    other: Store, tree_id: str, filled: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is just being written has no lease. A collection that begins in that moment waits, or leaves it alone."""
+    collecting = threading.Thread(target=collect, args=(other,))
+    write_file = layout.write_file
+
+    def write(path: str, data: bytes, mode: int) -> None:
+        write_file(path, data, mode)
+        if "index-" in path:
+            collecting.start()
+            collecting.join(1.0)
+
+    monkeypatch.setattr(layout, "write_file", write)
+    fetcher = Fetcher(other, [filled], timing=HURRIED)
+    with other.lease("test") as lease:
+        fetcher.fetch_tree(lease, tree_id)
+    collecting.join(60)
     fetcher.close()
 
 

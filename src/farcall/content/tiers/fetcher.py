@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -158,13 +158,13 @@ class Fetcher:
             if lease.keep_objects({digest: entry.size}):
                 large = known.located.large.get(digest)
                 if large is not None:
-                    return self._read_large(lease, large, entry, offset, size)
-                self._fetch_pack(lease, known, _pack_of(known, tree_id, digest), Fetched(), None)
+                    return self._read_large(lease, known, large, offset, size)
+                self._fetch_pack(lease, known, known.located.packs[digest], Fetched(), None)
             return layout.read_part(self._store, digest, offset, size)
         except StoppedError:
             raise _stopped() from None
 
-    def _read_large(self, lease: Lease, large: Large, entry: Entry, offset: int, size: int) -> bytes:
+    def _read_large(self, lease: Lease, known: _Known, large: Large, offset: int, size: int) -> bytes:
         with Partial(self._store, large, self._stop) as arriving:
             if not lease.keep_objects({large.digest: large.size}):  # published before that file was made
                 arriving.discard()
@@ -172,7 +172,7 @@ class Fetcher:
             for number in range(offset // BLOB_BYTES, (offset + size - 1) // BLOB_BYTES + 1):
                 arriving.ensure(number, partial(self._piece, large, Fetched()))
             data = arriving.read(offset, size)
-            arriving.publish(lease, *entry_inode(entry))
+            self._publish(lease, known, large, arriving)
         if len(data) != size:
             raise CorruptedError(f"object {large.digest.hex()} was found damaged while it arrived. Try again")
         return data
@@ -183,7 +183,7 @@ class Fetcher:
         missing = lease.keep_objects({digest: known.entries[digest].size for digest in digests})
         packs: dict[str, Pack] = {}
         for digest in missing - known.located.large.keys():
-            pack = _pack_of(known, known.tree.id, digest)
+            pack = known.located.packs[digest]
             packs[pack.name] = pack
         # In the order of the tree: what lies side by side is read side by side, too.
         work: list[Callable[[], None]] = [
@@ -257,7 +257,7 @@ class Fetcher:
                 arriving.discard()
                 return
             arriving.ensure(number, partial(self._piece, large, fetched))
-            if arriving.publish(lease, *entry_inode(known.entries[large.digest])):
+            if self._publish(lease, known, large, arriving):
                 self._arrived(fetched, 1, large.size, progress)
 
     def _piece(self, large: Large, fetched: Fetched, piece: Piece) -> bytes:
@@ -273,28 +273,55 @@ class Fetcher:
                 return known
         if self._stop.is_set():
             raise _stopped()
-        index = self._pool.submit(self._index, tree_id)  # beside the tree
+        named: Future[dict[bytes, Entry]] = Future()
+        index = self._pool.submit(self._index, tree_id, named)  # beside the tree
         try:
-            tree = self._store.tree(tree_id)
-        except NotFoundError:
-            tree = self._get(layout.tree_name(tree_id), partial(_open_tree, tree_id))
-        entries: dict[bytes, Entry] = {}
-        for entry in tree:
-            if entry.digest:
-                entries.setdefault(entry.digest, entry)
-        known = _Known(tree, Located.of(index.result()), entries)
+            try:
+                tree = self._store.tree(tree_id)
+            except NotFoundError:
+                tree = self._get(layout.tree_name(tree_id), partial(_open_tree, tree_id))
+            entries: dict[bytes, Entry] = {}
+            for entry in tree:
+                if entry.digest:
+                    entries.setdefault(entry.digest, entry)
+        except BaseException as error:
+            named.set_exception(error)
+            raise
+        named.set_result(entries)
+        known = _Known(tree, index.result(), entries)
         with self._lock:
             self._known[tree_id] = known
             while len(self._known) > _KNOWN_TREES:
                 self._known.popitem(last=False)
         return known
 
-    def _index(self, tree_id: str) -> layout.Index:
-        found = layout.stored_index(self._store, tree_id)
-        if found is None:
-            found = self._get(layout.index_name(tree_id), partial(layout.open_index, tree_id))
-            layout.store_index(self._store, tree_id, found)
-        return found
+    def _index(self, tree_id: str, named: Future[dict[bytes, Entry]]) -> Located:
+        """Where a tree's objects are; `named` will be those that it names."""
+        stored = layout.stored_index(self._store, tree_id)
+        if stored is not None:
+            try:
+                return _located(tree_id, stored, named.result())
+            except CorruptedError:
+                pass  # there may be a right one now
+
+        def read(blob: bytes) -> tuple[layout.Index, Located]:
+            index = layout.open_index(tree_id, blob)
+            return index, _located(tree_id, index, named.result())
+
+        index, located = self._get(layout.index_name(tree_id), read)
+        layout.store_index(self._store, tree_id, index)
+        return located
+
+    def _publish(self, lease: Lease, known: _Known, large: Large, arriving: Partial) -> bool:
+        """Make a large object of its pieces, if all are here; whether it was made now."""
+        try:
+            return arriving.publish(lease, *entry_inode(known.entries[large.digest]))
+        except CorruptedError:
+            # The index has named other pieces: there may be a right one where that came from.
+            layout.forget_index(self._store, known.tree.id)
+            with self._lock:
+                self._known.pop(known.tree.id, None)
+            raise
 
     def _get(self, name: str, read: Callable[[bytes], _T], fetched: Fetched | None = None) -> _T:
         """What `read` makes of a blob, from the first tier that has one of which it makes something."""
@@ -336,11 +363,19 @@ class Fetcher:
             progress(size)
 
 
-def _pack_of(known: _Known, tree_id: str, digest: bytes) -> Pack:
-    pack = known.located.packs.get(digest)
-    if pack is None:
-        raise CorruptedError(f"the index of tree {tree_id} does not say where its object {digest.hex()} is")
-    return pack
+def _located(tree_id: str, index: layout.Index, entries: Mapping[bytes, Entry]) -> Located:
+    """Where all is that a tree names. Raises `CorruptedError` where its index does not say that."""
+    found: dict[bytes, int] = {}
+    located = Located({}, {large.digest: large for large in index.large})
+    for pack in index.packs:
+        for digest, _, size in pack.objects():
+            located.packs[digest] = pack
+            found[digest] = size
+    found.update((large.digest, large.size) for large in index.large)
+    for digest, entry in entries.items():
+        if found.get(digest) != entry.size:
+            raise CorruptedError(f"the index of tree {tree_id} does not say where its object {digest.hex()} is")
+    return located
 
 
 def _open_tree(tree_id: str, blob: bytes) -> Tree:

@@ -105,12 +105,6 @@ class Located:
     packs: dict[bytes, Pack]
     large: dict[bytes, Large]
 
-    @classmethod
-    def of(cls, index: Index) -> "Located":
-        """Where what an index names is."""
-        packs = {digest: pack for pack in index.packs for digest, _, _ in pack.objects()}
-        return cls(packs, {large.digest: large for large in index.large})
-
 
 def tree_name(tree_id: str) -> str:
     """The blob that an encoded tree is."""
@@ -216,10 +210,20 @@ def store_index(store: Store, tree_id: str, index: Index) -> None:
     made = store.root / "incoming" / f"index-{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(mode=0o755, exist_ok=True)  # which stores of earlier versions do not have
-        write_file(str(made), encode_index(index), 0o444)
-        os.rename(made, path)
+        with store.steady():  # a collection would take it for what somebody left who was killed
+            write_file(str(made), encode_index(index), 0o444)
+            os.rename(made, path)
     except OSError as error:
         raise disk_error(error, "writing", path) from error
+
+
+def forget_index(store: Store, tree_id: str) -> None:
+    """Do not keep a tree's index, which was found to be wrong. Raises what `disk_error` says."""
+    path = store.root / "indexes" / tree_id
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, "removing", path) from error
 
 
 def encode_index(index: Index) -> bytes:

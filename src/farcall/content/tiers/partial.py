@@ -111,7 +111,7 @@ class Partial:
                 os.ftruncate(self._fd, 0)  # others that have it open see that it is no more
                 raise CorruptedError(
                     f"object {self._large.digest.hex()} arrived as another one: its index names pieces of other "
-                    "content. Build the image again, which makes a new one"
+                    "content. Build the image again, and push it: that makes a new index"
                 )
             os.ftruncate(self._fd, self._large.size)
             finish_file(self._fd, mode, mtime_ns)
