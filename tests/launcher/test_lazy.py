@@ -269,6 +269,25 @@ def test_a_server_that_dies_again_and_again_is_given_up(far: FarImage) -> None:
     assert far.output("cat /etc/motd") == "from the image\n"
 
 
+def test_a_server_that_cannot_be_started_again_is_given_up(far: FarImage) -> None:
+    """The launcher has no descriptor left. Who waits gets an error, and not to wait for ever."""
+    far.output("cat /etc/passwd")
+    far.lose("etc/motd")
+    launcher = far.rig.client.launcher_pid
+    limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
+    with far.hanging() as hanging:
+        running = far.start("cat /etc/motd; exit 7")
+        eventually(lambda: hanging.asked() > 0, "the tier is asked")
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            os.kill(far.server(), signal.SIGKILL)
+            eventually(lambda: "cannot be served" in far.log, "the launcher gives up")
+        finally:
+            resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
+        assert running.result().exited.exit_code == 7
+    assert far.output("cat /etc/motd") == "from the image\n"
+
+
 def test_files_that_are_open_stay_open_when_the_server_dies(far: FarImage) -> None:
     """Past it, and through it."""
     script = "exec 3< /large 4< /etc/motd; cat /etc/group > /dev/null; echo open; go; cat <&4; cat <&3 > /tmp/copy; "

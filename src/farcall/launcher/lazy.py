@@ -84,24 +84,31 @@ class LazyMounts:
         except OSError:
             os.close(device)
             raise
-        _read_ahead(path, fuse.MAX_READ)
-        mount = _Mount(store, path, device, os.memfd_create("farcall-openings", os.MFD_CLOEXEC))
+        try:
+            _read_ahead(path, fuse.MAX_READ)
+            mount = _Mount(store, path, device, os.memfd_create("farcall-openings", os.MFD_CLOEXEC))
+        except OSError:
+            self._remove(path)
+            os.close(device)
+            raise
         self._mounts[store] = mount
         self._start_server(mount)
         return mount
 
     def _start_server(self, mount: _Mount) -> None:
-        theirs, mount.orders = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        descriptors = (mount.device, mount.openings, theirs)
-        command = [sys.executable, "-m", "farcall.mounts.lazy", str(mount.store), *map(str, descriptors)]
+        """Raises OSError where there can be none; then it is unmounted: who opens a file would wait for ever."""
         try:
-            mount.server = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)
+            theirs, mount.orders = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptors = (mount.device, mount.openings, theirs)
+            command = [sys.executable, "-m", "farcall.mounts.lazy", str(mount.store), *map(str, descriptors)]
+            try:
+                mount.server = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)
+            finally:
+                os.close(theirs)
+            mount.pidfd = os.pidfd_open(mount.server.pid)
         except OSError:
             self._give_up(mount)
             raise
-        finally:
-            os.close(theirs)
-        mount.pidfd = os.pidfd_open(mount.server.pid)
         self._loop.add(mount.pidfd, lambda: self._died(mount))
 
     def _died(self, mount: _Mount) -> None:
@@ -118,7 +125,13 @@ class LazyMounts:
             self._give_up(mount)
             return
         _log(f"what serves missing files of {mount.store} died (status {status})")
-        self._start_server(mount)
+        try:
+            self._start_server(mount)
+        except OSError as error:
+            _log(
+                f"missing files of {mount.store} cannot be served ({error.strerror}): who opens one gets an error. The "
+                "next container to start tries again"
+            )
 
     def _forget_server(self, mount: _Mount) -> None:
         if mount.pidfd >= 0:

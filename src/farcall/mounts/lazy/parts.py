@@ -17,12 +17,14 @@ from farcall.mounts.lazy.threads import Threads
 
 _MOST_AHEAD = 4  # pieces behind one that was asked for
 _JUMPS = 4  # pieces here and there, for one more that is fetched ahead from each
+MOST_UNOPENED = 64  # large objects of which something is kept open here though nobody has them open
 
 
 @dataclass
 class _Part:
     """A large object that arrives: its file, open, and the pieces that are there for certain."""
 
+    is_open: bool = False  # by somebody, who will say when that is over
     file: int = -1
     pieces: set[int] = field(default_factory=set[int])
     ahead: dict[int, int] = field(default_factory=dict[int, int])  # pieces that were asked for, or fetched ahead: how
@@ -86,18 +88,33 @@ class Parts:
 
     def open(self, wanted: Wanted, *, is_start_known: bool) -> None:
         """Somebody has it open. What is read first of most files is their beginning and their end."""
-        if wanted.digest in self._parts:
+        known = self._parts.get(wanted.digest)
+        if known is not None:
+            known.is_open = True
             return
-        self._parts[wanted.digest] = _Part()
+        self._parts[wanted.digest] = _Part(is_open=True)
         if not is_start_known:
             self.fetch(wanted, 0)
             self.fetch(wanted, (wanted.size - 1) // BLOB_BYTES)
 
     def forget(self, wanted: Wanted) -> None:
         """Nobody has this object open any more."""
-        part = self._parts.pop(wanted.digest, None)
+        self._forget(wanted.digest)
+
+    def _forget(self, digest: bytes) -> None:
+        part = self._parts.pop(digest, None)
         if part is not None and part.file >= 0:
             os.close(part.file)
+
+    def _part(self, digest: bytes) -> _Part:
+        """What is known of an object. Of those that nobody has open, which were fetched ahead or whose reader is gone,
+        the ones that came first are forgotten: each has a descriptor, and keeps its bytes on the disk."""
+        part = self._parts.setdefault(digest, _Part())
+        if not part.is_open:
+            others = [one for one, other in self._parts.items() if not other.is_open and other is not part]
+            for one in others[: max(0, len(others) + 1 - MOST_UNOPENED)]:
+                self._forget(one)
+        return part
 
     def _came(self, wanted: Wanted, number: int, done: asyncio.Future[None]) -> None:
         del self._coming[wanted.digest, number]
@@ -106,7 +123,7 @@ class Parts:
         if self._store.has(wanted.digest):  # it is read from there
             self.forget(wanted)
             return
-        part = self._parts.setdefault(wanted.digest, _Part())
+        part = self._part(wanted.digest)
         if part.file < 0:
             try:
                 part.file = os.open(part_path(self._store, wanted.digest), os.O_RDONLY | os.O_CLOEXEC)
@@ -117,7 +134,7 @@ class Parts:
     def _fetch_behind(self, wanted: Wanted, number: int, is_start_known: bool) -> None:
         """Fetch what lies behind a piece: the more, the longer it is read from front to back, and the more of it was
         read here and there."""
-        part = self._parts.setdefault(wanted.digest, _Part())
+        part = self._part(wanted.digest)
         if number in part.ahead:
             count = 2 * part.ahead[number]
         else:
