@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from fcntl import LOCK_EX, flock
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,9 @@ def end_links(url: str) -> None:
     have ended."""
     for path in settings.paths().runtime.glob(f"{LINK_PREFIX}*.lock"):
         with suppress(FileNotFoundError), open(path) as lock:
+            with suppress(BlockingIOError):
+                flock(lock, LOCK_EX | LOCK_NB)
+                continue  # it was killed: its number may be another process's by now
             pid, _, to = lock.read().partition(" ")
             if to.rstrip("/") == url.rstrip("/") and path.with_suffix("").exists():
                 with suppress(ProcessLookupError):
