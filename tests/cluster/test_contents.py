@@ -26,6 +26,7 @@ class Worker:
         self.contents = contents
         self.attach = SimpleNamespace(peer_port=7000)
         self.worker_id, self.address = "wk-1", "10.0.0.1"
+        self.held = 0  # it takes what it is sent
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
 
     def tell_sharers(self, message: Any) -> None: ...

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,112 +13,18 @@ from farcall import errors
 from farcall.cluster import greeting, join
 from farcall.cluster import port as port_module
 from farcall.cluster.authority import SERVER_NAME, Authority, fingerprint, new_key, unverified_context, worker_context
-from farcall.cluster.listener import Listener
-from farcall.cluster.tokens import Token
-from farcall.content.store import Store
 from farcall.link.stream import SocketStream
 from farcall.spec.function import FunctionSpec, Source, TreeRef
 from farcall.version import __version__
 from farcall.wire.messages import PROTOCOL_VERSION
-from farcall.wire.workers import Attach, Attached, Enroll, Enrolled, Greet, Greeting, Offer
+from farcall.wire.workers import Enroll, Enrolled, Greet, Greeting, Offer
 from farcall.worker.container import End
 from farcall.worker.worker import Given
-
-OFFER = Offer(cpu=2000, memory=1024, disk=1024)
-LEASE = 600.0  # which no test is to see the end of
-
-
-class Host:
-    """A server that only notes which workers come and go."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.joined: list[Any] = []
-        self.lost: list[Any] = []
-
-    def now(self) -> float:
-        return self.loop.time()
-
-    async def given(self, function: Any) -> Any:
-        raise errors.NotFoundError("there is nothing here")
-
-    def on_text(self, *_: Any) -> None: ...
-
-    def on_joined(self, machine: Any, places: list[str]) -> None:
-        self.joined.append(machine)
-
-    def on_leaving(self, machine: Any) -> None: ...
-
-    def on_lost(self, machine: Any) -> None:
-        self.lost.append(machine)
-
-
-class Port:
-    """A listener, and a worker's side of it."""
-
-    def __init__(self, listener: Listener, host: Host, folder: Path) -> None:
-        self.listener, self.host, self.folder = listener, host, folder
-        self.authority = listener.authority
-
-    def token(self) -> Token:
-        address, fingerprint = self.listener.address, self.authority.fingerprint
-        token, _ = self.listener.tokens.create("", 60.0, address, fingerprint, time.time())
-        return token
-
-    async def enroll(self, name: str, protocol: int = PROTOCOL_VERSION) -> Enrolled:
-        token = self.token()
-        asked = Enroll(protocol, __version__, token.token_id, token.secret, name, new_key(self.folder / f"{name}.key"))
-        context = worker_context(self.authority.certificate)
-        enrolled = await join._ask(self.listener.address, context, asked, Enrolled, SERVER_NAME)
-        (self.folder / f"{name}.pem").write_bytes(enrolled.certificate)
-        return enrolled
-
-    async def attach(
-        self,
-        name: str,
-        *,
-        resumes: bool = False,
-        certified: bool = True,
-        session: bytes = b"s" * 16,
-        protocol: int = PROTOCOL_VERSION,
-        version: str = __version__,
-        region: str = "",
-        labels: Mapping[str, str] = {},
-        offer: Offer = OFFER,
-    ) -> Any:
-        keys = (self.folder / f"{name}.pem", self.folder / f"{name}.key") if certified else (None, None)
-        asked = Attach(protocol, version, session, resumes, name, region, dict(labels), offer, 0.0)
-        context = worker_context(self.authority.certificate, *keys)
-        return await join._ask(self.listener.address, context, asked, Attached, SERVER_NAME)
-
-
-@pytest.fixture
-def port(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Callable[[Port], Awaitable[None]]], None]:
-    """On the loop that servers run on, or on the one that a test names."""
-    loops = getattr(request, "param", uvloop.new_event_loop)
-
-    def run(test: Callable[[Port], Awaitable[None]]) -> None:
-        async def main() -> None:
-            host = Host()
-            listener = Listener(host, "sr-test", tmp_path / "cluster", Store(tmp_path / "content"), LEASE)  # type: ignore[arg-type]
-            await listener.listen("127.0.0.1:0")
-            try:
-                await test(Port(listener, host, tmp_path))
-            finally:
-                await listener.close()
-
-        with asyncio.Runner(loop_factory=loops) as runner:
-            runner.run(asyncio.wait_for(main(), 60))
-
-    return run
-
+from tests.cluster.listening import LEASE, Port, Run
 
 BOTH_LOOPS = pytest.mark.parametrize(
     "port", [uvloop.new_event_loop, asyncio.new_event_loop], indirect=True, ids=["uvloop", "asyncio"]
 )
-
-
-Run = Callable[[Callable[[Port], Awaitable[None]]], None]
 
 
 def test_who_asks_gets_the_authority_s_certificate(port: Run) -> None:

@@ -1,9 +1,12 @@
 """Functions on workers that have joined over TLS, through real machines' network."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -139,6 +142,52 @@ def let_go(server: Installation) -> None:
     listed = json.loads(server.farcall("container", "list", "--json").stdout)
     [container] = [one for one in listed if one["function"] == "hold"]
     server.farcall("container", "exec", container["container_id"], "touch", "/tmp/let-go")
+
+
+def test_who_reads_a_commands_output_slowly_costs_the_server_no_memory(two_workers: Cluster, tmp_path: Path) -> None:
+    """Nor any of the output, though the command has ended long ago."""
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    server = two_workers.server
+    size = 300_000_000
+    farcall = [sys.executable, "-m", "farcall"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*farcall, "run", str(program)], env=server.environment, stdout=pipe, text=True) as running:
+        assert running.stdout is not None
+        assert any("held" in line for line in running.stdout)
+        [container] = json.loads(server.farcall("container", "list", "--json").stdout)
+        pid = json.loads(server.farcall("server", "status", "--json").stdout)["pid"]
+        before = resident(pid)
+        command = [*farcall, "container", "exec", container["container_id"], "head", "-c", str(size), "/dev/zero"]
+        with subprocess.Popen(command, env=server.environment, stdout=pipe) as reading:
+            assert reading.stdout is not None
+            got = len(reading.stdout.read(1))
+            until(is_steady(lambda: two_workers.workers[0].sent))
+            assert resident(pid) - before < 100_000_000
+            while piece := reading.stdout.read(1 << 20):
+                got += len(piece)
+        assert got == size
+        let_go(server)
+        assert running.wait(WITHIN) == 0
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_steady(count: Callable[[], int]) -> Callable[[], bool]:
+    """Whether a count of bytes has hardly grown in the last second."""
+    seen = [(time.monotonic(), count())]
+
+    def check() -> bool:
+        now = time.monotonic()
+        seen.append((now, count()))
+        while now - seen[1][0] > 1:
+            del seen[0]
+        return now - seen[0][0] > 1 and seen[-1][1] - seen[0][1] < 100_000
+
+    return check
 
 
 def test_a_worker_that_leaves_is_not_kept_by_a_drain_that_is_undone(two_workers: Cluster, tmp_path: Path) -> None:

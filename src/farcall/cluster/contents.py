@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
 _THREADS = 12  # some of which may wait for another place
 _KNOWN_TREES = 512  # of which it is at hand what belongs to them
+_AT_ONCE = 8  # of one worker's requests: the others' turn comes meanwhile
+_UNSENT = 64 << 20  # bytes of answers that a worker has not taken, above which no further blob is read for it
+MOST_ASKED = 4096  # requests of one worker without an answer; a worker has some dozens
+_LONGEST_NAME = 256  # of a blob; they are hashes
+
+
+class _Asked:
+    """What one worker has asked for and not been answered."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[cluster.ReadContent] = deque()
+        self.read = 0  # that are being read
 
 
 class Contents:
@@ -47,6 +60,7 @@ class Contents:
         self._needs: dict[Machine, dict[str, tuple[list[str], Lease]]] = {}
         self._names: dict[str, frozenset[str]] = {}
         self._lock = Lock()  # of the threads, for the names
+        self._asked: dict[Machine, _Asked] = {}
 
     def allow(self, machine: Machine, container_id: str, trees: Iterable[str], root: str = "") -> None:
         """A container that is to be made there needs these trees, and this one of an image. They are kept until it is
@@ -67,8 +81,14 @@ class Contents:
         if found is not None:
             found[1].close()
 
+    def leave(self, machine: Machine) -> None:
+        """A worker is gone."""
+        self.sharers.leave(machine)
+        self._asked.pop(machine, None)
+
     def close(self) -> None:
         """Nobody asks any more."""
+        self._asked.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for needs in self._needs.values():
             for _, lease in needs.values():
@@ -76,16 +96,39 @@ class Contents:
         self._needs.clear()
 
     def answer(self, machine: Machine, peer: LocalEnd, message: Any, fds: tuple[int, ...]) -> None:
-        """Answers what a worker asks, by and by."""
+        """Answers what a worker asks, by and by: as far as it takes the answers. Raises ProtocolError for what no
+        worker asks."""
         close_all(fds)
         if not isinstance(message, cluster.ReadContent):
             raise errors.ProtocolError(f"a {type(message).__name__} has no place here")
+        if len(message.name) > _LONGEST_NAME:
+            raise errors.ProtocolError(f"a blob's name has {len(message.name):,} characters")
+        asked = self._asked.setdefault(machine, _Asked())
+        if len(asked.waiting) >= MOST_ASKED:
+            machine.misbehaves(f"it asks for content and does not wait: {MOST_ASKED:,} requests have no answer")
+            return
+        asked.waiting.append(message)
+        self.go_on(machine, peer)
+
+    def go_on(self, machine: Machine, peer: LocalEnd) -> None:
+        """Answers what a worker has asked, as far as it has taken earlier answers: blobs in memory are few."""
+        asked = self._asked.get(machine)
+        while asked is not None and asked.waiting and asked.read < _AT_ONCE and peer.held < _UNSENT:
+            asked.read += 1
+            self._answer(machine, asked, peer, asked.waiting.popleft())
+
+    def _answer(self, machine: Machine, asked: _Asked, peer: LocalEnd, message: cluster.ReadContent) -> None:
         allowed = self._allowed(machine)
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._read, message.name, allowed)
 
         def done(future: asyncio.Future[bytes]) -> None:
             if future.cancelled():
                 return  # the server ends
+            asked.read -= 1
+            send(future)
+            self.go_on(machine, peer)
+
+        def send(future: asyncio.Future[bytes]) -> None:
             error = future.exception()
             if error is None:
                 body = future.result()

@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 
+from farcall.errors import ProtocolError
 from farcall.link.channel import Channel, End
 from farcall.wire.descriptors import close_all
+
+REFUSALS = 100  # messages that are none, or have no place, after which the other end is given up
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -18,7 +21,8 @@ class LocalEnd:
     """One connection by way of a link, with the interface of a `Transport` to whoever uses it.
 
     `on_message(message, fds)` gets what the other end sends, and owns the descriptors. `on_close()` is called once,
-    when the other end, or this one, has closed it.
+    when the other end, or this one, has closed it. `on_refusals(why)`, where it is set, is called once, when the other
+    end has sent `REFUSALS` messages that are none, or have no place; nothing more is taken from then on.
     """
 
     def __init__(self, messages: Any) -> None:
@@ -28,7 +32,9 @@ class LocalEnd:
         self.on_close: Callable[[], None] = lambda: None
         self.on_pause: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] = lambda: None
+        self.on_refusals: Callable[[str], None] | None = None
         self.closed = False
+        self._refused = 0
 
     def connect(self, channel: Channel) -> End:
         """This end of a channel, once."""
@@ -40,12 +46,23 @@ class LocalEnd:
         """Bytes accepted by `send` that have not left."""
         return 0 if self._channel is None else self._channel.queued
 
-    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
-        """Sends one message. Takes over the descriptors. A closed end drops both."""
+    @property
+    def waiting(self) -> int:
+        """Messages that have not left."""
+        return 0 if self._channel is None else self._channel.waiting
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory for them, with files."""
+        return 0 if self._channel is None else self._channel.held
+
+    def send(self, message: Any, fds: Sequence[int] = (), *, counts: bool = True) -> None:
+        """Sends one message. Takes over the descriptors. A closed end drops both. `counts`: see `Channel.read`."""
         if self.closed or self._channel is None:
             close_all(fds)
             return
-        self._channel.read(message if isinstance(message, msgspec.Raw) else msgspec.Raw(_encode(message)), tuple(fds))
+        body = message if isinstance(message, msgspec.Raw) else msgspec.Raw(_encode(message))
+        self._channel.read(body, tuple(fds), counts=counts)
 
     def pause(self) -> None:
         """Links have windows of their own: what has come is handed on."""
@@ -68,22 +85,28 @@ class LocalEnd:
 
     def take(self, message: Any, fds: tuple[int, ...]) -> None:
         """What has come by the link, encoded."""
-        if self.closed:
+        if self.closed or (self._refused >= REFUSALS and self.on_refusals is not None):
             close_all(fds)
             return
         try:
             decoded = self._decode(message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
             close_all(fds)
-            logging.getLogger("farcall.cluster").error(
-                "a frame of %d bytes is no known message: %s", len(message), error
-            )
+            self._refuse("a frame of %d bytes is no known message: %s", len(message), error)
             return
         try:
             self.on_message(decoded, fds)
+        except ProtocolError as error:
+            self._refuse("a %s was refused: %s", type(decoded).__name__, error)
         except Exception:
             # The messages behind it are not to be lost for it.
             logging.getLogger("farcall.cluster").exception("a %s was not handled", type(decoded).__name__)
+
+    def _refuse(self, line: str, *values: object) -> None:
+        self._refused += 1
+        logging.getLogger("farcall.cluster").error(line, *values)
+        if self._refused == REFUSALS and self.on_refusals is not None:
+            self.on_refusals(f"{REFUSALS} messages came from it that are none, or had no place")
 
 
 class _ChannelSide:

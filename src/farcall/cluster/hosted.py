@@ -15,6 +15,7 @@ from farcall.wire import cluster, messages
 from farcall.wire.descriptors import close_all
 from farcall.wire.execs import ExecCommand, ExecInput, ExecResize, ExecSignal
 from farcall.wire.memory import from_memory
+from farcall.wire.transport import UNREAD_BYTES
 from farcall.worker.container import Assignment, Container, End, State
 from farcall.worker.exec_streams import ExecStreams
 
@@ -117,6 +118,8 @@ class Hosted:
             ):
                 if container is not None and container.transport is not None:
                     container.transport.send(message, fds)
+                    if container.transport.buffered > UNREAD_BYTES:
+                        self.kill(f"it asks and does not read: {UNREAD_BYTES // 2**20} MiB wait for it")
                 else:
                     close_all(fds)
                 return
@@ -133,6 +136,9 @@ class Hosted:
                 self._end_it(message)
             case ExecCommand():
                 self._exec(message)
+            case cluster.HoldExec(command=number, held=held):
+                if (command := self._execs.get(number)) is not None:
+                    command.is_held = held
             case ExecInput() | ExecResize() | ExecSignal():
                 if (command := self._execs.get(message.command)) is not None:
                     command.handle(message)

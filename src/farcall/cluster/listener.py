@@ -77,7 +77,9 @@ class Listener:
         self._looking = self._host.loop.call_later(LOOK_SECONDS, self._look)
         for machine in list(self.machines.values()):
             silent = machine.silent_for()
-            if silent > machine.lease:
+            if fault := machine.fault:
+                self._lose(machine, fault)
+            elif silent > machine.lease:
                 self._lose(machine, f"worker {machine.name} was silent for {machine.lease:g} s")
             elif silent > machine.lease / 2 and machine.is_linked:
                 self._log.warning("worker %s is silent: its connection is ended", machine.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from farcall.worker.container import Owner
 
 REACHABLE = 0.5  # of its lease: a worker that has been silent for longer is given nothing new
+UNSENT_MESSAGES = 10_000  # that may wait for it on its own channel
+UNSENT_PART = 4  # this part of the server's memory may wait for it to take: answers, and what it has not confirmed
+ARRIVING_PART = 2  # this part may be what has come from it of messages that are not whole
+_LEAST = 1 << 30  # bytes, where a machine has little memory
 
 
 class Host(Protocol):
@@ -83,6 +88,7 @@ class Machine:
         self.is_draining = False
         self.is_leaving = False  # it said so: it has no further containers, whatever it is told
         self.clock_offset = 0.0
+        self._fault = ""
         self._host = host
         self._contents = contents
         self._relay = Relay(attach.session)
@@ -95,10 +101,13 @@ class Machine:
         self._log = logging.getLogger("farcall.cluster")
         self._control = LocalEnd(cluster.OfWorker)
         self._control.on_message = self._told
+        self._control.on_refusals = self.misbehaves
         self._relay.open(self._control.connect)
         self._control.send(cluster.Control())
         self._content = content = LocalEnd(cluster.OfWorker)
         content.on_message = lambda message, fds: self._contents.answer(self, content, message, fds)
+        content.on_resume = lambda: self._contents.go_on(self, content)
+        content.on_refusals = self.misbehaves
         self._relay.open(content.connect)
         content.send(cluster.Contents())
 
@@ -117,6 +126,24 @@ class Machine:
     def silent_for(self) -> float:
         """Seconds since it was last heard of."""
         return self.loop.time() - self._heard
+
+    def misbehaves(self, why: str) -> None:
+        """It does what no worker does: it is given up soon."""
+        self._fault = self._fault or why
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be kept: it would take the server's memory, and all other workers with it. "" as a rule."""
+        if self._fault:
+            return self._fault
+        if self._control.waiting > UNSENT_MESSAGES:
+            return f"it does not take what it is sent: {self._control.waiting:,} answers wait for it"
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if (unsent := self._relay.unsent) > max(_LEAST, memory // UNSENT_PART):
+            return f"it does not take what it is sent: {unsent // 2**20:,} MiB wait for it"
+        if (arriving := self._relay.arriving) > max(_LEAST, memory // ARRIVING_PART):
+            return f"it sends more than this machine has room for: {arriving // 2**20:,} MiB of values that have no end"
+        return ""
 
     async def carry(self, stream: Stream) -> None:
         """Speaks with it over this connection, until that ends, in place of an earlier one."""
@@ -146,7 +173,7 @@ class Machine:
             task.cancel()
         for mirror in self.containers:
             mirror.gone(End(None, why, lost=True))
-        self._contents.sharers.leave(self)
+        self._contents.leave(self)
         self._relay.close()
         for future in self._measuring.values():
             if not future.done():
@@ -178,7 +205,9 @@ class Machine:
                 self.is_leaving = True
                 self._host.on_leaving(self)
             case _:
-                self._log.error("worker %s sent a %s on its own channel", self.name, type(message).__name__)
+                raise errors.ProtocolError(
+                    f"a {type(message).__name__} has no place on worker {self.name}'s own channel"
+                )
 
     # --- containers
 

@@ -62,9 +62,19 @@ class Way(LocalEnd):
         super().__init__(cluster.OfContainer)
         self.on_given_up: Callable[[], None] = lambda: None
         self.on_cut: Callable[[], None] = lambda: None
+        self.is_given_up = False  # what its runner asks is not answered any more
+
+    def send(self, message: Any, fds: Sequence[int] = (), *, counts: bool = True) -> None:
+        if self.is_given_up:
+            close_all(fds)
+            return
+        # Inputs are the server's to bound, which does so for all that are in its memory.
+        super().send(message, fds, counts=not isinstance(message, messages.Run))
 
     def close(self, *, after_flush: bool = False) -> None:
-        self.on_given_up()
+        if not self.is_given_up:
+            self.on_given_up()
+            self.is_given_up = True
 
     def cut(self) -> None:
         LocalEnd.close(self)
@@ -92,6 +102,7 @@ class Mirror(Container):
         self.way = Way()
         self.way.on_message = self._take
         self.way.on_given_up = lambda: self.kill("it did not keep to the protocol")
+        self.way.on_refusals = machine.misbehaves
         self.way.on_cut = lambda: self.gone(End(None, f"worker {machine.name} does not know it", lost=True))
         self.transport: Transport | None = self.way  # pyright: ignore[reportAttributeAccessIssue]
         self._together = self._concurrent or function.batching is not None
@@ -221,6 +232,8 @@ class Mirror(Container):
                 self.owner.on_message(self, message, fds)
                 if not results:
                     close_all(fds)
+            case _ if self.way.is_given_up and isinstance(message, messages.FromRunner):
+                close_all(fds)
             case _ if isinstance(message, messages.FromRunner):
                 self.owner.on_message(self, message, fds)
             case _:
@@ -267,7 +280,7 @@ class Mirror(Container):
 
     def _loaded(self, message: cluster.ContainerLoaded) -> None:
         # With an error it is being ended already, which is told first.
-        if self.state is not State.LOADING and (message.error is None or self.doomed):
+        if self.state is not State.LOADING and (message.error is None or self.doomed or self.reported_error):
             return
         now = self.machine.now()
         self.ready_at = self.idle_since = now

@@ -15,12 +15,13 @@ from farcall.errors import ProtocolError
 from farcall.link.packets import CHUNK, MAX_BODY, Kind
 from farcall.wire import descriptors
 from farcall.wire.frames import MAX_DESCRIPTORS
-from farcall.wire.memory import new_memory
+from farcall.wire.memory import new_memory, total_size
 from farcall.wire.transport import Transport
 
 WINDOW = 8 << 20  # bytes that one end may send on a channel before the other has passed them on
 _GRANT = WINDOW // 8  # bytes passed on before the other end is told: a word for each message would double them
 _QUEUE = 256  # messages taken from this end and not sent, above which no more are taken
+OVERHEAD = 128  # bytes that a message takes which waits, beyond its own
 
 Output = tuple[Kind, bytes]  # a packet to be numbered
 
@@ -69,26 +70,35 @@ class Channel:
         self.closing = False  # the other end has closed
         self.over = False  # nothing more will come from this end
         self._on_change = on_change
-        self._out: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._out: deque[tuple[bytes, tuple[int, ...], int]] = deque()  # with how much of `held` it is
         self._file: int | None = None  # position among the descriptors of the first message in `_out`
         self._offset = 0
         self._credit = WINDOW
         self._incoming: list[int] = []  # memory files of the message that is arriving
         self._owed = 0  # bytes taken from the link that the other end has no credit for yet
         self.queued = 0  # bytes of messages in `_out`
+        self.held = 0  # bytes in memory for what is in `_out` and counts, with files
+        self.arriving = 0  # bytes in files of the message that is arriving
         self._end = connect(self)
         self._end.on_drained = self._drained
 
     # --- from this end to the link
 
-    def read(self, message: object, fds: tuple[int, ...]) -> None:
-        """A message, a `Raw`, from this end; owns the descriptors."""
+    def read(self, message: object, fds: tuple[int, ...], *, counts: bool = True) -> None:
+        """A message, a `Raw`, from this end; owns the descriptors. `counts` is whether it is part of `held`: what
+        somebody else counts and bounds is not."""
         if not isinstance(message, msgspec.Raw):
             descriptors.close_all(fds)
             logging.getLogger("farcall.link").warning("a frame was refused: %s", message)
             return
         body = bytes(message)
-        self._out.append((body, fds))
+        size = 0
+        if counts:
+            size = len(body) + OVERHEAD
+            if fds:
+                size += total_size(fds)
+        self._out.append((body, fds, size))
+        self.held += size
         self.queued += len(body)
         if len(self._out) > _QUEUE:
             self._end.pause()
@@ -105,13 +115,23 @@ class Channel:
         return bool(self._out) and self._credit > 0
 
     @property
+    def waiting(self) -> int:
+        """Messages that have not left this end."""
+        return len(self._out)
+
+    @property
+    def behind(self) -> int:
+        """`held`, but for what is being sent: that may be as large as it likes."""
+        return self.held - self._out[0][2] if self._out else 0
+
+    @property
     def finished(self) -> bool:
         """Whether everything that came from this end has been taken, and no more will come."""
         return self.over and not self._out
 
     def next_packet(self) -> Output:
         """The next packet that this channel sends; only while `can_send`."""
-        body, fds = self._out[0]
+        body, fds, size = self._out[0]
         if self._file is None and fds:
             self._file, self._offset = 0, 0
             return Kind.FILE, b""
@@ -128,9 +148,10 @@ class Channel:
             self._file = None
         self._out.popleft()
         descriptors.close_all(fds)
+        self.queued -= len(body)
+        self.held -= size
         if len(self._out) <= _QUEUE:
             self._end.resume()
-        self.queued -= len(body)
         self._credit -= len(body)
         return Kind.FRAME, body
 
@@ -150,6 +171,7 @@ class Channel:
             return  # nobody takes it
         if kind is Kind.FRAME:
             fds, self._incoming = tuple(self._incoming), []
+            self.arriving = 0
             for fd in fds:
                 os.lseek(fd, 0, os.SEEK_SET)
             self._end.send(msgspec.Raw(body), fds)
@@ -159,6 +181,7 @@ class Channel:
             self._incoming.append(new_memory())
         elif self._incoming:
             _write(self._incoming[-1], body)
+            self.arriving += len(body)
         else:
             raise ProtocolError("a piece of no file")
 
@@ -194,10 +217,11 @@ class Channel:
         self._end.close()
         descriptors.close_all(self._incoming)
         self._incoming.clear()
-        for _, fds in self._out:
+        self.arriving = 0
+        for _, fds, _ in self._out:
             descriptors.close_all(fds)
         self._out.clear()
-        self.queued = 0
+        self.queued = self.held = 0
 
 
 def _piece(fd: int, offset: int) -> bytes:

@@ -17,6 +17,7 @@ from farcall.errors import ProtocolError
 
 PROTOCOL = 1
 MAX_BODY = 1 << 20  # bytes; a frame of the wire fits
+_OVERHEAD = 64  # bytes that a packet takes which is kept, beyond its own
 CHUNK = 64 * 1024  # bytes of a file in one packet: what an urgent packet may have to wait for
 
 _HEADER = struct.Struct("<BII")
@@ -117,7 +118,7 @@ class Session:
         """A numbered packet, which is kept until it is acknowledged."""
         packet = encode(kind, channel, body)
         self._kept.append(packet)
-        self.kept_bytes += len(packet)
+        self.kept_bytes += len(packet) + _OVERHEAD
         return packet
 
     @property
@@ -131,7 +132,7 @@ class Session:
             raise ProtocolError(f"{received} packets are said to have arrived of those that were sent")
         while self.acknowledged < received:
             self.acknowledged += 1
-            self.kept_bytes -= len(self._kept.popleft())
+            self.kept_bytes -= len(self._kept.popleft()) + _OVERHEAD
 
     def resume(self, hello: Packet) -> list[bytes]:
         """What a new stream must carry first, after the other end's `HELLO`. Raises ProtocolError where that is of

@@ -68,6 +68,19 @@ class Relay:
         return len(self._channels)
 
     @property
+    def unsent(self) -> int:
+        """Bytes in memory for what the other end has not taken. What is being sent does not count, nor what was read
+        so as not to."""
+        stream = self._stream
+        waiting = 0 if stream is None else stream.waiting()
+        return waiting + self._session.kept_bytes + sum(one.behind for one in self._channels.values())
+
+    @property
+    def arriving(self) -> int:
+        """Bytes in memory of messages that have not come whole."""
+        return sum(one.arriving for one in self._channels.values())
+
+    @property
     def is_linked(self) -> bool:
         """Whether there is a stream."""
         return self._stream is not None

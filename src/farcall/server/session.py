@@ -35,6 +35,7 @@ from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
 from farcall.wire.scaling import PoolStatistics, PoolStats, UpdateAutoscaler
 from farcall.wire.secrets import DeleteSecret, ListSecrets, PutSecret, ReadSecret
 from farcall.wire.testing import AdvanceClock, GetTestReport, InjectFault
+from farcall.wire.transport import UNREAD_BYTES, Transport
 from farcall.wire.volumes import (
     AddVolumeFiles,
     CommitVolume,
@@ -57,13 +58,11 @@ from farcall.wire.workers import (
 
 if TYPE_CHECKING:
     from farcall.server.server import Server
-    from farcall.wire.transport import Transport
 
 _encode = msgspec.msgpack.Encoder().encode
 _NO_BODY = b"\xc0"
 
 REFUSALS = 100  # frames that are no messages, after which a peer is given up
-UNREAD_BYTES = 256 * 2**20  # that a container may leave unread
 
 
 class Session:

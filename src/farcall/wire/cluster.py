@@ -214,6 +214,13 @@ class ExecEnded(Message, tag=220):
     failure: messages.Failure | None = None
 
 
+class HoldExec(Message, tag=221):
+    """Server: who reads that command's output is behind: send no more of it, or go on."""
+
+    command: int
+    held: bool
+
+
 OfContainer = (
     messages.FromRunner
     | TakenBack
@@ -230,7 +237,15 @@ OfContainer = (
 """What comes from a container's channel to the server."""
 
 ToContainer = (
-    messages.ToRunner | StartContainer | EndContainer | TakeBack | ExecCommand | ExecInput | ExecResize | ExecSignal
+    messages.ToRunner
+    | StartContainer
+    | EndContainer
+    | TakeBack
+    | ExecCommand
+    | ExecInput
+    | ExecResize
+    | ExecSignal
+    | HoldExec
 )
 
 OfWorker = Heartbeat | Measured | Leaving | ReadContent

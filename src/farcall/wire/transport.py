@@ -18,6 +18,8 @@ from farcall.wire.connection import READ_SIZE
 from farcall.wire.frames import FrameEncoder
 from farcall.wire.incoming import Incoming
 
+UNREAD_BYTES = 256 * 2**20  # that a container may leave unread of what it is sent; a runner reads all the time
+
 # All transports of a process read on one loop, one after another, so they share one buffer.
 _read_buffer = bytearray(READ_SIZE)
 _read_view = memoryview(_read_buffer)

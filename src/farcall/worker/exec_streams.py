@@ -50,6 +50,7 @@ class ExecStreams:
         self._resize: tuple[int, int] | None = None
         self._signals: list[int] = []
         self._stdin_open = True
+        self.is_held = False  # who reads its output is behind: it is read no further
 
     def add_input(self, data: bytes, end: bool) -> None:
         """More to be written to it. Raises ProtocolError where it is more than may be on its way."""
@@ -109,7 +110,8 @@ class ExecStreams:
             reading.append(asyncio.ensure_future(self._read(process.stderr, "stderr")))
         try:
             ended = await process.end
-            await asyncio.wait(reading, timeout=DRAIN_SECONDS)
+            while (await asyncio.wait(reading, timeout=DRAIN_SECONDS))[1] and self._is_behind():
+                pass  # the rest is read when the client has taken what came before
             return ExecEnd(ended.exit_code, ended.signal)
         finally:
             for task in (feeding, *reading):
@@ -142,6 +144,9 @@ class ExecStreams:
                     os.close(fd)
                 return
 
+    def _is_behind(self) -> bool:
+        return self.is_held or self._peer.buffered > UNSENT_LIMIT
+
     async def _read(self, fd: int, stream: Literal["stdout", "stderr"]) -> None:
         """Sends on what it writes, until its end."""
         loop = asyncio.get_running_loop()
@@ -156,7 +161,7 @@ class ExecStreams:
             if not data:
                 return
             self._peer.send(ExecOutput(self._seq, stream, data))
-            while self._peer.buffered > UNSENT_LIMIT:  # noqa: ASYNC110 - a connection does not say when it has room
+            while self._is_behind():  # noqa: ASYNC110 - a connection does not say when it has room
                 await asyncio.sleep(BEHIND_PAUSE)
 
 
