@@ -12,14 +12,28 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 _PIECE = 1 << 16
 
+Late = tuple[float, bytes]  # when a piece is due, by the monotonic clock, and the piece
+
+
+def give(under_way: queue.Queue[Late] | queue.SimpleQueue[Late], write: Callable[[bytes], object]) -> None:
+    """Writes each piece when it is due, until an empty one, or until nobody takes them."""
+    with suppress(OSError):
+        while True:
+            due, data = under_way.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            if not data:
+                return
+            write(data)
+
 
 def line(source: int, target: int, seconds: float) -> threading.Thread:
     """Carries bytes from one descriptor to another, later; the thread ends when either does, and closes `target`."""
-    under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+    under_way: queue.SimpleQueue[Late] = queue.SimpleQueue()
 
     def take() -> None:
         data = b"more"
@@ -30,20 +44,17 @@ def line(source: int, target: int, seconds: float) -> threading.Thread:
                 data = b""
             under_way.put((time.monotonic() + seconds, data))
 
-    def give() -> None:
-        with suppress(OSError):
-            while True:
-                due, data = under_way.get()
-                time.sleep(max(0.0, due - time.monotonic()))
-                if not data:
-                    break
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(target, view) :]
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+
+    def give_all() -> None:
+        give(under_way, write)
         os.close(target)
 
     threading.Thread(target=take, daemon=True).start()
-    giving = threading.Thread(target=give, daemon=True)
+    giving = threading.Thread(target=give_all, daemon=True)
     giving.start()
     return giving
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from bench.delay import Late, give
+
 _PIECE = 256 << 10
 _GET = re.compile(rb"GET (\S+) HTTP/1\.1\r\n")
 _LONGEST_LINE = 2048
@@ -64,20 +66,14 @@ def _carry(
     count: Any,
     requests: _Requests | None = None,
 ) -> None:
-    under_way: queue.Queue[tuple[float, bytes]] = queue.Queue(_UNDER_WAY)
+    under_way: queue.Queue[Late] = queue.Queue(_UNDER_WAY)
 
-    def give() -> None:
-        with suppress(OSError):
-            while True:
-                due, data = under_way.get()
-                time.sleep(max(0.0, due - time.monotonic()))
-                if not data:
-                    break
-                target.sendall(data)
+    def give_all() -> None:
+        give(under_way, target.sendall)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
-    threading.Thread(target=give, daemon=True).start()
+    threading.Thread(target=give_all, daemon=True).start()
     data = b"more"
     while data:
         try:
