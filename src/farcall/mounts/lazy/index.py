@@ -19,6 +19,8 @@ from farcall.mounts.lazy import fuse
 _FOLDERS_AT = 0x100  # the node of folder "00"
 _FOLDERS = range(_FOLDERS_AT, _FOLDERS_AT + 256)
 _HEX = set(b"0123456789abcdef")
+MOST_COMPLETE = 8  # trees of which all has arrived, above which all is looked up anew
+MOST_ARRIVED = 20_000  # objects of no tree, the same
 
 
 def folder_node(name: bytes) -> int | None:
@@ -59,23 +61,40 @@ class Wanted(NamedTuple):
 
 @dataclass
 class Index:
-    """All objects of the partial trees that it has seen."""
+    """All objects of the partial trees that it has seen.
+
+    Of a large image's, some 20 MB are known, and a process serves all images of a store for months: what is known of
+    trees that have arrived goes, a few of them at a time. Their objects are then found by their numbers, in the store.
+    """
 
     store: Store
     trees: set[str] = field(default_factory=set[str])
     _objects: dict[bytes, Wanted] = field(default_factory=dict[bytes, Wanted])
     _nodes: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    _arrivals: int = 0
+
+    def __len__(self) -> int:
+        """Objects that are known."""
+        return len(self._objects)
 
     def add(self, tree_id: str) -> None:
         """See a tree, partial or not. One that cannot be read is left out."""
         if tree_id in self.trees:
             return
+        self._forget()
         with suppress(FarcallError):
             for entry in self.store.tree(tree_id):
                 if entry.digest and entry.digest not in self._objects:
                     self._objects[entry.digest] = Wanted(entry.digest, entry.size, tree_id, entry.path)
                     self._nodes.setdefault(node_of(entry.digest), entry.digest)
             self.trees.add(tree_id)
+
+    def _forget(self) -> None:
+        partial = os.listdir(self.store.root / "partial")
+        if len(self.trees.difference(partial)) > MOST_COMPLETE or self._arrivals > MOST_ARRIVED:
+            for known in (self.trees, self._objects, self._nodes):
+                known.clear()
+            self._arrivals = 0
 
     def find(self, digest: bytes) -> Wanted | None:
         """An object; None for one that no partial tree names, and for one whose number another one has."""
@@ -103,5 +122,6 @@ class Index:
                 size = (folder / name).stat().st_size
                 self._objects[digest] = Wanted(digest, size, "", b"")
                 self._nodes[node] = digest
+                self._arrivals += 1
                 return digest
         return None
