@@ -18,7 +18,7 @@ import pytest
 
 import farcall.errors
 from farcall.sdk.app import EXIT_GRACE
-from tests.cli.conftest import fork_on_terminal
+from tests.cli.conftest import Dialog, fork_on_terminal
 
 PROGRAM = """
 import os, sys, time
@@ -506,6 +506,18 @@ def test_logs_follow_until_the_call_is_over(start: Start, server: Any, program: 
     running.process.send_signal(signal.SIGINT)
     running.end()
     assert logs.end() == 0
+
+
+@pytest.mark.parametrize("columns", [500, 80, 40])
+def test_the_first_line_fits_the_terminal(installation: Any, program: Path, columns: int) -> None:
+    """As far as the interpreter's path does; all of it is there."""
+    shown = Dialog(installation.environment, "run", "--local", f"{program}::where", columns=columns)
+    assert shown.end() == 0
+    said = shown.shown.replace("\r", "").split(f"{sys.prefix}\n")[0]
+    assert "`import modal` gives farcall" in said and f"python: {sys.executable}" in said
+    lines = said.splitlines()
+    assert all(len(line) < columns or line == f"python: {sys.executable}" for line in lines[: said.count("\n")])
+    assert (len(lines) == 1) == (columns == 500)
 
 
 def test_the_server_says_what_it_does(server: Any) -> None:

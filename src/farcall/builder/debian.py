@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import which
 from typing import IO
 
+from farcall.builder.progress import PROGRESS
 from farcall.errors import CorruptedError, ImageBuildError
 from farcall.launcher import namespaces, seccomp, syscalls
 
@@ -173,6 +174,15 @@ def _stanzas(text: str) -> Iterator[str]:
                 yield f"deb {signed}{uri} {suite} main"
 
 
+def _told(line: str) -> str:
+    """A line of mmdebstrap's, or of the apt that it runs, as people are told it: what it does next says how far it is,
+    and only what is wrong stays. "" for nothing."""
+    kind, _, text = line.partition(": ")
+    if kind == "I":
+        return f"{PROGRESS}{text.removesuffix('...')}"
+    return line if kind in ("W", "E", "N") or line.startswith("Err:") else ""
+
+
 class _Told:
     """Reads what mmdebstrap says of itself, in a thread: a full pipe would hold it up."""
 
@@ -192,7 +202,8 @@ class _Told:
         for data in stream:
             line = data.decode(errors="replace").rstrip()
             self._lines = [*self._lines[-20:], line]
-            say(line)
+            if told := _told(line):
+                say(told)
 
     def why(self) -> str:
         """The last error it printed, else its last line."""

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,9 +79,15 @@ def _debugged() -> bool:
 
 
 def announcement(choice: Choice, compat: bool) -> str:
-    """The first line of a run."""
-    line = f"python: {choice.executable} ({choice.reason})"
-    return f"{line}; `import modal` gives farcall" if compat else line
+    """The first line of a run; on a terminal that is too narrow for it, one line for each thing that it says."""
+    parts = [f"python: {choice.executable} ({choice.reason})", *["`import modal` gives farcall"] * compat]
+    line = "; ".join(parts)
+    width = shutil.get_terminal_size((0, 0)).columns if sys.stderr.isatty() else 0
+    if not width or len(line) < width:
+        return line
+    if len(parts[0]) >= width:
+        parts[:1] = [f"python: {choice.executable}", f"({choice.reason})"]
+    return "\n  ".join(parts)
 
 
 def prepare(found: settings.Settings) -> None:
