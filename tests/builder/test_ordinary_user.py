@@ -77,7 +77,9 @@ def test_a_step_without_a_network_says_so(user: User, programs: Path) -> None:
     done = user.farcall("run", program(user.root, image, "pass"))
     assert done.returncode == 1
     assert "  owner=0\n" in done.stderr
-    assert done.stderr.splitlines()[-2] == "no network: there is no /dev/net/tun; `sudo modprobe tun` makes it"
+    assert done.stderr.splitlines()[-2] == (
+        f"no network on {os.uname().nodename}: there is no /dev/net/tun; `sudo modprobe tun` makes it"
+    )
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from farcall.link.packets import Kind
 from farcall.link.stream import SocketStream
 from farcall.wire import cluster
 from tests.cluster.listening import SESSION, Port, Run
+from tests.conftest import open_descriptors
 
 CONTROL, CONTENTS = 1, 2  # channels
 ROOM = 4 << 20  # bytes, which the server lets wait
@@ -105,6 +106,30 @@ def test_a_worker_that_would_take_all_memory_is_given_up(
         assert [one.name for one in port.listener.machines.values()] == ["honest"]
 
     port(test)
+
+
+def test_descriptors_that_come_with_its_own_messages_are_closed(port: Run) -> None:
+    async def test(port: Port) -> None:
+        await port.enroll("hostile")
+        hostile = Hostile(await port.connect("hostile"))
+        before = memory_files()
+        for _ in range(100):
+            for channel, message in ((CONTROL, cluster.Heartbeat(1)), (CONTENTS, cluster.ReadContent(1, "none"))):
+                frame = packets.encode(Kind.FRAME, channel, _encode(message))
+                hostile.send(packets.encode(Kind.FILE, channel), packets.encode(Kind.CHUNK, channel, b"x"), frame)
+        hostile.send(packets.encode(Kind.FRAME, CONTROL, _encode(cluster.Leaving())))
+        [machine] = port.host.joined
+        async with asyncio.timeout(60):
+            while not machine.is_leaving:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+        assert memory_files() <= before
+
+    port(test)
+
+
+def memory_files() -> int:
+    """Descriptors of this process that are of memory files."""
+    return sum("memfd" in where for _, where in open_descriptors())
 
 
 def test_answers_that_a_worker_leaves_unread_are_bounded(

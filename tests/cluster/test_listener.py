@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from farcall.worker.container import End
 from farcall.worker.worker import Given
 from tests.cluster.listening import LEASE, Port, Run
 
+CURVE = bytes.fromhex("06082a8648ce3d030107")  # the name of that of our keys, in a certificate
 BOTH_LOOPS = pytest.mark.parametrize(
     "port", [uvloop.new_event_loop, asyncio.new_event_loop], indirect=True, ids=["uvloop", "asyncio"]
 )
@@ -59,10 +61,17 @@ def test_a_name_that_another_worker_has(port: Run) -> None:
     port(test)
 
 
-def test_a_request_for_no_certificate_takes_no_name(port: Run) -> None:
+@pytest.mark.parametrize("how", ["none", "unexpected key"])
+def test_a_request_for_no_certificate_takes_no_name(port: Run, tmp_path: Path, how: str) -> None:
     async def test(port: Port) -> None:
         token = port.token()
-        asked = Enroll(PROTOCOL_VERSION, __version__, token.token_id, token.secret, "one", b"none")
+        request = b"none"
+        if how != "none":
+            found = ssl.PEM_cert_to_DER_cert(new_key(tmp_path / "key").decode().replace(" REQUEST", ""))
+            assert CURVE in found
+            found = found.replace(CURVE, CURVE[:-1] + b"\x7f")  # which nobody knows
+            request = ssl.DER_cert_to_PEM_cert(found).replace("CERTIFICATE", "CERTIFICATE REQUEST").encode()
+        asked = Enroll(PROTOCOL_VERSION, __version__, token.token_id, token.secret, "one", request)
         with pytest.raises(errors.InvalidError, match="no request for a certificate"):
             await join._ask(
                 port.listener.address, worker_context(port.authority.certificate), asked, Enrolled, SERVER_NAME

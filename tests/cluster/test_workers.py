@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Dialog
 from tests.cluster.machines import WITHIN, Cluster
 from tests.cluster.work import Map, is_back, listing, states, until
 from tests.conftest import Installation
@@ -171,6 +172,60 @@ def test_who_reads_a_commands_output_slowly_costs_the_server_no_memory(two_worke
         assert running.wait(WITHIN) == 0
 
 
+PAIR = """
+import time
+import farcall
+
+app = farcall.App("pair")
+
+
+@app.function(region="number=1")
+def one():
+    print("one", flush=True)
+    time.sleep(600)
+
+
+@app.function(region="number=2")
+def two():
+    print("two", flush=True)
+    time.sleep(600)
+
+
+@app.local_entrypoint()
+def main():
+    calls = [one.spawn(), two.spawn()]
+    calls[0].get()
+"""
+
+
+def test_a_worker_that_does_not_answer_hides_only_its_own_usage(two_workers: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "pair.py"
+    program.write_text(PAIR)
+    server, silent = two_workers.server, two_workers.workers[0].process
+    assert silent is not None
+
+    def usages() -> dict[str, tuple[str, int | None]]:
+        listed = json.loads(server.farcall("container", "list", "--json").stdout)
+        return {one["function"]: (one["worker"], one["memory_bytes"]) for one in listed}
+
+    command = [sys.executable, "-m", "farcall", "run", str(program)]
+    with subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        seen = {next(running.stdout).split()[-1] for _ in range(2)}
+        assert seen == {"one", "two"}
+        try:
+            before = usages()
+            silent.send_signal(signal.SIGSTOP)
+            found = usages()
+        finally:
+            silent.send_signal(signal.SIGCONT)
+            running.send_signal(signal.SIGINT)
+        running.wait(WITHIN)
+    assert found["one"] == ("w1", None)
+    assert found["two"][0] == "w2" and (found["two"][1] is None) == (before["two"][1] is None)
+    until(lambda: states(two_workers) == {"w1": "ready", "w2": "ready"})
+
+
 def resident(pid: int) -> int:
     """Bytes of a process that are in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -188,6 +243,66 @@ def is_steady(count: Callable[[], int]) -> Callable[[], bool]:
         return now - seen[0][0] > 1 and seen[-1][1] - seen[0][1] < 100_000
 
     return check
+
+
+def test_a_drain_says_what_it_waits_for(two_workers: Cluster, tmp_path: Path) -> None:
+    """Once, or as it changes on a terminal; and a Ctrl-C ends the waiting, not the drain."""
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    server = two_workers.server
+    farcall = [sys.executable, "-m", "farcall"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*farcall, "run", str(program)], env=server.environment, stdout=pipe, text=True) as running:
+        assert running.stdout is not None
+        assert any("held" in line for line in running.stdout)
+        drain = [*farcall, "worker", "drain", "w1"]
+        with subprocess.Popen(drain, env=server.environment, stderr=pipe, text=True) as draining:
+            assert draining.stderr is not None
+            assert "worker w1: waiting for 1 container, 1 input running" in draining.stderr.readline()
+            draining.send_signal(signal.SIGINT)
+            _, said = draining.communicate(timeout=WITHIN)
+        assert draining.returncode == 130
+        assert said.startswith("worker w1 is still being drained") and "--undo" in said and len(said.splitlines()) == 1
+        assert states(two_workers)["w1"] == "draining"
+        again = Dialog(server.environment, "worker", "drain", "w1")
+        again.until("\rworker w1: waiting for 1 container, 1 input running\x1b[K", WITHIN)
+        again.until("\rworker w1: waiting for 1 container, 1 input running\x1b[K", WITHIN)
+        let_go(server)
+        again.until("\r\x1b[Kworker w1 is drained: it has no containers", WITHIN)
+        assert again.end() == 0
+        assert running.wait(WITHIN) == 0
+    server.farcall("worker", "drain", "w1", "--undo")
+    until(is_back(two_workers, two_workers.workers[0]))
+
+
+def test_what_a_worker_cannot_do_is_said_with_its_name(two_workers: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "noted.py"
+    program.write_text(NOTED)
+    worker = two_workers.workers[0]
+    worker.stop()
+    worker.join("--simulate-gpu", "T4=1")
+    ran = two_workers.server.farcall("run", program)
+    assert "worker w1: " in ran.stderr and "simulated" in ran.stderr
+    worker.stop()
+    worker.join()
+    until(lambda: states(two_workers) == {"w1": "ready", "w2": "ready"})
+
+
+NOTED = """
+import farcall
+
+app = farcall.App("noted")
+
+
+@app.function(gpu="T4")
+def f():
+    pass
+
+
+@app.local_entrypoint()
+def main():
+    f.remote()
+"""
 
 
 def test_a_worker_that_leaves_is_not_kept_by_a_drain_that_is_undone(two_workers: Cluster, tmp_path: Path) -> None:

@@ -513,3 +513,4 @@ def test_without_slirp4netns_there_is_no_network_and_the_lease_says_what_to_inst
         assert lease.netns_fd is None
         assert lease.note is not None
         assert "apt install slirp4netns" in lease.note
+        assert f"on {os.uname().nodename}:" in lease.note, "on which of several machines"

@@ -82,6 +82,9 @@ def test_a_program_runs_there_and_farcall_is_installed_on_the_way(away: Away, pr
         return status.returncode == 3 and json.loads(status.stdout) == {"state": "stopped"}
 
     assert is_stopped() and not away.box.processes()
+    stopped = away.near.farcall("server", "stop")
+    assert "does not run" in stopped.stderr and "installing" not in stopped.stderr
+    assert not away.box.processes() and not (away.box.home / "data").exists()
     installed = away.box.home / "data" / "farcall" / "remote"
     for age, name in enumerate(("last", "runs", "old", "older")):
         (installed / name).mkdir(parents=True)
@@ -139,6 +142,68 @@ def test_links_of_several_installations_end_with_the_server(away: Away, program:
     assert sum(path.exists() for path in sockets) == 2
     away.near.farcall("server", "stop", "--force")
     assert not any(path.exists() for path in sockets)
+
+
+def test_another_version_stops_the_server_and_installs_nothing(away: Away, program: Path) -> None:
+    """Nor does it start one, to stop it."""
+    away.near.farcall("run", program, timeout=400)
+    folder = away.box.home / "data" / "farcall" / "remote"
+    installed = sorted(os.listdir(folder))
+    other = (
+        "import sys\n"
+        "from farcall.interpreters import private\n"
+        "private.source = lambda: 'another installation'\n"
+        "from farcall.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    for word in ("has stopped", "does not run"):
+        command = [sys.executable, "-c", other, "server", "stop"]
+        done = subprocess.run(command, env=away.near.environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0 and word in done.stderr and "installing" not in done.stderr, done.stderr
+        assert not any("farcall.server" in one for one in away.box.processes().values())
+    assert sorted(os.listdir(folder)) == installed
+
+
+def test_a_server_there_is_started_with_flags(away: Away, program: Path) -> None:
+    away.near.farcall("run", program, timeout=400)
+    refused = away.near.farcall("server", "start", "--queue-inputs", "4321", check=False)
+    assert refused.returncode not in (0, 2) and "runs already" in refused.stderr
+    away.near.farcall("server", "stop", "--force")
+    away.near.farcall("server", "start", "--queue-inputs", "4321")
+    assert json.loads(away.near.farcall("server", "status", "--json").stdout)["queue_inputs"] == 4321
+    away.near.farcall("server", "stop", "--force")
+
+
+def test_a_stop_that_is_refused_leaves_the_link_to_who_uses_it(away: Away) -> None:
+    program = away.program("long.py", LONG)
+    command = [sys.executable, "-m", "farcall", "run", str(program)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=away.near.environment, stdin=pipe, stdout=pipe, text=True) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert any("begun" in line for line in running.stdout)
+        refused = away.near.farcall("server", "stop", check=False)
+        assert refused.returncode not in (0, 2) and "--force" in refused.stderr
+        out, _ = running.communicate("go on\n", timeout=100)
+        assert running.returncode == 0 and out.endswith("4\n")
+
+
+LONG = """
+import farcall
+
+app = farcall.App("long", image=farcall.Image.host())
+
+
+@app.function()
+def twice(x):
+    return 2 * x
+
+
+@app.local_entrypoint()
+def main():
+    print(twice.remote(1), "begun", flush=True)
+    input()
+    print(twice.remote(2))
+"""
 
 
 def test_an_edit_is_seen_there(away: Away, program: Path) -> None:

@@ -15,8 +15,8 @@ def url() -> str:
 
 def run_there(words: list[str], *, has_server: bool = True) -> int:
     """Runs `farcall WORDS` on the server's machine, in this terminal; returns its exit code. Without `has_server` no
-    server is started for it, nor is farcall installed: then the code may be `install.MISSING`. Raises what keeps that
-    machine from being reached."""
+    server is started for it, nor is farcall installed: then another version may run it, and the code may be
+    `install.MISSING`. Raises what keeps that machine from being reached."""
     from farcall.link import install, ssh, wheel
     from farcall.link.address import Address
     from farcall.sdk import client

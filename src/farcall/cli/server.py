@@ -2,15 +2,19 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from farcall import errors, settings
 from farcall.cli.usage import UsageError
 from farcall.settings import flags
+
+if TYPE_CHECKING:
+    from farcall.wire.messages import StatusReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +56,12 @@ def _start(options: dict[str, Any]) -> int:
         found = settings.load(given)
     except errors.InvalidError as error:
         raise UsageError(str(error)) from None
-    os.environ.update(found.of_server())
     by_flag = [one for one in settings.SETTINGS if one.of_server and given[one.name] is not None]
+    words = [_flag(one, given[one.name]) for one in by_flag]
+    if words and client.server_url():
+        gpus = options["simulate_gpu"]
+        return _start_there([*words, *([f"--simulate-gpu={gpus}"] if gpus else [])])
+    os.environ.update(found.of_server())
     os.environ[flags.VARIABLE] = ",".join(one.variable for one in by_flag)
     if found.simulate_gpu:
         os.environ["FARCALL_SIMULATE_GPU"] = found.simulate_gpu
@@ -66,26 +74,78 @@ def _start(options: dict[str, Any]) -> int:
         running = client.connect_or_start()
         word = "started"
     else:
-        late = [f"--{one.name.replace('_', '-')}" for one in by_flag]
-        word = f"runs already ({', '.join(late)} will hold when it is started again)" if late else "runs already"
+        word = "runs already"
     report = running.status()
     where = running.url or settings.paths().server_socket
-    print(f"the farcall server {word}: pid {report.pid}, {where}", file=sys.stderr)
     running.close()
+    if word == "runs already":
+        _check_the_same(report, by_flag, given, words)
+    print(f"the farcall server {word}: pid {report.pid}, {where}", file=sys.stderr)
+    _tell_of_shut_out(report, sys.stderr)
     return 0
 
 
+def _flag(setting: settings.Setting, value: object) -> str:
+    name = setting.name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{name}" if setting.kind is bool else f"--{name}={value}"
+
+
+def _check_the_same(
+    report: "StatusReport", by_flag: list[settings.Setting], given: dict[str, Any], words: list[str]
+) -> None:
+    """What a server is given holds from its start. Raises ConflictError where the one that runs has something else."""
+    other: list[str] = []
+    for setting in by_flag:
+        read = setting.reads or str
+        has = report.settings.get(setting.name, "")
+        if not has or read(has) != read(str(given[setting.name])):
+            value = has == "True" if setting.kind is bool else has
+            other.append(f"with {_flag(setting, value)}" if has else f"without --{setting.name.replace('_', '-')}")
+    if other:
+        raise errors.ConflictError(
+            f"the farcall server runs already (pid {report.pid}), {' and '.join(other)}, and keeps that until it ends. "
+            f"End it with `farcall server stop`, and start it again: `farcall server start {shlex.join(words)}`"
+        )
+
+
+def _tell_of_shut_out(report: "StatusReport", stream: TextIO) -> None:
+    """Workers that have joined look for a server that listens."""
+    if report.shut_out:
+        names = ", ".join(report.shut_out)
+        print(
+            f"it does not listen for workers, so those that have joined cannot come back: {names}. End it with "
+            "`farcall server stop`, and start it with `farcall server start --listen HOST:PORT`, or set `listen`",
+            file=stream,
+        )
+
+
+def _start_there(words: list[str]) -> int:
+    """On the server's own machine: only there does it begin with them."""
+    from farcall.cli import elsewhere
+    from farcall.link.install import MISSING
+    from farcall.sdk import client
+
+    code = elsewhere.run_there(["server", "start", *words], has_server=False)
+    if code == MISSING:
+        client.connect_or_start().close()  # which installs it, and starts a server without them
+        elsewhere.run_there(["server", "stop"], has_server=False)
+        code = elsewhere.run_there(["server", "start", *words], has_server=False)
+    return code
+
+
 def _stop(*, force: bool) -> int:
-    from farcall.sdk import client, elsewhere
+    from farcall.sdk import client
     from farcall.wire import messages
 
+    if url := client.server_url():
+        return _stop_there(url, force=force)
     running = client.connect_existing()
     if running is None:
         print("the farcall server does not run", file=sys.stderr)
         return 0
     pid = running.server.pid if running.server else 0
     ending = None
-    if hasattr(os, "pidfd_open") and not running.url:
+    if hasattr(os, "pidfd_open"):
         with suppress(OSError):  # it has ended
             ending = os.pidfd_open(pid)
     try:
@@ -96,8 +156,6 @@ def _stop(*, force: bool) -> int:
         raise errors.ConflictError(f"{error}. `farcall server stop --force` ends that too") from None
     finally:
         running.close()
-        if running.url:
-            elsewhere.end_links(running.url)
     if ending is not None:
         import select
 
@@ -105,6 +163,21 @@ def _stop(*, force: bool) -> int:
         os.close(ending)
     print("the farcall server has stopped", file=sys.stderr)
     return 0
+
+
+def _stop_there(url: str, *, force: bool) -> int:
+    """Whatever farcall is there: to stop a server is no reason to install this one, nor to start one."""
+    from farcall.cli import elsewhere
+    from farcall.link.install import MISSING
+    from farcall.sdk.elsewhere import end_links
+
+    code = elsewhere.run_there(["server", "stop", *(["--force"] if force else [])], has_server=False)
+    if code == MISSING:
+        print(f"the farcall server does not run: no farcall was installed at {url} from here", file=sys.stderr)
+        code = 0
+    if code == 0:
+        end_links(url)
+    return code
 
 
 def _status(*, as_json: bool) -> int:
@@ -145,6 +218,7 @@ def _status(*, as_json: bool) -> int:
     )
     if report.workers:
         print("workers: " + ", ".join(f"{name} ({state})" for name, state in report.workers.items()))
+    _tell_of_shut_out(report, sys.stdout)
     if report.gpus:
         listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(report.gpus.items()))
         print(f"GPUs: {listed}{', simulated' if report.gpus_simulated else ''}")

@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +21,8 @@ from farcall.settings.paths import private_directory
 if TYPE_CHECKING:
     from farcall.wire.workers import WorkerListing
 
+_SOON_SECONDS = 0.3  # in which a drain as a rule is over, where nothing runs
+_LOOK_SECONDS = 0.5
 _TOKEN_MOST = 64 * 1024  # bytes of a token's file that are read
 
 
@@ -131,12 +135,84 @@ def _worker_json(one: "WorkerListing") -> dict[str, Any]:
 
 
 def _drain(worker: str, *, undo: bool) -> int:
-    from farcall.wire.workers import DrainWorker
+    from farcall.wire.workers import DrainWorker, ListWorkers, WorkerListing
 
-    _ask(lambda seq: DrainWorker(seq, worker, undo))
-    word = "gets containers again" if undo else "is drained: it has no containers, and gets none"
-    print(f"worker {worker} {word}", file=sys.stderr)
+    if undo:
+        _ask(lambda seq: DrainWorker(seq, worker, undo))
+        print(f"worker {worker} gets containers again", file=sys.stderr)
+        return 0
+    known: list[WorkerListing] = _ask(ListWorkers, list[WorkerListing])
+    name = next((one.name for one in known if worker in (one.name, one.worker_id)), worker)
+    shown = _Waiting(name)
+    draining = threading.Thread(target=shown.drain, args=[worker], daemon=True)
+    draining.start()
+    try:
+        draining.join(_SOON_SECONDS)
+        while draining.is_alive():
+            shown.tell()
+            draining.join(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        shown.clear()
+        print(
+            f"worker {name} is still being drained: `farcall worker list` says when it has no containers, `farcall "
+            f"worker drain {name} --undo` gives it containers again",
+            file=sys.stderr,
+        )
+        raise
+    shown.clear()
+    if shown.error is not None:
+        raise shown.error
+    print(f"worker {name} is drained: it has no containers, and gets none", file=sys.stderr)
     return 0
+
+
+class _Waiting:
+    """A worker that is being drained, and what is waited for: a line that is drawn anew on a terminal, else one line,
+    once."""
+
+    def __init__(self, name: str) -> None:
+        self.error: BaseException | None = None
+        self._name = name
+        self._live = sys.stderr.isatty()
+        self._has_told = False
+
+    def drain(self, worker: str) -> None:
+        """Returns when it has no containers, or with an `error`. In a thread of its own."""
+        from farcall.wire.workers import DrainWorker
+
+        try:
+            _ask(lambda seq: DrainWorker(seq, worker))
+        except BaseException as error:
+            self.error = error
+
+    def tell(self) -> None:
+        """Says what is waited for."""
+        from farcall.cli.output import count
+        from farcall.wire.inspection import ContainerListing, ListContainers
+
+        if self._has_told and not self._live:
+            return
+        try:
+            found: list[ContainerListing] = _ask(ListContainers, list[ContainerListing])
+        except errors.FarcallError:
+            return  # of a server that ends, which who waits for the drain is told
+        mine = [one for one in found if one.worker == self._name]
+        if not mine:
+            return
+        inputs = sum(one.running for one in mine)
+        self._has_told = True
+        line = f"worker {self._name}: waiting for {count(len(mine), 'container')}, {count(inputs, 'input')} running"
+        if self._live:
+            sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.flush()
+        else:
+            print(f"{line} (Ctrl-C: it is drained all the same)", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Nothing is waited for any more."""
+        if self._live and self._has_told:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def _remove(worker: str, *, force: bool) -> int:

@@ -41,6 +41,7 @@ class Hosted:
         self._execs: dict[int, ExecStreams] = {}
         self._concurrent = asked.function.concurrency.max_inputs > 1
         self._is_paused = False
+        self._settled = asyncio.Event()  # its trees are kept for it, or it is gone
         end.on_message = self._take
         end.on_close = self._given_up
         end.on_pause = self._pause
@@ -65,8 +66,8 @@ class Hosted:
                 self.container = self._agent.worker.start(
                     asked.container_id, asked.app_id, function, asked.params, self, asked.gpus, given
                 )
-                while self.container.mounted is None and self.container.state is State.STARTING:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)  # by then the container has a lease of its own
+                self.container.on_mounted = self._settled.set
+                await self._settled.wait()  # by then the container has a lease of its own
         except errors.FarcallError as error:
             self._could_not(error, refused=isinstance(error, Refused))
         except Exception as error:
@@ -234,6 +235,7 @@ class Hosted:
         if isinstance(end.error, errors.ResourceExhaustedError):
             end = replace(end, error=errors.ResourceExhaustedError(self._on_here(end.error)))
             self._agent.make_room()
+        self._settled.set()
         self._end.send(cluster.ContainerGone(_told(end), started))
         self._close()
 

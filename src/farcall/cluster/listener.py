@@ -16,7 +16,7 @@ from farcall.cluster.authority import Authority, name_in
 from farcall.cluster.contents import Contents
 from farcall.cluster.machine import Known, Machine
 from farcall.cluster.port import Port
-from farcall.cluster.registry import KnownWorker, Registry, check_said
+from farcall.cluster.registry import REGISTRY, KnownWorker, Registry, check_said
 from farcall.cluster.tokens import Tokens
 from farcall.link.stream import SocketStream
 from farcall.version import __version__
@@ -38,7 +38,7 @@ class Listener:
     def __init__(self, host: Host, server_id: str, directory: Path, store: Store, lease: float) -> None:
         self.authority = Authority(directory)
         self.tokens = Tokens(directory / "tokens.json")
-        self.registry = Registry(directory / "workers.json")
+        self.registry = Registry(directory / REGISTRY)
         self.machines: dict[str, Machine] = {}
         self.address = ""  # where it listens
         self._host = host

@@ -13,6 +13,7 @@ import msgspec
 from farcall import errors
 from farcall.cluster.authority import write_private
 
+REGISTRY = "workers.json"  # the file, in a server's directory for its workers
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LOCAL = "local"  # the server's own worker
 _MOST_LABELS = 64

@@ -131,7 +131,7 @@ class Started(msgspec.Struct, tag=True):
     """The container exists. Carries one descriptor: the pidfd of its pid 1.
 
     `timeline` is seconds since the request arrived, by step; `notes` are one-line reductions a user should know of
-    (no cgroup: the memory limit is not enforced, no network: slirp4netns is missing).
+    (no cgroup: the memory limit is not enforced, no network on box: slirp4netns is missing).
     """
 
     seq: int

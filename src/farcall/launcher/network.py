@@ -94,7 +94,7 @@ class NetworkPool:
         try:
             namespace = self._next()
         except OSError as error:
-            self._failure = f"{NO_NETWORK}: {error.strerror or error}"
+            self._failure = f"{NO_NETWORK} on {os.uname().nodename}: {error.strerror or error}"
             self._retry_at = time.monotonic() + (0 if self._recipe is None else RETRY_SECONDS)
             self._drop_spare()
             return NetworkLease(None, _NO_NETWORK, _HOSTS, self._failure)

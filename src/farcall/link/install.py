@@ -16,11 +16,18 @@ if [ -x "$python" ]; then shift; exec "$python" -P -m farcall.link.far "$@"; fi
 echo {MARK}missing
 """
 
-MISSING = 79  # the exit code of `RUN` where this farcall is not there
+MISSING = 79  # the exit code of `RUN` where no farcall is there
 
-# $1 is the key, the rest are the words of a farcall command.
+# $1 is the key, the rest are the words of a farcall command, which another farcall knows, too: where this one is not
+# there, the one runs it that was installed last.
 RUN = f"""
 python={_FOLDER}/$1/bin/python
+if [ ! -x "$python" ]; then
+    for one in $(ls -t {_FOLDER} 2>/dev/null); do
+        python={_FOLDER}/$one/bin/python
+        [ -x "$python" ] && break
+    done
+fi
 [ -x "$python" ] || exit {MISSING}
 shift
 exec "$python" -P -m farcall "$@"

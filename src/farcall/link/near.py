@@ -18,7 +18,7 @@ from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-from farcall import errors
+from farcall import errors, settings
 from farcall.link import install, ssh, wheel
 from farcall.link.address import Address
 from farcall.link.channel import over_socket
@@ -40,6 +40,7 @@ def main(announce: int, url: str, path: str, command: str) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         address = Address.parse(url)
+        settings.paths()  # a server that has just ended has taken the sockets' directory away, if that was in /tmp
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _is_first(lock, path):
             _say(announce, "conflict")

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from farcall.server.server import Server
 
 ENDED_KEPT = 200  # containers that can still be looked at when they are gone
-MEASURE_SECONDS = 2.0  # for the launcher to say what containers use
 
 Request = ListApps | GetApp | ListContainers | GetContainer | StopContainer | ListCalls | GetCall | GetOverview
 ERROR_TEXT = 1000  # characters of an error in a listing
@@ -147,12 +146,7 @@ class Inspection:
 
     async def _containers(self, containers: Iterable[Container]) -> list[ContainerListing]:
         found = list(containers)
-        usages: dict[str, Usage] = {}
-        if found:
-            try:
-                usages = await asyncio.wait_for(self._server.workers.measure(), MEASURE_SECONDS)
-            except (errors.FarcallError, TimeoutError):
-                pass  # a launcher that is lost or busy; what there is to say beside it is said
+        usages = await self._server.workers.measure() if found else {}
         return [self._container_listing(one, usages.get(one.container_id)) for one in found]
 
     def _container_listing(self, container: Container, usage: Usage | None = None) -> ContainerListing:

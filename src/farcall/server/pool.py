@@ -278,6 +278,8 @@ class Pool:
     def on_loaded(self, container: Container, error: bytes | None) -> None:
         self.app.start_seconds += container.start_seconds
         for note in container.notes:
+            if container.where:
+                note = f"worker {container.where}: {note}"
             if note not in self.app.noted:
                 self.app.noted.add(note)
                 self.server.logs.add_system(container, f"{note}\n")

@@ -112,6 +112,7 @@ class Server:
         self.functions: dict[str, App] = {}
         self.calls: dict[str, Call] = {}
         self.failed_calls: OrderedDict[str, str] = OrderedDict()  # call to app, the newest ones
+        self._settings = settings
         self._idle_seconds = idle_seconds
         self._source = private.source()
         self._simulated = format_simulated(gpus.counts()) if gpus.is_simulated else ""
@@ -207,6 +208,7 @@ class Server:
             await asyncio.wait(self._background, timeout=5)
         self.volumes.close()
         self.uploads.close()
+        self.paths.leave_runtime()
         await self.store.close()
         await self.loop.run_in_executor(None, self.logs.store.close)
 
@@ -591,6 +593,8 @@ class Server:
             self.overload.whole.bytes,
             *self.overload.whole.bound,
             self.workers.states(),
+            self._settings.shown_of_server(),
+            self.workers.shut_out,
         )
 
     async def over(self, ref: str, session: Session) -> None:

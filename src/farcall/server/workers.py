@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 Request = CreateWorkerToken | ListWorkerTokens | RevokeWorkerToken | ListWorkers | DrainWorker | RemoveWorker
 
+MEASURE_SECONDS = 2.0  # for a worker to say what its containers use
 _LOOK_SECONDS = 0.05
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -62,14 +63,19 @@ class Workers:
         self.loop = server.loop
         self.now = server.now
         server.fleet.awaits_workers = bool(settings.listen)
+        self.shut_out: list[str] = []  # workers that have joined and cannot come back
 
     async def open(self) -> None:
         """Listens, where that is set. Raises what `Listener.listen` raises."""
+        directory = self._server.paths.state / "cluster"
         if not self._address:
+            if directory.exists():  # as it was started before
+                from farcall.cluster.registry import REGISTRY, Registry
+
+                self.shut_out = [one.name for one in Registry(directory / REGISTRY).workers]
             return
         from farcall.cluster.listener import Listener
 
-        directory = self._server.paths.state / "cluster"
         self._listener = Listener(self, self._server.server_id, directory, self._store, self._lease)
         self._expect()
         await self._listener.listen(self._address)
@@ -112,10 +118,11 @@ class Workers:
             machine.prepare(interpreter)
 
     async def measure(self) -> dict[str, Usage]:
-        """What containers use, by id; without those of workers that do not say."""
+        """What containers use, by id; without those of workers that do not say so within `MEASURE_SECONDS`."""
         sources = [self._server.worker.measure(), *(one.measure() for one in self._machines if one.is_reachable)]
         found: dict[str, Usage] = {}
-        for usages in await asyncio.gather(*sources, return_exceptions=True):
+        asked = [asyncio.wait_for(one, MEASURE_SECONDS) for one in sources]
+        for usages in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(usages, dict):
                 found |= usages
         return found

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from farcall.errors import InvalidError
@@ -20,8 +21,12 @@ class Paths:
     cost, `cache` what may be deleted at any time, `config` the user's own files (it is never made by us).
     """
 
-    def __init__(self, state: Path, runtime: Path, data: Path, cache: Path, config: Path) -> None:
+    def __init__(
+        self, state: Path, runtime: Path, data: Path, cache: Path, config: Path, *, is_short: bool = False
+    ) -> None:
+        """`is_short` says that `runtime` is in /tmp, which is everybody's."""
         self._state, self._runtime, self._data, self._cache = state, runtime, data, cache
+        self._is_short = is_short
         self.config = config
 
     def __repr__(self) -> str:
@@ -38,7 +43,14 @@ class Paths:
 
     @property
     def runtime(self) -> Path:
-        return _usable(self._runtime)
+        return _own(self._runtime, self._state) if self._is_short else _usable(self._runtime)
+
+    def leave_runtime(self) -> None:
+        """The server ends. A directory in /tmp goes with it, unless something else is in it: whoever needs it makes it
+        anew. To be called while no other server of this state directory can begin."""
+        if self._is_short:
+            with suppress(OSError):
+                self._runtime.rmdir()
 
     @property
     def data(self) -> Path:
@@ -144,9 +156,11 @@ def paths(environ: Mapping[str, str] | None = None) -> Paths:
     )
     runtime = None if chosen else _session_directory(environ)
     runtime = runtime or state
-    if len(os.fsencode(runtime / _SOCKET_NAME)) > MAX_SOCKET_PATH:
+    is_short = len(os.fsencode(runtime / _SOCKET_NAME)) > MAX_SOCKET_PATH
+    if is_short:
         runtime = _short_directory(state)
     return Paths(
+        is_short=is_short,
         state=state,
         runtime=runtime,
         data=base("XDG_DATA_HOME", ".local/share", state / "data"),
@@ -186,10 +200,14 @@ def _short_directory(state: Path) -> Path:
     from hashlib import sha256
 
     digest = sha256(os.fsencode(state)).hexdigest()[:12]
-    directory = Path("/tmp") / f"farcall-{os.getuid()}-{digest}"
+    return _own(Path("/tmp") / f"farcall-{os.getuid()}-{digest}", state)
+
+
+def _own(directory: Path, state: Path) -> Path:
+    """`private_directory` in /tmp, which is everybody's: a directory that another user made first, or a link, is not
+    ours to put a socket into."""
     private_directory(directory)
     found = os.lstat(directory)
-    # /tmp is everybody's: a directory that another user made first, or a link, is not ours to put a socket into.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise InvalidError(
             f"{directory} is not a private directory of yours, and the path of the state directory {state} is too "

@@ -207,6 +207,10 @@ class Settings:
             if setting.of_server and self.values[setting.name].origin != "default"
         }
 
+    def shown_of_server(self) -> dict[str, str]:
+        """All that can be set for a server, by name, as text."""
+        return {one.name: str(self.values[one.name].value) for one in SETTINGS if one.of_server}
+
 
 def load(
     flags: Mapping[str, bool | str | None] | None = None,

@@ -389,6 +389,8 @@ class StatusReport(msgspec.Struct):
     queue_inputs: int = 0  # the most there may be
     queue_memory: int = 0
     workers: dict[str, str] = {}  # of other machines: the state of each, by name
+    settings: dict[str, str] = {}  # those of servers, by name, as this one was started with them
+    shut_out: list[str] = []  # workers that have joined and cannot come back, as it does not listen
 
 
 # --- server to runner ------------------------------------------------------------------------------------------------

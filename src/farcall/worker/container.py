@@ -6,7 +6,7 @@ import enum
 import itertools
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -185,6 +185,7 @@ class Container:
         self.page_fd = SharedPage.create(function.max_held) if page is None else -1
         self.page = SharedPage(self.page_fd) if page is None else page
         self.mounted: Mounted | None = None  # the trees it is made from
+        self.on_mounted: Callable[[], None] = lambda: None  # that is known, and they are kept for it
         self.volumes: tuple[MountedVolume, ...] = ()
         self.pidfd = -1
         self.reason = ""  # why farcall ends it

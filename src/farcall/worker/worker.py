@@ -239,6 +239,7 @@ class Worker:
             container.mounted = await self._filesystems.take(
                 root, (*function.trees, *map(_tree_of, container.volumes)), self.prepare_tree
             )
+            container.on_mounted()
             launcher = await self._connected()
             environment = await self.environment(function)
             asked = self.clock.now() - container.created_at
