@@ -280,11 +280,12 @@ def test_what_a_worker_cannot_do_is_said_with_its_name(two_workers: Cluster, tmp
     program.write_text(NOTED)
     worker = two_workers.workers[0]
     worker.stop()
-    worker.join("--simulate-gpu", "T4=1")
+    labelled = ("--label", "number=1")
+    worker.join("--simulate-gpu", "T4=1", *labelled)
     ran = two_workers.server.farcall("run", program)
     assert "worker w1: " in ran.stderr and "simulated" in ran.stderr
     worker.stop()
-    worker.join()
+    worker.join(*labelled)
     until(lambda: states(two_workers) == {"w1": "ready", "w2": "ready"})
 
 
