@@ -36,12 +36,12 @@ def test_what_a_running_server_cannot_be_given_is_refused(installation: Installa
 
 
 def test_workers_that_cannot_come_back_are_named(installation: Installation) -> None:
-    from farcall.cluster.registry import REGISTRY, Registry
+    from farcall.cluster.registry import REGISTRY, KnownWorker, Registry
 
     farcall = installation.farcall
     assert "cannot come back" not in said(farcall("server", "start", "--listen", "127.0.0.1:0"))
     farcall("server", "stop")
-    Registry(installation.root / "state" / "cluster" / REGISTRY).add("box", 0.0)
+    Registry(installation.root / "state" / "cluster" / REGISTRY).add(KnownWorker("wk-1", "box", 0.0))
     told = said(farcall("server", "start"))
     assert "cannot come back: box." in told and "--listen HOST:PORT" in told
     assert "cannot come back: box." in said(farcall("server", "start"))
