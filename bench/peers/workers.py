@@ -14,6 +14,8 @@ from time import sleep
 
 import farcall
 from bench.peers import Measurement, Result, run
+from bench.peers.bare import NAME as BARE
+from bench.peers.bare import chain
 from bench.samples import median, timed
 from farcall.sdk import client
 from tests.cluster.machines import Cluster, WorkerMachine, cluster
@@ -48,6 +50,9 @@ def far_call() -> Iterator[Result]:
     with app.run():
         timed(lambda: echo.remote(1), CALLS)  # the other worker still gets ready meanwhile
         yield Result("warm call, worker", NAME, 1e6 * median(timed(lambda: echo.remote(1), CALLS)), CALLS)
+    with chain() as call:
+        timed(call, CALLS)
+        yield Result("warm call, worker", BARE, 1e6 * median(timed(call, CALLS)), CALLS)
 
 
 def far_map() -> Iterator[Result]:
