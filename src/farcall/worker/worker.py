@@ -219,6 +219,8 @@ class Worker:
         """Makes a container in the background, with the GPUs of these numbers. Its owner hears of it when it is loaded,
         or gone. What is `given` is not asked for."""
         container = Container(self, container_id, app_id, function, params, owner, self.clock.now(), gpus)
+        if gpus and self.gpus.is_simulated:
+            container.notes = [_SIMULATED]  # before it can have loaded, which is told with them
         self._containers[container_id] = container
         self._spawn(self._start(container, given))
         self._tick_soon()
@@ -268,9 +270,7 @@ class Worker:
             return
         container.pidfd = started.pidfd
         container.add_steps({step: asked + at for step, at in started.timeline.items()})
-        container.notes = started.notes
-        if container.gpus and self.gpus.is_simulated:
-            container.notes = [*started.notes, _SIMULATED]
+        container.notes = [*started.notes, *container.notes]
         # It may have loaded, run and been told to stop before this answer came: then it has time to end.
         if container.doomed:
             self.kill(container, container.reason)
