@@ -365,6 +365,22 @@ def test_exec_on_a_terminal(server: Installation, watched: Watched) -> None:
     assert dialog.end() == 5
 
 
+def test_what_is_typed_after_a_change_of_size_comes_after_it(server: Installation, watched: Watched) -> None:
+    """Also where the signal of the change comes late, or here not at all."""
+    container = watched.container_of("square")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
+    try:
+        dialog = Dialog(server.environment, "container", "exec", container, "sh", rows=30, columns=77)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGWINCH})
+    dialog.until("# ")
+    dialog.resize(20, 66)
+    dialog.say("stty size\r")
+    dialog.until("20 66\r\n")
+    dialog.say("exit 3\r")
+    assert dialog.end() == 3
+
+
 def test_a_closed_terminal_ends_the_command(server: Installation, watched: Watched) -> None:
     container = watched.container_of("square")
     dialog = Dialog(server.environment, "container", "exec", container, "sh")

@@ -47,6 +47,7 @@ def execute(
         wakes = stack.enter_context(_woken_by_signals())
         if terminal:
             stack.enter_context(_raw(0))
+        size = _size() if terminal else None
         started = Exec(
             client,
             container_id,
@@ -54,10 +55,10 @@ def execute(
             _write,
             environment=environment,
             workdir=workdir,
-            terminal=_size() if terminal else None,
+            terminal=size,
         )
         over, end_feeding = os.pipe()
-        feeder = threading.Thread(target=_feed, args=(started, wakes, over, terminal), daemon=True)
+        feeder = threading.Thread(target=_feed, args=(started, wakes, over, size), daemon=True)
         feeder.start()
         try:
             end = started.wait()
@@ -68,8 +69,9 @@ def execute(
     return 128 + end.signal if end.exit_code is None and end.signal is not None else end.exit_code or 0
 
 
-def _feed(command: "Exec", wakes: int, over: int, terminal: bool) -> None:
-    """Passes on input, sizes and signals, until the other end of `over` is closed."""
+def _feed(command: "Exec", wakes: int, over: int, size: tuple[int, int] | None) -> None:
+    """Passes on input, signals, and changes of the terminal's size where it is one, until the other end of `over` is
+    closed."""
     sources = [wakes, over, 0]
     while True:
         ready, _, _ = select.select(sources, [], [])
@@ -77,21 +79,36 @@ def _feed(command: "Exec", wakes: int, over: int, terminal: bool) -> None:
             return
         if wakes in ready:
             for number in os.read(wakes, 100):
-                if number == signal.SIGWINCH:
-                    if terminal:
-                        command.resize(*_size())
-                else:
+                if number != signal.SIGWINCH:
                     command.signal(number)
-        if 0 in ready:
-            try:
-                data = os.read(0, _READ_SIZE)
-            except OSError:  # the terminal has gone
-                data = b""
-            if data:
-                command.write(data)
-            else:
-                command.close_input()
-                sources.remove(0)
+        data = _typed() if 0 in ready else None
+        # What was typed after a change comes after it, though the signal of that may be late.
+        size = _pass_on_size(command, size)
+        if data:
+            command.write(data)
+        elif data is not None:
+            command.close_input()
+            sources.remove(0)
+
+
+def _typed() -> bytes:
+    try:
+        return os.read(0, _READ_SIZE)
+    except OSError:  # the terminal has gone
+        return b""
+
+
+def _pass_on_size(command: "Exec", size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The terminal's size now, of which the command is told where it is another one."""
+    if size is None:
+        return None
+    try:
+        now = _size()
+    except OSError:  # the terminal has gone
+        return size
+    if now != size:
+        command.resize(*now)
+    return now
 
 
 def _write(stream: Literal["stdout", "stderr"], data: bytes) -> None:
