@@ -101,13 +101,13 @@ class Measured:
             figure.values.append(line["value"])
             figure.count = line["samples"]
 
-    def miss(self, peer: Peer, why: str, measurement: str | None = None) -> None:
-        """Notes why a peer has no figures: of one measurement, or of any."""
+    def miss(self, peer: Peer, why: str, measurement: str | None = None, contender: str | None = None) -> None:
+        """Notes why a peer has no figures: of one measurement, or of any; of one contender, or of all it stands for."""
         for row in self.rows:
             if measurement in (None, row.measurement):
-                for contender, of in row.contenders.items():
-                    if of == peer:
-                        self.figures[row.name][contender].missing = why
+                for name, of in row.contenders.items():
+                    if of == peer and contender in (None, name):
+                        self.figures[row.name][name].missing = why
 
 
 def run_rounds(rows: Sequence[Row], peers: Sequence[Peer], rounds: int, say: Callable[[str], None]) -> Measured:
@@ -182,7 +182,7 @@ def _take(results: Any, peer: Peer, measured: Measured) -> bool:
             *lines, text = (text + new).split(b"\n")
             for line in map(json.loads, lines):
                 if "error" in line:
-                    measured.miss(peer, line["error"], line["measurement"])
+                    measured.miss(peer, line["error"], line["measurement"], line.get("contender"))
                 else:
                     measured.add(line)
     return False

@@ -24,7 +24,14 @@ class Result(NamedTuple):
     samples: int
 
 
-Measurement = Callable[[], Iterator[Result]]
+class Missing(NamedTuple):
+    """Why a contender of this measurement has no figures."""
+
+    contender: str
+    error: str
+
+
+Measurement = Callable[[], Iterator[Result | Missing]]
 # A peer: entered, it is set up, and says what it can measure; left, nothing of it runs.
 Peer = AbstractContextManager[Mapping[str, Measurement]]
 
@@ -35,8 +42,9 @@ def run(peer: Callable[[], Peer]) -> None:
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as out, peer() as measurements:
         for name in sys.argv[2:]:
             try:
-                for result in measurements[name]():
-                    print(json.dumps(result._asdict()), file=out)
+                for found in measurements[name]():
+                    told = found._asdict() if isinstance(found, Result) else {"measurement": name} | found._asdict()
+                    print(json.dumps(told), file=out)
             except Exception as error:
                 print(json.dumps({"measurement": name, "error": f"{type(error).__name__}: {error}"}), file=out)
 

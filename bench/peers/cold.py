@@ -26,7 +26,7 @@ from typing import NamedTuple
 from bench.bucket import NAME as BUCKET
 from bench.bucket import make_bucket, open_bucket
 from bench.elsewhere import OBJECT_STORE_RATE, OBJECT_STORE_ROUND_TRIP
-from bench.peers import Measurement, Result, run
+from bench.peers import Measurement, Missing, Result, run
 from bench.peers.builds import TORCH, Workshop
 from bench.samples import median
 from bench.slowline import SlowLine, slow_line
@@ -47,7 +47,7 @@ LAZY, PROFILE, PULL, BUILT = "farcall", "farcall, with a start profile", "skopeo
 COPIED = "a copy of what was built"  # the same bytes at another place of the disk: what that alone makes of it
 STARTS = 3
 FETCHED_STARTS = 8
-FETCHED_READS = 3  # of all files
+FETCHED_READS = 7  # of all files
 _PLACE = f"s3://{BUCKET}/content"
 _PROGRAM = ("-c", "import time; begin = time.monotonic(); import torch; print('imported', begin, time.monotonic())")
 # Reads the file of torch whose number it is asked for, and tells how long that took.
@@ -97,27 +97,23 @@ class Reader:
 
 
 def _read_beside_each_other(readers: Mapping[str, Reader]) -> list[Result]:
-    """All files, each read from one store after the other: what else the disk does in that minute it does to all. The
-    sum of the median times of each file."""
+    """All files, each read from one store after the other: what else the disk does in that minute it does to all. Each
+    is read twice, from the disk and from memory: where in memory a file came to lie makes a difference to the second,
+    so each pass begins anew. The sum of the median times of each file."""
     order = random.Random(5)
-    results: list[Result] = []
     with ExitStack() as stack:
         [count] = {stack.enter_context(reader.open()) for reader in readers.values()}
-        for is_cold in (False, True):
-            took: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in readers}
-            for _ in range(FETCHED_READS):
-                if is_cold:
-                    _drop_caches()
-                for number in order.sample(range(count), count):
-                    for name in order.sample(list(readers), len(readers)):
-                        if not is_cold:
-                            readers[name].read(number)
-                        took[name][number].append(readers[name].read(number))
-            title = "reading torch once fetched" + (", cold" if is_cold else "")
-            results += [
-                Result(title, name, sum(map(median, files)), FETCHED_READS * count) for name, files in took.items()
-            ]
-    return results
+        titles = ("reading torch once fetched, cold", "reading torch once fetched")
+        took: dict[tuple[str, str], list[list[float]]] = {
+            (title, name): [[] for _ in range(count)] for title in titles for name in readers
+        }
+        for _ in range(FETCHED_READS):
+            _drop_caches()
+            for number in order.sample(range(count), count):
+                for name in order.sample(list(readers), len(readers)):
+                    for title in titles:
+                        took[title, name][number].append(readers[name].read(number))
+    return [Result(*key, sum(map(median, files)), FETCHED_READS * count) for key, files in took.items()]
 
 
 class Cold:
@@ -132,7 +128,7 @@ class Cold:
         self.received: dict[str, list[float]] = {}
         """Bytes that were fetched for each start."""
 
-    def measure(self) -> Iterator[Result]:
+    def measure(self) -> Iterator[Result | Missing]:
         """The median of each, and what was fetched."""
         starts = self.starts(STARTS)
         for contender, spans in starts.items():
@@ -141,6 +137,8 @@ class Cold:
                 yield Result(row, contender, took, len(spans))
             received = median(self.received[contender])
             yield Result("bytes of a cold import torch", contender, received / 1e6, len(spans))
+        if lacking := _lacking_to_pull():
+            yield Missing(PULL, f"not installed: {', '.join(lacking)}")
 
     def once_fetched(self) -> Iterator[Result]:
         """The same image, fetched and built here: starts and reads, from memory and from the disk."""
@@ -223,7 +221,8 @@ class Cold:
         """All three in turn, `count` times; what each start was made of."""
         with self._pushed() as (workshop, image):
             tree = image.root
-            layout = self._export(workshop.store, image)
+            can_pull = not _lacking_to_pull()
+            layout = self._export(workshop.store, image) if can_pull else self._scratch
             port = int(self._weed.endpoint.rpartition(":")[2])
             with (
                 slow_line(port, OBJECT_STORE_ROUND_TRIP, OBJECT_STORE_RATE) as line,
@@ -234,7 +233,7 @@ class Cold:
                     self._forget_profile(tree)
                     self._note(LAZY, line, partial(self._start, line, tree))
                     self._note(PROFILE, line, partial(self._start, line, tree))
-                    if shutil.which("runc"):
+                    if can_pull:
                         self._note(PULL, pulling, partial(self._pull, pulling))
         return self._starts
 
@@ -325,6 +324,10 @@ class Cold:
         shutil.rmtree(node)
         spans = [Span("pull", pulled - begin), Span("unpack", unpacked - pulled)]
         return spans + _imported(done.stdout.decode(), unpacked)
+
+
+def _lacking_to_pull() -> list[str]:
+    return [program for program in ("skopeo", "umoci", "runc") if shutil.which(program) is None]
 
 
 def _imported(said: str, asked: float) -> list[Span]:
