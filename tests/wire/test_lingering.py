@@ -26,7 +26,7 @@ class Process:
     """A process that passes calls on, and its clock: a loop that makes its turns when asked to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, processors: int = 2) -> None:
-        monkeypatch.setattr("os.cpu_count", lambda: processors)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(processors)))
         monkeypatch.setattr(lingering.time, "monotonic", lambda: self.now)
         self.now = 1000.0
         self.soon = []
@@ -58,7 +58,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Process:
 
 
 def test_it_ends_however_coarse_the_clock_of_the_loop_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     loop = CoarseLoop()
     try:
         Lingering(loop).answer(is_lone=True)

@@ -21,7 +21,7 @@ from farcall import errors
 from farcall.sdk import shared_memory
 from farcall.spec.function import AppSpec, FunctionSpec
 from farcall.version import __version__
-from farcall.wire import builds, descriptors, messages
+from farcall.wire import builds, descriptors, messages, processors
 from farcall.wire.connection import Connection, Waiter
 from farcall.wire.execs import ExecOutput, ExecTaken
 from farcall.wire.memory import INLINE_LIMIT, from_memory, to_memory
@@ -124,7 +124,7 @@ class Client:
         """Says hello over a fresh socket. Raises VersionError where the server does not understand this version."""
         client = cls()
         client.connection = Connection(sock, messages.ToClient, client.handle, client.lose)
-        client.connection.spins = (os.cpu_count() or 1) > 1
+        client.connection.spins = processors.are_several()
         welcome = _Reply()
         client._replies[0] = welcome
         client.connection.send(messages.Hello(messages.PROTOCOL_VERSION, __version__, "client", os.getpid()))

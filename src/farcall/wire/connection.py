@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from farcall.errors import ConnectionLostError
-from farcall.wire import descriptors
+from farcall.wire import descriptors, processors
 from farcall.wire.frames import FrameEncoder
 from farcall.wire.incoming import Incoming
 
@@ -33,7 +33,6 @@ SLEEP_SECONDS = 1.0
 SLEEPING_READS = 128  # at most, after spins in vain: not one call in a hundred is to look where that does not help
 
 _DONT_WAIT = int(socket.MSG_DONTWAIT)
-_yield = getattr(os, "sched_yield", lambda: None)  # not on macOS
 
 
 class Waiter:
@@ -313,7 +312,7 @@ class Connection:
             if self._poll.poll(0):
                 self._slept = 0
                 return True
-            _yield()  # whoever is to answer may have been woken on this processor
+            processors.give_way()  # whoever is to answer may have been woken on this processor
         # One call that took longer must not end the looking for the next ones.
         self._sleep_reads = self._slept = min(SLEEPING_READS, 2 * self._slept or 1)
         return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
+
+from farcall.wire import processors
 
 SECONDS = 1e-3
 
 _CALL, _ANSWER = 0, 1
-_yield = getattr(os, "sched_yield", lambda: None)  # not on macOS
 
 
 class Lingering:
@@ -26,7 +26,7 @@ class Lingering:
         self._waits_for = _CALL
         self._began = 0.0  # the wait, 0: it says nothing
         self._was_short = [True, True]
-        self._allowed = (os.cpu_count() or 1) > 1  # with one core it would keep the others from their work
+        self._allowed = processors.are_several()
 
     def call(self, *, is_lone: bool) -> None:
         """A call has been passed on; `is_lone`: there is no other."""
@@ -54,5 +54,5 @@ class Lingering:
     def _look(self) -> None:
         self._looks = time.monotonic() < self._until
         if self._looks:
-            _yield()  # whoever is to answer may have been woken on this processor
+            processors.give_way()  # whoever is to answer may have been woken on this processor
             self._loop.call_soon(self._look)
