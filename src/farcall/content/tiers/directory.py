@@ -4,7 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
-from farcall.content.disk import disk_error, write_file
+from farcall.content.disk import disk_error, sync_one, write_file
 from farcall.errors import NotFoundError
 
 
@@ -33,7 +33,9 @@ class DirectoryTier:
         made = path.parent / f".{secrets.token_hex(8)}"  # no blob's name begins so
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(str(made), data, 0o644)
+            # Who puts it notes that it is here, and would not look again: a power cut must not take it back.
+            write_file(str(made), data, 0o644, synced=True)
             os.rename(made, path)
+            sync_one(path.parent)
         except OSError as error:
             raise disk_error(error, "writing", path) from error
