@@ -220,7 +220,7 @@ class Worker:
         or gone. What is `given` is not asked for."""
         container = Container(self, container_id, app_id, function, params, owner, self.clock.now(), gpus)
         if gpus and self.gpus.is_simulated:
-            container.notes = [_SIMULATED]  # before it can have loaded, which is told with them
+            container.notes = [_SIMULATED]
         self._containers[container_id] = container
         self._spawn(self._start(container, given))
         self._tick_soon()
@@ -271,11 +271,12 @@ class Worker:
         container.pidfd = started.pidfd
         container.add_steps({step: asked + at for step, at in started.timeline.items()})
         container.notes = [*started.notes, *container.notes]
-        # It may have loaded, run and been told to stop before this answer came: then it has time to end.
         if container.doomed:
             self.kill(container, container.reason)
         elif container.state is State.STARTING:
             container.kill_at = self.clock.now() + HELLO_SECONDS
+            if container.said_hello:
+                self._load(container)
 
     def _open_ends(self, container: Container, theirs: list[int]) -> tuple[int, int, int]:
         """Opens connection and pipes. The container's ends of them are returned, and put into `theirs` one by one."""
@@ -303,7 +304,9 @@ class Worker:
     def _message(self, container: Container, message: Any, fds: tuple[int, ...]) -> None:
         match message:
             case messages.Hello():
-                self._load(container)
+                container.said_hello = True
+                if container.pidfd >= 0:  # else `_start` goes on, once it has what is to be told of this container
+                    self._load(container)
             case messages.Loaded(seconds=seconds, error=error):
                 if container.state is not State.LOADING:
                     return
