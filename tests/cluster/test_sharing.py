@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -21,7 +22,7 @@ from farcall.content.tiers.exchange import BlobClient
 from farcall.errors import PermissionDeniedError
 from tests.cluster.machines import Cluster, WorkerMachine, share_runners, workers_of
 from tests.cluster.work import is_back, listing, until
-from tests.conftest import Installation, short_directory
+from tests.conftest import Installation, descendants, short_directory
 
 pytestmark = pytest.mark.root("network namespaces")
 
@@ -176,6 +177,7 @@ def main():
 """
 SAID = ["herejson.decoder"]
 BUILD_SECONDS = 500
+OPENAT = {"x86_64": 257, "aarch64": 56}[os.uname().machine]
 
 
 def partial_trees(place: Installation) -> int:
@@ -205,35 +207,74 @@ def test_an_image_starts_before_it_has_arrived_and_does_arrive(two_workers: Clus
         run_on(worker)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(BUILD_SECONDS)
-def test_what_the_server_has_only_elsewhere_reaches_its_workers(
-    two_workers: Cluster, tmp_path: Path, shared: Path
-) -> None:
-    """The object store is the server's alone: its worker has no access."""
-    program = tmp_path / "slim.py"
+@pytest.fixture(scope="module")
+def shelf(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An object store that has the image."""
+    folder = tmp_path_factory.mktemp("shelf")
+    program = folder / "slim.py"
     program.write_text(IMAGE)
-    settings = {"FARCALL_OBJECT_STORE": str(tmp_path / "shelf")}
     with short_directory() as root:
         builder = Installation.under(root / "builder", shared)
-        builder.environment |= settings
+        builder.environment["FARCALL_OBJECT_STORE"] = str(folder / "store")
         try:
             assert builder.farcall("run", program, timeout=BUILD_SECONDS).stdout.split() == SAID
             builder.farcall("content", "push", timeout=BUILD_SECONDS)
         finally:
             builder.farcall("server", "stop", "--force")
+    return folder
+
+
+@contextmanager
+def server_with(store: Path, shared: Path) -> Iterator[tuple[Installation, WorkerMachine]]:
+    """A server that has nothing of its own, and its only worker, which has no access to the object store."""
+    with short_directory() as root:
         server = Installation.under(root / "server", root / "server" / "own")
-        server.environment |= settings
+        server.environment["FARCALL_OBJECT_STORE"] = str(store)
         share_runners(shared, Path(server.environment["XDG_DATA_HOME"]))
         try:
             server.farcall("server", "start", "--listen", "127.0.0.1:0", "--no-own-worker")
             log = server.root / "state" / "server.log"
             with workers_of(server, log, root, shared, 1, has_lines=False) as made:
-                ran = server.farcall("run", program, timeout=BUILD_SECONDS)
-                assert ran.stdout.split() == SAID
-                assert partial_trees(server) > 0, "not all of it has come by way of the server's own store"
-                [worker] = made.workers
-                until(lambda: partial_trees(worker.place) == 0)
-                worker.place.farcall("content", "verify")
+                yield server, made.workers[0]
         finally:
             server.farcall("server", "stop", "--force")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_what_the_server_has_only_elsewhere_reaches_its_workers(shelf: Path, shared: Path) -> None:
+    with server_with(shelf / "store", shared) as (server, worker):
+        ran = server.farcall("run", shelf / "slim.py", timeout=BUILD_SECONDS)
+        assert ran.stdout.split() == SAID
+        assert partial_trees(server) > 0, "not all of it has come by way of the server's own store"
+        until(lambda: partial_trees(worker.place) == 0)
+        worker.place.farcall("content", "verify")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_a_server_ends_though_the_object_store_hangs(shelf: Path, shared: Path, tmp_path: Path) -> None:
+    """As where a file system is gone: whoever opens one of its files waits for ever."""
+    store = tmp_path / "store"
+    shutil.copytree(shelf / "store", store)
+    for pack in store.glob("packs/*/*"):
+        pack.unlink()
+        os.mkfifo(pack)
+    with server_with(store, shared) as (server, _):
+        pid = json.loads(server.farcall("server", "status", "--json").stdout)["pid"]
+        command = [sys.executable, "-m", "farcall", "run", shelf / "slim.py"]
+        running = subprocess.Popen(command, env=server.environment, stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: opens_something(pid))
+            server.farcall("server", "stop", "--force")
+            until(lambda: pid not in descendants())
+        finally:
+            running.terminate()
+            running.wait()
+        log = (server.root / "state" / "server.log").read_text()
+    assert "the process ends without waiting for what its threads are at: contents" in log
+
+
+def opens_something(pid: int) -> bool:
+    """Whether a thread of it waits for a file to be opened."""
+    return any(task.read_text().startswith(f"{OPENAT} ") for task in Path("/proc", str(pid), "task").glob("*/syscall"))

@@ -282,6 +282,7 @@ def _join(options: argparse.Namespace) -> int:
     from farcall.cluster.tokens import Token, split_address
     from farcall.mounts.lazy.sources import Source
     from farcall.sdk.embedded import check_system
+    from farcall.worker import process
 
     check_system()
     text = _token_text(options.token_file)
@@ -304,8 +305,7 @@ def _join(options: argparse.Namespace) -> int:
     directory = settings.paths().state / "worker"
     membership = Membership(directory)
     try:
-        with _runner() as runner:
-            runner.run(_work(membership, given, options.simulate_gpu))
+        process.run(_work(membership, given, options.simulate_gpu))
     except errors.FarcallError as error:
         raise error.with_traceback(None) from None  # the event loop's frames tell nobody anything
     finally:
@@ -341,14 +341,6 @@ def _labels(words: list[str]) -> dict[str, str]:
             raise UsageError(f"--label {word!r} is not KEY=VALUE")
         labels[key] = value
     return labels
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _work(membership: Any, given: Any, simulate_gpu: str | None) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from farcall import errors
+from farcall.worker import process
 
 IDLE_SECONDS = 300.0  # without apps and connections, after which the server ends; FARCALL_IDLE_SECONDS overrides
 
@@ -21,20 +22,11 @@ def main(announce: int) -> None:
     it."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        with _runner() as runner:
-            runner.run(_serve(announce))
+        process.run(_serve(announce))
     except errors.FarcallError as error:
         _say(announce, f"{error.code} {error}")
         logging.getLogger("farcall.server").error("not serving: %s", error)
         sys.exit(3)
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(announce: int) -> None:
