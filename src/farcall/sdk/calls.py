@@ -220,6 +220,9 @@ def spawn_map(target: Target, iterables: Sequence[Iterable[Any]], kwargs: Mappin
             under_way.popleft().wait()
         try:
             under_way.append(client.start(_spawn_message(target, call_id, inputs), fds))
+        except errors.ConnectionLostError as error:
+            error.may_have_run |= sent > 0  # of this chunk nothing, of those before it all
+            raise
         finally:
             descriptors.close_all(fds)
         sent += 1

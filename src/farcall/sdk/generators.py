@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any
@@ -60,7 +61,8 @@ class _Stream:
             data, fds = self._items.popleft()
             self._taken += 1
             if self._taken >= messages.GENERATOR_WINDOW // 2 and not self.over:
-                self.client.connection.send(messages.Credit(self.call_id, 0, self._taken))
+                with contextlib.suppress(errors.ConnectionLostError):  # said once what has come is taken
+                    self.client.connection.send(messages.Credit(self.call_id, 0, self._taken))
                 self._taken = 0
             return True, values.loads(data, fds)
         if self._end is not None:

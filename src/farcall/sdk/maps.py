@@ -163,7 +163,7 @@ class MapCall:
         return Chunker(self._kwargs)
 
     def send(self, chunk: _Chunk) -> None:
-        """Hands a chunk to the server."""
+        """Hands a chunk to the server. Raises ConnectionLostError, which counts the chunks before it."""
         inputs, fds = chunk
         if not inputs or self.closed:
             descriptors.close_all(fds)
@@ -189,6 +189,12 @@ class MapCall:
                 ),
                 fds,
             )
+        except errors.ConnectionLostError as error:
+            if not error.may_have_run:
+                self._sent -= len(inputs)
+            if self._sent:
+                raise self._lost(error) from error
+            raise
         finally:
             if fds:
                 descriptors.close_all(fds)
@@ -245,11 +251,12 @@ class MapCall:
             output.call_waits(self.call_id, self.target.name, message.reason)
 
     def lose(self, error: errors.ConnectionLostError) -> None:
-        self.fail(
-            errors.ConnectionLostError(
-                f"{error} during a map of {self.target.name}: {self._taken} results were delivered, "
-                f"{self._sent - self._taken} inputs may or may not have run (call {self.call_id})"
-            )
+        self.fail(self._lost(error))
+
+    def _lost(self, error: errors.ConnectionLostError) -> errors.ConnectionLostError:
+        return errors.ConnectionLostError(
+            f"{error} during a map of {self.target.name}: {self._taken} results were delivered, "
+            f"{self._sent - self._taken} inputs may or may not have run (call {self.call_id})"
         )
 
     # --- the consumer's side
