@@ -142,23 +142,24 @@ class Cold:
 
     def once_fetched(self) -> Iterator[Result]:
         """The same image, fetched and built here: starts and reads, from memory and from the disk."""
-        with self._pushed() as (workshop, image):
-            store = Store(self._scratch / "fetched")
+        with self._pushed() as (workshop, image), tempfile.TemporaryDirectory(dir=self._scratch) as name:
+            folder = Path(name)
+            store = Store(folder / "fetched")
             fetcher = Fetcher(store, [open_place(_PLACE, self._weed.endpoint)])
             with store.lease("bench") as lease:
                 fetcher.fetch_tree(lease, image.root)
                 store.put_record("bench", "image", trees=[image.root])
             fetcher.close()
             built = workshop.store
-            subprocess.run(["cp", "-a", "--reflink=never", built.root, self._scratch / "copied"], check=True)
+            subprocess.run(["cp", "-a", "--reflink=never", built.root, folder / "copied"], check=True)
             os.sync()
-            stores = {LAZY: store, BUILT: built, COPIED: Store(self._scratch / "copied")}
-            yield from workshop.run(self._beside_each_other(stores, image.root))
+            stores = {LAZY: store, BUILT: built, COPIED: Store(folder / "copied")}
+            yield from workshop.run(self._beside_each_other(folder, stores, image.root))
 
-    async def _beside_each_other(self, stores: Mapping[str, Store], tree: str) -> list[Result]:
+    async def _beside_each_other(self, folder: Path, stores: Mapping[str, Store], tree: str) -> list[Result]:
         results: list[Result] = []
         workers = {
-            name: Worker(self._scratch / f"launcher-{number}", "bench", lambda *text: None, Filesystems(store))
+            name: Worker(folder / f"launcher-{number}", "bench", lambda *text: None, Filesystems(store))
             for number, (name, store) in enumerate(stores.items())
         }
         leases = {name: store.lease("bench") for name, store in stores.items()}
@@ -181,7 +182,7 @@ class Cold:
                         took[name].append(sum(span.seconds for span in _imported("".join(said), asked)))
                 # The first one fills the page cache.
                 results += [Result(title, name, median(seconds[1:]), FETCHED_STARTS) for name, seconds in took.items()]
-            readers = {name: Reader(self._scratch / f"reading-{number}") for number, name in enumerate(stores)}
+            readers = {name: Reader(folder / f"reading-{number}") for number, name in enumerate(stores)}
             running = [
                 workers[name].run(self._container(roots[name], ("-c", _READ), reader.bind), lambda text: None)
                 for name, reader in readers.items()
