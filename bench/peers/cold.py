@@ -223,7 +223,7 @@ class Cold:
         with self._pushed() as (workshop, image):
             tree = image.root
             can_pull = not _lacking_to_pull()
-            layout = self._export(workshop.store, image) if can_pull else self._scratch
+            layout = self._export(workshop.store, image) if can_pull else self._scratch  # which nobody asks for
             port = int(self._weed.endpoint.rpartition(":")[2])
             with (
                 slow_line(port, OBJECT_STORE_ROUND_TRIP, OBJECT_STORE_RATE) as line,

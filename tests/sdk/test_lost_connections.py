@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farcall.errors import ConnectionLostError
-from farcall.sdk import calls, client, generators
+from farcall.sdk import calls, client, generators, values
 from farcall.sdk.maps import CHUNK_INPUTS, MapCall
 from farcall.wire import messages
 from farcall.wire.connection import Connection
@@ -30,9 +30,9 @@ class EndingServer:
     def _serve(self) -> None:
         decoder = FrameDecoder(messages.FromClient)
         with self._sock:
-            while (taken := decoder.take()) is None:
-                decoder.add(self._sock.recv(65536))
-            if self.answer is not None:
+            while (taken := decoder.take()) is None and (data := self._sock.recv(65536)):
+                decoder.add(data)
+            if taken is not None and self.answer is not None:
                 self._sock.sendall(FrameEncoder().encode(self.answer(taken[0])))
         self.ended.set()
 
@@ -54,7 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EndingServer]:
 
 
 def test_a_generator_gives_what_has_come_and_then_says_so(server: EndingServer) -> None:
-    nothing = calls.values.dumps(None).data
+    nothing = values.dumps(None).data
     count = messages.GENERATOR_WINDOW
     server.answer = lambda submit: messages.Items(submit.call_id, 0, 0, [nothing] * count)
     items = generators.run(TARGET, (), {})

@@ -188,7 +188,7 @@ class Container:
         self.on_mounted: Callable[[], None] = lambda: None  # that is known, and they are kept for it
         self.volumes: tuple[MountedVolume, ...] = ()
         self.pidfd = -1
-        self.said_hello = False
+        self.said_hello = False  # its runner; the launcher may not have told yet that it exists
         self.reason = ""  # why farcall ends it
         self.exited: Exited | None = None
         self.error: FarcallError | None = None
